@@ -38,15 +38,15 @@ template <class... Args>
 // message starts with the operation: require(a == b, "[matmul] ...", ...).
 template <class... Args>
 void require(bool ok, fmt::format_string<Args...> format, Args&&... args) {
-  if (!ok) [[unlikely]] fail(ErrorKind::usage, format, std::forward<Args>(args)...);
+  if (!ok) [[unlikely]]
+    fail(ErrorKind::usage, format, std::forward<Args>(args)...);
 }
 
 // Throws std::logic_error unless `ok`. For what only a bug in filigree can break.
 inline void check(bool ok, std::string_view what,
                   std::source_location where = std::source_location::current()) {
   if (!ok) [[unlikely]]
-    throw std::logic_error(
-        fmt::format("internal error at {}:{}: {}", where.file_name(), where.line(), what));
+    throw std::logic_error(fmt::format("internal error at {}:{}: {}", where.file_name(), where.line(), what));
 }
 
 }  // namespace filigree

@@ -71,7 +71,8 @@ class Reader {
   // Reads the whole dataset into `out`, whose dtype and element count must match exactly.
   void read(const std::string& path, DType type, std::int64_t count, void* out) const;
   // Reads elements [begin, begin + count) of a rank-1 dataset.
-  void read_slice(const std::string& path, DType type, std::int64_t begin, std::int64_t count, void* out) const;
+  void read_slice(const std::string& path, DType type, std::int64_t begin, std::int64_t count,
+                  void* out) const;
 
  private:
   struct Impl;

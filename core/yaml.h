@@ -27,9 +27,9 @@ struct YamlNode {
   enum class Kind { null, scalar, sequence, map };
   Kind kind = Kind::null;
   Mark mark;
-  std::string scalar;            // Kind::scalar: the text
-  bool quoted = false;           // Kind::scalar: written in quotes, so always a string
-  std::vector<YamlNode> items;   // Kind::sequence
+  std::string scalar;                                  // Kind::scalar: the text
+  bool quoted = false;                                 // Kind::scalar: written in quotes, so always a string
+  std::vector<YamlNode> items;                         // Kind::sequence
   std::vector<std::pair<YamlNode, YamlNode>> entries;  // Kind::map, in the file's order; keys are scalars
 
   bool is_null() const { return kind == Kind::null; }
@@ -47,7 +47,7 @@ struct YamlNode {
   static YamlNode make(bool value);
   static YamlNode make(std::int64_t value);
   static YamlNode make(int value) { return make(static_cast<std::int64_t>(value)); }
-  static YamlNode make(double value);  // shortest text that reads back to the same double
+  static YamlNode make(double value);                   // shortest text that reads back to the same double
   YamlNode& add(std::string_view key, YamlNode value);  // appends to a map; returns *this
   YamlNode& set(std::string_view key, YamlNode value);  // replaces or appends; returns *this
 };
@@ -67,7 +67,7 @@ std::string to_yaml(const YamlNode& node);
 // Strict scalar readers; `what` names the value in messages, e.g. "train.lr".
 std::int64_t as_integer(const YamlNode& node, std::string_view what, std::int64_t min, std::int64_t max);
 double as_number(const YamlNode& node, std::string_view what, double min, double max);  // 1e-3, 0.1, 3
-bool as_bool(const YamlNode& node, std::string_view what);                               // true or false only
+bool as_bool(const YamlNode& node, std::string_view what);                              // true or false only
 std::string as_string(const YamlNode& node, std::string_view what);
 
 // The nearest of `known` to `word` by edit distance, or "" if none is near.
@@ -81,8 +81,8 @@ class MapReader {
   MapReader(const YamlNode& node, std::string path);
 
   bool has(std::string_view key) const;
-  const YamlNode* find(std::string_view key);       // marks the key as known; nullptr if absent
-  const YamlNode& at(std::string_view key);         // the same, but an error if absent
+  const YamlNode* find(std::string_view key);  // marks the key as known; nullptr if absent
+  const YamlNode& at(std::string_view key);    // the same, but an error if absent
   // With a default: optional. Without: required.
   std::int64_t integer(std::string_view key, std::int64_t min, std::int64_t max);
   std::int64_t integer(std::string_view key, std::int64_t min, std::int64_t max, std::int64_t fallback);
@@ -92,7 +92,8 @@ class MapReader {
   std::string string(std::string_view key);
   std::string string(std::string_view key, std::string_view fallback);
   // One of `choices`; the error lists them and suggests the nearest.
-  std::string choice(std::string_view key, const std::vector<std::string>& choices, std::string_view fallback);
+  std::string choice(std::string_view key, const std::vector<std::string>& choices,
+                     std::string_view fallback);
   void done() const;
 
   const YamlNode& node() const { return *node_; }
