@@ -1,0 +1,226 @@
+#include "core/tensor.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace filigree {
+
+Shape::Shape(std::span<const std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
+  require(dims.size() <= kMaxRank, "[shape] {} dimensions; at most {} are supported", dims.size(), kMaxRank);
+  std::copy(dims.begin(), dims.end(), dims_.begin());
+}
+
+std::int64_t Shape::numel() const {
+  std::int64_t n = 1;
+  for (const auto d : dims()) n *= d;
+  return n;
+}
+
+Shape Shape::with(int i, std::int64_t dim) const {
+  Shape s = *this;
+  s.dims_[i < 0 ? i + rank_ : i] = dim;
+  return s;
+}
+
+Shape Shape::append(std::int64_t dim) const {
+  require(rank_ < kMaxRank, "[shape] more than {} dimensions", kMaxRank);
+  Shape s = *this;
+  s.dims_[s.rank_++] = dim;
+  return s;
+}
+
+Shape Shape::drop_last() const {
+  check(rank_ > 0, "a scalar has no last dimension");
+  return Shape(dims().first(rank_ - 1));
+}
+
+std::string Shape::str() const {
+  return fmt::format("[{}]", fmt::join(dims(), ", "));
+}
+
+struct Tensor::Storage {
+  Storage(std::int64_t bytes, Device where) : device(where), data(allocator(where).allocate(bytes)) {}
+  ~Storage() { allocator(device).deallocate(data); }
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+  Device device;
+  void* data;
+};
+
+Tensor Tensor::empty(const Shape& shape, DType type, Device device) {
+  for (const auto d : shape.dims()) require(d >= 0, "[tensor] negative dimension in {}", shape.str());
+  Tensor t;
+  t.shape_ = shape;
+  t.type_ = type;
+  t.storage_ = std::make_shared<Storage>(t.bytes(), device);
+  return t;
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType type, Device device) {
+  Tensor t = empty(shape, type, device);
+  t.fill_zero();
+  return t;
+}
+
+Tensor Tensor::full(const Shape& shape, double value, DType type, Device device) {
+  Tensor t = empty(shape, type);
+  const auto n = static_cast<std::size_t>(t.numel());
+  switch (type) {
+    case DType::f32:
+      std::fill_n(t.data<float>(), n, static_cast<float>(value));
+      break;
+    case DType::f64:
+      std::fill_n(t.data<double>(), n, value);
+      break;
+    case DType::bf16:
+      std::fill_n(t.data<bf16>(), n, bf16(static_cast<float>(value)));
+      break;
+    case DType::i32:
+      std::fill_n(t.data<std::int32_t>(), n, static_cast<std::int32_t>(value));
+      break;
+    case DType::i64:
+      std::fill_n(t.data<std::int64_t>(), n, static_cast<std::int64_t>(value));
+      break;
+    case DType::u8:
+      std::fill_n(t.data<std::uint8_t>(), n, static_cast<std::uint8_t>(value));
+      break;
+    case DType::u16:
+      std::fill_n(t.data<std::uint16_t>(), n, static_cast<std::uint16_t>(value));
+      break;
+    case DType::u32:
+      std::fill_n(t.data<std::uint32_t>(), n, static_cast<std::uint32_t>(value));
+      break;
+  }
+  return t.to(device);
+}
+
+Device Tensor::device() const {
+  check(defined(), "an undefined tensor has no device");
+  return storage_->device;
+}
+
+void* Tensor::raw_data() const {
+  check(defined(), "an undefined tensor has no data");
+  return storage_->device.is_meta() ? nullptr : static_cast<char*>(storage_->data) + offset_;
+}
+
+void* Tensor::raw(DType type) const {
+  check(type == type_, "tensor read as another dtype than it has");
+  check(!device().is_meta(), "a meta tensor has no data");
+  return raw_data();
+}
+
+double Tensor::item(std::int64_t i) const {
+  if (device().is_meta()) return 0;
+  check(i >= 0 && i < numel(), "item out of range");
+  const Tensor host = to(Device::cpu());
+  switch (type_) {
+    case DType::f32:
+      return host.data<float>()[i];
+    case DType::f64:
+      return host.data<double>()[i];
+    case DType::bf16:
+      return static_cast<float>(host.data<bf16>()[i]);
+    case DType::i32:
+      return host.data<std::int32_t>()[i];
+    case DType::i64:
+      return static_cast<double>(host.data<std::int64_t>()[i]);
+    case DType::u8:
+      return host.data<std::uint8_t>()[i];
+    case DType::u16:
+      return host.data<std::uint16_t>()[i];
+    case DType::u32:
+      return host.data<std::uint32_t>()[i];
+  }
+  return 0;
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  Shape target = shape;
+  for (int i = 0; i < shape.rank(); ++i)
+    if (shape[i] == -1) {
+      const std::int64_t rest = shape.with(i, 1).numel();
+      require(rest > 0 && numel() % rest == 0, "[reshape] {} does not fit {}", shape_.str(), shape.str());
+      target = shape.with(i, numel() / rest);
+    }
+  require(target.numel() == numel(), "[reshape] {} does not fit {}", shape_.str(), shape.str());
+  Tensor t = *this;
+  t.shape_ = target;
+  return t;
+}
+
+Tensor Tensor::slice(std::int64_t begin, std::int64_t end) const {
+  require(rank() > 0 && 0 <= begin && begin <= end && end <= dim(0), "[slice] [{}, {}) of {}", begin, end,
+          shape_.str());
+  Tensor t = *this;
+  t.shape_ = shape_.with(0, end - begin);
+  if (dim(0) > 0) t.offset_ += begin * (bytes() / dim(0));
+  return t;
+}
+
+Tensor Tensor::clone() const {
+  Tensor t = empty(shape_, type_, device());
+  t.copy_from(*this);
+  return t;
+}
+
+void Tensor::copy_from(const Tensor& source) {
+  require(shape_ == source.shape_ && type_ == source.type_, "[copy] {} {} from {} {}", dtype_name(type_),
+          shape_.str(), dtype_name(source.type_), source.shape_.str());
+  if (device().is_meta() || source.device().is_meta()) return;
+  std::memcpy(raw_data(), source.raw_data(), static_cast<std::size_t>(bytes()));
+}
+
+void Tensor::fill_zero() {
+  if (!device().is_meta()) std::memset(raw_data(), 0, static_cast<std::size_t>(bytes()));
+}
+
+namespace {
+
+template <class From, class To>
+void convert(const Tensor& from, Tensor& to) {
+  const From* a = from.data<From>();
+  To* b = to.data<To>();
+  for (std::int64_t i = 0, n = from.numel(); i < n; ++i) {
+    if constexpr (std::is_same_v<From, bf16>) {
+      b[i] = static_cast<To>(static_cast<float>(a[i]));
+    } else if constexpr (std::is_same_v<To, bf16>) {
+      b[i] = bf16(static_cast<float>(a[i]));
+    } else {
+      b[i] = static_cast<To>(a[i]);
+    }
+  }
+}
+
+template <class F>
+void with_floating(DType type, F&& f) {
+  if (type == DType::f32) return f(float{});
+  if (type == DType::f64) return f(double{});
+  if (type == DType::bf16) return f(bf16{});
+  fail(ErrorKind::usage, "[to] conversions are between f32, f64 and bf16, not {}", dtype_name(type));
+}
+
+}  // namespace
+
+Tensor Tensor::to(DType type) const {
+  if (type == type_) return *this;
+  Tensor t = empty(shape_, type, device());
+  with_floating(type_, [&](auto from) {
+    with_floating(type, [&](auto to) {
+      if constexpr (!std::is_same_v<decltype(from), decltype(to)>)
+        if (!device().is_meta()) convert<decltype(from), decltype(to)>(*this, t);
+    });
+  });
+  return t;
+}
+
+Tensor Tensor::to(Device target) const {
+  if (target == device()) return *this;
+  Tensor t = empty(shape_, type_, target);
+  t.copy_from(*this);
+  return t;
+}
+
+}  // namespace filigree
