@@ -1,0 +1,20 @@
+// Matrix product on the CPU, row-major: C = alpha op(A) op(B) + beta C with op(A) m x k, op(B) k x n.
+// f32 goes to oneDNN's sgemm, f64 (gradient checks) to a plain blocked loop.
+#pragma once
+
+#include <cstdint>
+
+namespace filigree::cpu {
+
+// On the calling thread only; to be called from inside a parallel task.
+template <class T>
+void gemm_serial(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha,
+                 const T* a, std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc);
+
+// On all threads, cut into blocks of C that depend only on the shape: the same bits for any number of
+// threads.
+template <class T>
+void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha,
+          const T* a, std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc);
+
+}  // namespace filigree::cpu

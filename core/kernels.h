@@ -1,0 +1,33 @@
+// Every raw kernel, declared once (kernels.inc) and given a body per device: core/cpu/*.cpp in namespace cpu,
+// core/cuda/*.cu in namespace cuda. A kernel without a body on a device that is built in is a link error.
+//
+// A kernel's first argument is its device's Context, so a call inside on_device() finds the right body:
+//   on_device(x.device(), [&](auto context) { gelu_forward(context, x, kind, y); });
+// Kernels trust their callers: ops check shapes and dtypes. Outputs are allocated by the caller.
+#pragma once
+
+#include "core/ops.h"
+#include "core/tensor.h"
+
+namespace filigree::cpu {
+struct Context {};
+#include "core/kernels.inc"
+}  // namespace filigree::cpu
+
+namespace filigree {
+
+// Calls f with the device's context; does nothing on meta, where tensors have no data.
+template <class F>
+void on_device(Device device, F&& f) {
+  switch (device.type) {
+    case Device::Type::meta:
+      return;
+    case Device::Type::cpu:
+      return f(cpu::Context{});
+    case Device::Type::cuda:
+      break;
+  }
+  throw Error(ErrorKind::usage, "this filigree was built without CUDA", "use device: cpu");
+}
+
+}  // namespace filigree

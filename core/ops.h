@@ -1,0 +1,80 @@
+// Differentiable operations. Device-free: each calls kernels (core/kernels.h) through on_device().
+// Shapes: B batch, N positions, H heads, D head dim, C features; "..." any leading dimensions.
+// Every op throws Error(usage) "[op] ..." on shapes or dtypes that do not fit. Computing dtypes: f32 and f64.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/autograd.h"
+#include "core/random.h"
+
+namespace filigree::ops {
+
+// --- elementwise ---
+Var add(const Var& a, const Var& b);  // equal shapes, or b's shape is a suffix of a's (bias)
+Var sub(const Var& a, const Var& b);  // equal shapes
+Var mul(const Var& a, const Var& b);  // equal shapes, or b's shape is a suffix of a's
+Var div(const Var& a, const Var& b);  // equal shapes
+Var scale(const Var& x, double factor);
+Var exp(const Var& x);
+Var log(const Var& x);
+Var sigmoid(const Var& x);
+Var tanh(const Var& x);
+Var relu(const Var& x);
+enum class Gelu { erf, tanh };
+Var gelu(const Var& x, Gelu kind = Gelu::erf);  // Hendrycks & Gimpel 2016
+Var silu(const Var& x);
+Var swiglu(const Var& gate, const Var& up);  // silu(gate) * up (Shazeer 2020)
+// Inverted dropout; draw i decides element i. p = 0 returns x.
+Var dropout(const Var& x, double p, RandomKey key);
+
+// --- shape ---
+Var reshape(const Var& x, const Shape& shape);                                   // one dimension may be -1
+Var slice(const Var& x, std::int64_t begin, std::int64_t end);                   // of the leading dimension
+std::vector<Var> split_last(const Var& x, std::span<const std::int64_t> sizes);  // along the last dimension
+Var concat_last(std::span<const Var> parts);                                     // along the last dimension
+Var permute(const Var& x, std::span<const int> order);  // a copy with dimensions reordered
+Var repeat_heads(const Var& x, std::int64_t times);     // [B, N, G, D] -> [B, N, G * times, D]
+
+// --- reductions ---
+Var sum(const Var& x);  // scalar, shape [1]
+Var mean(const Var& x);
+Var sum_last(const Var& x);                             // [..., C] -> [...]
+Var mean_rows(const Var& x, const Tensor& row_bounds);  // [B, N, C] -> [B, C]: mean over n in
+                                                        // [lo, hi) of row_bounds i32 [B, 2]
+
+// --- matrix products ---
+// op(a) op(b): [M, K] [K, N] -> [M, N], or batched with equal leading dimensions.
+Var matmul(const Var& a, const Var& b, bool transpose_a = false, bool transpose_b = false);
+// x w^T + bias: x [..., in], w [out, in], bias [out] or undefined -> [..., out].
+Var linear(const Var& x, const Var& w, const Var& bias = {});
+
+// --- normalisation ---
+Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps);  // bias may be undefined
+Var rms_norm(const Var& x, const Var& weight, double eps);                     // Zhang & Sennrich 2019
+Var softmax(const Var& x);                                                     // over the last dimension
+
+// --- models ---
+Var embedding(const Var& table, const Tensor& ids);  // table [V, C], ids i32 [...] -> [..., C]
+// Rotary positions (Su et al. 2021) on x [B, N, H, D], D even, halves paired (i, i + D/2) as in Llama's
+// Hugging Face layout; position n0 + n for row n.
+Var rope(const Var& x, double theta = 10000.0, std::int64_t n0 = 0);
+inline constexpr std::int32_t kIgnoreIndex = -100;
+// Mean over targets that are not kIgnoreIndex of -log softmax(logits)[target]; logits [R, V], targets i32
+// [R]. 0 with zero gradients where every target is ignored.
+Var cross_entropy(const Var& logits, const Tensor& targets);
+// cross_entropy(linear(x, w, bias), targets) in chunks of rows: the full logits never exist. x [R, C], w [V,
+// C]. `row_losses`, if given, receives the loss of each row (0 where ignored), f32/f64 [R]. `denominator`:
+// what the sum is divided by; 0 means the number of targets that count.
+Var linear_cross_entropy(const Var& x, const Var& w, const Var& bias, const Tensor& targets,
+                         double denominator = 0, Tensor* row_losses = nullptr);
+
+// --- not recorded ---
+void add_in_place(Tensor& into, const Tensor& x);  // into += x
+void scale_in_place(Tensor& x, double factor);
+double sum_of_squares(const Tensor& x);  // accumulated in f64, order fixed
+bool all_finite(const Tensor& x);
+
+}  // namespace filigree::ops
