@@ -1,0 +1,229 @@
+// Parsing: yaml-cpp's event stream becomes a tree of YamlNodes. Events come before anything is expanded, so
+// aliases, tags and deep nesting are refused when they are met, not after they cost time or memory.
+#include "core/yaml.h"
+
+#include <yaml-cpp/eventhandler.h>
+#include <yaml-cpp/exceptions.h>
+#include <yaml-cpp/mark.h>
+#include <yaml-cpp/parser.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <optional>
+#include <sstream>
+#include <unordered_set>
+
+namespace filigree {
+namespace {
+
+constexpr std::size_t kMaxBytes = 1 << 20;
+constexpr std::size_t kMaxDepth = 32;
+constexpr std::size_t kMaxKeyBytes = 256;  // YAML itself stops at 1024 characters
+
+class TreeBuilder : public YAML::EventHandler {
+ public:
+  TreeBuilder(std::string_view text, const std::string& name) : text_(text), name_(name) {
+    root_.mark = {name, 1, 1};
+  }
+
+  YamlNode take() { return std::move(root_); }
+
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    if (documents_++ > 0)
+      fail_at(convert(mark), "text after the end of the document", "one document per file");
+  }
+  void OnDocumentEnd() override {}
+
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    YamlNode node;
+    node.mark = convert(mark);
+    refuse_properties(node.mark, "", anchor);
+    // yaml-cpp places an empty value at the token after it; the key is what the reader looks for.
+    if (!open_.empty() && open_.back().key && node.mark.line > open_.back().key->mark.line)
+      node.mark = open_.back().key->mark;
+    place(std::move(node));
+  }
+
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
+    fail_at(convert(mark), "aliases (*name) are not allowed",
+            "write the value out; quote a text that starts with *");
+  }
+
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
+    YamlNode node;
+    node.kind = YamlNode::Kind::scalar;
+    node.mark = convert(mark);
+    refuse_properties(node.mark, tag, anchor);
+    node.quoted = tag == "!";  // yaml-cpp's tag of quoted and block scalars
+    if (node.quoted && starts_with_tag(mark)) refuse_properties(node.mark, "!", anchor, true);
+    node.scalar = value;
+    place(std::move(node));
+  }
+
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
+    open(YamlNode::Kind::sequence, mark, tag, anchor);
+  }
+  void OnSequenceEnd() override { close(); }
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
+    open(YamlNode::Kind::map, mark, tag, anchor);
+  }
+  void OnMapEnd() override { close(); }
+
+ private:
+  struct Frame {
+    YamlNode node;
+    std::optional<YamlNode> key;           // of a map: read, its value not yet
+    std::unordered_set<std::string> seen;  // of a map: a linear look-up would be quadratic
+  };
+
+  Mark convert(const YAML::Mark& mark) const { return {name_, mark.line + 1, mark.column + 1}; }
+
+  // `! "text"` carries a tag that yaml-cpp reports like that of a quoted scalar.
+  bool starts_with_tag(const YAML::Mark& mark) const {
+    return mark.pos >= 0 && static_cast<std::size_t>(mark.pos) < text_.size() && text_[mark.pos] == '!';
+  }
+
+  static void refuse_properties(const Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                                bool explicit_tag = false) {
+    if (anchor != YAML::NullAnchor) fail_at(mark, "anchors (&name) are not allowed", "write the value out");
+    if (explicit_tag || !(tag.empty() || tag == "?" || tag == "!"))
+      fail_at(mark, fmt::format("tags ({}) are not allowed", tag),
+              "write the plain value, in quotes if it is a text");
+  }
+
+  void open(YamlNode::Kind kind, const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
+    Frame frame;
+    frame.node.kind = kind;
+    frame.node.mark = convert(mark);
+    refuse_properties(frame.node.mark, tag, anchor, tag == "!");
+    if (open_.size() >= kMaxDepth)
+      fail_at(frame.node.mark, fmt::format("nested deeper than {} levels", kMaxDepth));
+    if (expects_key()) fail_at(frame.node.mark, "a key must be a single word, not a list or a map");
+    open_.push_back(std::move(frame));
+  }
+
+  void close() {
+    YamlNode node = std::move(open_.back().node);
+    open_.pop_back();
+    place(std::move(node));
+  }
+
+  bool expects_key() const {
+    return !open_.empty() && open_.back().node.is_map() && !open_.back().key.has_value();
+  }
+
+  void place(YamlNode node) {
+    if (open_.empty()) {
+      root_ = std::move(node);
+    } else if (open_.back().node.is_sequence()) {
+      open_.back().node.items.push_back(std::move(node));
+    } else if (expects_key()) {
+      accept_key(open_.back(), std::move(node));
+    } else {
+      Frame& frame = open_.back();
+      frame.node.entries.emplace_back(std::move(*frame.key), std::move(node));
+      frame.key.reset();
+    }
+  }
+
+  static void accept_key(Frame& frame, YamlNode key) {
+    if (!key.is_scalar()) fail_at(key.mark, "a key is missing before ':'");
+    if (key.scalar.size() > kMaxKeyBytes)
+      fail_at(key.mark,
+              fmt::format("a key of {} bytes; at most {} are allowed", key.scalar.size(), kMaxKeyBytes));
+    if (key.scalar == "<<" && !key.quoted)
+      fail_at(key.mark, "merges (<<) are not allowed", "write the keys out, or use 'extends: base.yaml'");
+    if (!frame.seen.insert(key.scalar).second)
+      fail_at(key.mark, fmt::format("duplicate key '{}'", key.scalar),
+              fmt::format("it is already set at {}", frame.node.find(key.scalar)->mark.str()));
+    frame.key = std::move(key);
+  }
+
+  std::string_view text_;
+  const std::string& name_;
+  int documents_ = 0;
+  YamlNode root_;
+  std::vector<Frame> open_;
+};
+
+// Length of the well-formed UTF-8 sequence that `s` starts with, or 0 (Unicode 15, table 3-7).
+std::size_t utf8_length(std::string_view s) {
+  const auto byte = [&](std::size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0u; };
+  const auto tail = [&](std::size_t i) { return (byte(i) & 0xC0u) == 0x80u; };
+  const unsigned first = byte(0), second = byte(1);
+  if (first < 0x80) return 1;
+  if (first >= 0xC2 && first <= 0xDF) return tail(1) ? 2 : 0;
+  if (first >= 0xE0 && first <= 0xEF) {
+    const bool overlong = first == 0xE0 && second < 0xA0, surrogate = first == 0xED && second > 0x9F;
+    return tail(1) && tail(2) && !overlong && !surrogate ? 3 : 0;
+  }
+  if (first >= 0xF0 && first <= 0xF4) {
+    const bool overlong = first == 0xF0 && second < 0x90, beyond = first == 0xF4 && second > 0x8F;
+    return tail(1) && tail(2) && tail(3) && !overlong && !beyond ? 4 : 0;
+  }
+  return 0;
+}
+
+// yaml-cpp takes byte 4 for the end of the file, guesses UTF-16 from NUL bytes and counts lines by '\n' only.
+void refuse_odd_bytes(std::string_view text, const std::string& name) {
+  Mark mark{name, 1, 1};
+  for (std::size_t i = 0; i < text.size();) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    const std::size_t length = utf8_length(text.substr(i));
+    if (length == 0)
+      fail_at(mark, fmt::format("byte 0x{:02x} is not valid UTF-8", c), "save the file as UTF-8");
+    const bool lone_return = c == '\r' && (i + 1 == text.size() || text[i + 1] != '\n');
+    if ((c < 0x20 && c != '\t' && c != '\n' && c != '\r') || c == 0x7F || lone_return)
+      fail_at(mark, fmt::format("control character 0x{:02x}", c),
+              "remove it, or write \"\\x..\" in double quotes");
+    i += length;
+    mark.column += static_cast<int>(length);
+    if (c == '\n') mark = {name, mark.line + 1, 1};
+  }
+}
+
+}  // namespace
+
+void fail_at(const Mark& mark, const std::string& message, const std::string& hint) {
+  throw Error(ErrorKind::usage, mark.file.empty() ? message : fmt::format("{}: {}", mark.str(), message),
+              hint);
+}
+
+YamlNode parse_yaml(std::string_view text, const std::string& name) {
+  if (text.size() > kMaxBytes)
+    fail_at({name, 1, 1}, fmt::format("{} bytes; a config has at most {}", text.size(), kMaxBytes));
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // byte order mark
+  refuse_odd_bytes(text, name);
+
+  TreeBuilder builder(text, name);
+  try {
+    std::istringstream stream{std::string(text)};
+    YAML::Parser parser(stream);
+    while (parser.HandleNextDocument(builder)) {
+    }
+  } catch (const YAML::Exception& e) {
+    const Mark mark = e.mark.is_null() ? Mark{name, 1, 1} : Mark{name, e.mark.line + 1, e.mark.column + 1};
+    fail_at(mark, fmt::format("not valid YAML: {}", e.msg));
+  }
+  return builder.take();
+}
+
+YamlNode parse_yaml_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored))
+    fail(ErrorKind::usage, "{}: is a folder, not a YAML file", path.string());
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) fail(ErrorKind::usage, "{}: cannot be opened: {}", path.string(), std::strerror(errno));
+  std::string text(kMaxBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) fail(ErrorKind::usage, "{}: cannot be read: {}", path.string(), std::strerror(errno));
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  return parse_yaml(text, path.string());
+}
+
+}  // namespace filigree
