@@ -1,0 +1,36 @@
+// Attention over a TileLayout: the one op that every pattern, fixed or learned, runs through.
+//
+//   S = scale * q k^T (+ alibi);  P = m e^S / sum_allowed(m e^S);  o = P v;  lse = log sum_allowed(m e^S)
+//
+// Only the layout's tiles are computed, forward and backward. Forward keeps o and lse, backward recomputes S
+// (Dao et al. 2022). A query row that allows no key gives o = 0, lse = -inf and zero gradients.
+#pragma once
+
+#include "attention/tile_layout.h"
+#include "core/autograd.h"
+
+namespace filigree {
+
+struct AttentionOptions {
+  // One weight m >= 0 per computed tile: [layout.gate_size()] or [B, layout.gate_size()] (see
+  // TileLayout::gate_offset). Undefined: 1. Its gradient is defined at m = 0 too:
+  // dm = sum over the tile's pairs of e^(S - lse) (dP - Delta).
+  Var gate;
+  // i32 [B, N, 2]: row n sees keys in [lo, hi) only (documents, padding). Undefined: all.
+  Tensor row_bounds;
+  double scale = 0;  // 0: 1 / sqrt(D)
+  // [H], of q's dtype: adds -slope_h * abs(i - j) to S (Press et al. 2022). Undefined: none.
+  Tensor alibi_slopes;
+  // Receives lse [B, H, N] if given.
+  Tensor* lse = nullptr;
+};
+
+// q [B, N, H, D]; k, v [B, M, G, D], H a multiple of G: query head h reads kv head h / (H / G). f32 or f64.
+// Returns o [B, N, H, D].
+Var sparse_attention(const Var& q, const Var& k, const Var& v, const LayoutPtr& layout,
+                     const AttentionOptions& options = {});
+
+// Slopes of Press et al. 2022 for any number of heads: [H] in `dtype`.
+Tensor alibi_slopes(int n_heads, DType dtype, Device device);
+
+}  // namespace filigree
