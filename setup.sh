@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# One script for all the set-up: installs what is missing, builds, and then trains or tests.
+#   ./setup.sh quickstart   train configs/quickstart.yaml on the C++ standard library's headers (under 5 minutes)
+#   ./setup.sh test         run the whole test suite
+#   ./setup.sh build        stop after the build: build/release/filigree
+set -euo pipefail
+cd "$(dirname "$0")"
+
+packages=(g++ cmake ninja-build libdnnl-dev libhdf5-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev libcli11-dev
+          libfmt-dev nlohmann-json3-dev libxxhash-dev zlib1g-dev)
+
+install_packages() {
+  if ! command -v dpkg-query >/dev/null; then
+    echo "setup.sh: this system has no dpkg; install the equivalents of: ${packages[*]}" >&2
+    echo "setup.sh: then build with: cmake --preset release && cmake --build --preset release" >&2
+    exit 2
+  fi
+  local missing=() p
+  for p in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  echo "setup.sh: installing ${missing[*]}"
+  local as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || { echo "setup.sh: not root and no sudo; as root run: apt-get install ${missing[*]}" >&2; exit 2; }
+    as_root=(sudo)
+  fi
+  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+build() { # build TARGET...
+  cmake --preset release >/dev/null
+  cmake --build --preset release --target "$@"
+}
+
+# The folder of the C++ standard library's headers of the compiler that has just built filigree.
+cxx_headers() {
+  echo '#include <vector>' | "${CXX:-c++}" -x c++ -E - | sed -n 's|^# 1 "\(.*/c++/[0-9.]*\)/vector".*|\1|p' | head -n 1
+}
+
+case "${1:-}" in
+  build)
+    install_packages
+    build all
+    echo "built: build/release/filigree"
+    ;;
+  quickstart)
+    install_packages
+    build filigree
+    text=$(cxx_headers)
+    [ -n "$text" ] || { echo "setup.sh: cannot find the C++ standard library's headers of ${CXX:-c++}" >&2; exit 2; }
+    build/release/filigree train configs/quickstart.yaml --resume never --overwrite "data.train=[$text]"
+    echo
+    build/release/filigree generate runs/quickstart --prompt "  template<typename _Tp>" --tokens 300
+    cat <<'END'
+
+checkpoint  runs/quickstart/best.h5
+metrics     runs/quickstart/metrics.jsonl
+config      configs/quickstart.yaml   (resolved: runs/quickstart/config.yaml)
+next step   see a pattern:        build/release/filigree explain configs/quickstart.yaml
+            train on your text:   build/release/filigree train configs/quickstart.yaml data.train=[PATH] train.out=runs/mine
+            another pattern:      ... 'pattern={longformer: {window: 64, global: 2}}'
+END
+    ;;
+  test)
+    install_packages
+    build all
+    ctest --preset release -j "$(nproc)"
+    ;;
+  *)
+    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
