@@ -12,7 +12,7 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
-#include <unordered_set>
+#include <unordered_map>
 
 namespace filigree {
 namespace {
@@ -57,7 +57,7 @@ class TreeBuilder : public YAML::EventHandler {
     node.mark = convert(mark);
     refuse_properties(node.mark, tag, anchor);
     node.quoted = tag == "!";  // yaml-cpp's tag of quoted and block scalars
-    if (node.quoted && starts_with_tag(mark)) refuse_properties(node.mark, "!", anchor, true);
+    if (node.quoted) check_quotes(node.mark, static_cast<std::size_t>(mark.pos));
     node.scalar = value;
     place(std::move(node));
   }
@@ -76,15 +76,27 @@ class TreeBuilder : public YAML::EventHandler {
  private:
   struct Frame {
     YamlNode node;
-    std::optional<YamlNode> key;           // of a map: read, its value not yet
-    std::unordered_set<std::string> seen;  // of a map: a linear look-up would be quadratic
+    std::optional<YamlNode> key;                 // of a map: read, its value not yet
+    std::unordered_map<std::string, Mark> seen;  // of a map: a linear look-up would be quadratic
   };
 
   Mark convert(const YAML::Mark& mark) const { return {name_, mark.line + 1, mark.column + 1}; }
 
-  // `! "text"` carries a tag that yaml-cpp reports like that of a quoted scalar.
-  bool starts_with_tag(const YAML::Mark& mark) const {
-    return mark.pos >= 0 && static_cast<std::size_t>(mark.pos) < text_.size() && text_[mark.pos] == '!';
+  // What yaml-cpp lets pass: an explicit `! "text"`, which it reports like a quoted scalar, and a quote that
+  // is closed by the end of the file only.
+  void check_quotes(const Mark& mark, std::size_t begin) const {
+    const char quote = begin < text_.size() ? text_[begin] : '\0';
+    if (quote == '!') refuse_properties(mark, "!", YAML::NullAnchor, true);
+    if (quote != '"' && quote != '\'') return;  // a block scalar
+    for (std::size_t i = begin + 1; i < text_.size(); ++i) {
+      if (text_[i] == '\\' && quote == '"')
+        ++i;
+      else if (text_[i] == quote && quote == '\'' && i + 1 < text_.size() && text_[i + 1] == quote)
+        ++i;
+      else if (text_[i] == quote)
+        return;
+    }
+    fail_at(mark, fmt::format("not valid YAML: the quote {} is never closed", quote));
   }
 
   static void refuse_properties(const Mark& mark, const std::string& tag, YAML::anchor_t anchor,
@@ -137,9 +149,10 @@ class TreeBuilder : public YAML::EventHandler {
               fmt::format("a key of {} bytes; at most {} are allowed", key.scalar.size(), kMaxKeyBytes));
     if (key.scalar == "<<" && !key.quoted)
       fail_at(key.mark, "merges (<<) are not allowed", "write the keys out, or use 'extends: base.yaml'");
-    if (!frame.seen.insert(key.scalar).second)
+    const auto [earlier, is_new] = frame.seen.emplace(key.scalar, key.mark);
+    if (!is_new)
       fail_at(key.mark, fmt::format("duplicate key '{}'", key.scalar),
-              fmt::format("it is already set at {}", frame.node.find(key.scalar)->mark.str()));
+              fmt::format("it is already set at {}", earlier->second.str()));
     frame.key = std::move(key);
   }
 

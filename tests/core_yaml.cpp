@@ -103,7 +103,11 @@ TEST(Yaml, RefusesWhatIsNotStrict) {
       {"a: [1, 2\n", "f.yaml:2:1: not valid YAML"},
       {"a: }\n", "f.yaml:1:4: not valid YAML"},
       {"\ta: 1\n", "not valid YAML"},
-      {"a: \"x\n", "not valid YAML"},
+      {"a: \"x\n", "f.yaml:1:4: not valid YAML: the quote \" is never closed"},
+      {"\u00e9: 1\r\na: 'x\r\n", "f.yaml:2:4: not valid YAML: the quote ' is never closed"},
+      {"a: 'it''s\n", "the quote ' is never closed"},
+      {"a: \"\\\"\n", "the quote \" is never closed"},
+      {"a: \"x", "not valid YAML"},
       {"a: b: c\n", "f.yaml:1:5: not valid YAML"},
       {std::string("a: 1\0b: 2\n", 10), "f.yaml:1:5: control character 0x00"},
       {"a: 1\n\x04"
@@ -333,7 +337,7 @@ TEST(Yaml, WritesReadably) {
       "pattern: {union: [{local: {window: 64}}, {global: {tokens: 2}}]}\n"
       "out: \"a: b\"\nseed: \"17\"\nnone: null\nlist: []\n";
   YamlNode tree = parse_yaml(text, "f");
-  EXPECT_EQ(to_yaml(tree), std::string("model: {type: decoder, dim: 64}\n") + std::string(text).substr(32));
+  EXPECT_EQ(to_yaml(tree), std::string("model: {type: decoder, dim: 64}\n") + std::string(text).substr(33));
   EXPECT_EQ(to_yaml(YamlNode::make_map()), "{}\n");
   EXPECT_EQ(to_yaml(YamlNode::make(0.1)), "0.1\n");
   EXPECT_EQ(to_yaml(YamlNode::make("017")), "\"017\"\n");
