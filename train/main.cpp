@@ -1,1 +1,49 @@
-int main() { return 0; }
+// filigree: trains long-sequence transformers with sparse attention.
+#include <cstdio>
+#include <new>
+
+#include "train/commands/commands.h"
+
+namespace {
+
+int report(const char* message, const std::string& hint, int exit_code) {
+  std::fflush(stdout);
+  fmt::print(stderr, "filigree: {}\n", message);
+  if (!hint.empty()) fmt::print(stderr, "  hint: {}\n", hint);
+  return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using filigree::Error;
+  using filigree::ErrorKind;
+  filigree::Invocation invocation;
+  for (int i = 0; i < argc; ++i) invocation.command_line += std::string(i ? " " : "") + argv[i];
+
+  CLI::App app{"filigree trains long-sequence transformers with sparse attention", "filigree"};
+  app.set_version_flag("--version", "filigree " FILIGREE_VERSION);
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::simple);
+  filigree::add_prepare(app, invocation);
+  filigree::add_train(app, invocation);
+  filigree::add_eval(app, invocation);
+  filigree::add_generate(app, invocation);
+  filigree::add_explain(app, invocation);
+  filigree::add_inspect(app, invocation);
+  filigree::add_doctor(app, invocation);
+
+  try {
+    app.parse(argc, argv);
+    return invocation.exit_code;
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : static_cast<int>(ErrorKind::usage);
+  } catch (const Error& e) {
+    return report(e.what(), e.hint(), e.exit_code());
+  } catch (const std::bad_alloc&) {
+    return report("out of memory", "lower train.micro_batch_size or data.seq_len",
+                  static_cast<int>(ErrorKind::out_of_memory));
+  } catch (const std::exception& e) {
+    return report(e.what(), "this is a bug in filigree; please report it with the command and the config", 1);
+  }
+}

@@ -1,0 +1,23 @@
+// The subcommands: one file each, one line each in main.cpp.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+namespace filigree {
+
+// What a command knows of how it was started, and what it hands back.
+struct Invocation {
+  std::string command_line;  // as typed, for the run folder
+  int exit_code = 0;
+};
+
+void add_prepare(CLI::App& app, Invocation& invocation);
+void add_train(CLI::App& app, Invocation& invocation);
+void add_eval(CLI::App& app, Invocation& invocation);
+void add_generate(CLI::App& app, Invocation& invocation);
+void add_explain(CLI::App& app, Invocation& invocation);
+void add_inspect(CLI::App& app, Invocation& invocation);
+void add_doctor(CLI::App& app, Invocation& invocation);
+
+}  // namespace filigree
