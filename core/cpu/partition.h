@@ -1,0 +1,27 @@
+// How elementwise and row kernels are cut into tasks: by the shape alone, never by the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/parallel.h"
+
+namespace filigree::cpu {
+
+// Elements per task: enough to pay for starting it (about a microsecond), few enough to balance.
+inline constexpr std::int64_t kTaskElements = 1 << 14;
+
+// body(begin, end) over [0, n) elements.
+template <class F>
+void parallel_elements(std::int64_t n, F&& body) {
+  parallel_for(n, kTaskElements, body);
+}
+
+// body(first_row, last_row) over [0, rows) rows of `row_elements` each.
+template <class F>
+void parallel_rows(std::int64_t rows, std::int64_t row_elements, F&& body) {
+  parallel_for(rows, std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(1, row_elements)),
+               body);
+}
+
+}  // namespace filigree::cpu

@@ -1,0 +1,30 @@
+// Ops outside the tape: on gradients and parameters.
+#include "core/kernels.h"
+#include "core/ops.h"
+
+namespace filigree::ops {
+
+void add_in_place(Tensor& into, const Tensor& x) {
+  require(into.shape() == x.shape() && into.dtype() == x.dtype() && into.device() == x.device(),
+          "[add_in_place] {} {} += {} {}", dtype_name(into.dtype()), into.shape().str(),
+          dtype_name(x.dtype()), x.shape().str());
+  on_device(x.device(), [&](auto context) { add_in_place(context, x, into); });
+}
+
+void scale_in_place(Tensor& x, double factor) {
+  on_device(x.device(), [&](auto context) { scale_in_place(context, factor, x); });
+}
+
+double sum_of_squares(const Tensor& x) {
+  double result = 0;
+  on_device(x.device(), [&](auto context) { sum_of_squares(context, x, result); });
+  return result;
+}
+
+bool all_finite(const Tensor& x) {
+  bool result = true;
+  on_device(x.device(), [&](auto context) { all_finite(context, x, result); });
+  return result;
+}
+
+}  // namespace filigree::ops
