@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace filigree::cpu {
+
+std::string onednn_version();  // of the library loaded at run time
 
 // On the calling thread only; to be called from inside a parallel task.
 template <class T>
