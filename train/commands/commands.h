@@ -1,6 +1,8 @@
 // The subcommands: one file each, one line each in main.cpp.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <string>
 

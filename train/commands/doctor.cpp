@@ -1,0 +1,60 @@
+// filigree doctor: what this machine and this build can do.
+#include <sys/utsname.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "core/build_info.h"
+#include "core/parallel.h"
+#include "train/commands/commands.h"
+
+namespace filigree {
+namespace {
+
+// The value of "name : value" in /proc/cpuinfo, of the first core.
+std::string cpu_field(const std::string& name) {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(name)) return line.substr(std::min(line.size(), line.find(':') + 2));
+  return "";
+}
+
+std::string vector_instructions() {
+  const std::string flags = " " + cpu_field("flags") + " ";
+  std::string found;
+  for (const char* name : {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"})
+    if (flags.find(fmt::format(" {} ", name)) != std::string::npos) found += fmt::format("{} ", name);
+  return found.empty() ? "none known" : found;
+}
+
+void line(const std::string& name, const std::string& value) {
+  fmt::print("{:<14}{}\n", name, value);
+}
+
+void doctor() {
+  constexpr double gib = 1 << 30;
+  utsname system{};
+  uname(&system);
+  line("filigree", version());
+  for (const auto& [name, value] : library_versions()) line(name, value);
+  line("system", fmt::format("{} {} {}", system.sysname, system.release, system.machine));
+  line("cpu", fmt::format("{}, {} threads", cpu_field("model name"), n_threads()));
+  line("instructions", vector_instructions());
+  line("memory", fmt::format("{:.1f} GiB free", available_bytes() / gib));
+  std::error_code none;
+  const auto space = std::filesystem::space(".", none);
+  line("disk", none ? "cannot be read here" : fmt::format("{:.1f} GiB free here", space.available / gib));
+  line("matrix rate", fmt::format("{:.1f} GFLOP/s, f32, all threads", measure_peak_flops() / 1e9));
+  line("cuda", "not in this build; device: cpu");
+}
+
+}  // namespace
+
+void add_doctor(CLI::App& app, Invocation&) {
+  auto* command = app.add_subcommand("doctor", "Show what this machine and this build can do");
+  command->footer("Example:\n  filigree doctor");
+  command->callback(doctor);
+}
+
+}  // namespace filigree
