@@ -17,6 +17,12 @@
 namespace filigree {
 
 inline constexpr std::int32_t kFullTile = -1;
+inline constexpr std::int64_t kMaxLength = std::int64_t{1} << 30;  // queries or keys
+
+// Tile edges are 16, 32, 64 or 128.
+constexpr bool is_tile_edge(std::int64_t tile) {
+  return tile == 16 || tile == 32 || tile == 64 || tile == 128;
+}
 
 // The distinct bit masks of a layout. A row of a mask is words_per_row() 64-bit words; bit j of the row (word
 // j / 64, bit j % 64) says whether key column j of the tile is allowed.
@@ -35,6 +41,7 @@ class MaskTable {
     return mask(id)[row * words_per_row() + column / 64] >> (column % 64) & 1u;
   }
   void append(std::span<const std::uint64_t> mask) { words_.insert(words_.end(), mask.begin(), mask.end()); }
+  bool operator==(const MaskTable&) const = default;
 
  private:
   int tile_;
@@ -55,6 +62,7 @@ struct TilePattern {
   std::int64_t exact_pairs = 0;           // allowed (query, key) pairs
 
   std::int64_t tiles() const { return static_cast<std::int64_t>(columns.size()); }
+  bool operator==(const TilePattern&) const = default;
 };
 
 struct LayoutStatistics {
@@ -94,6 +102,8 @@ class TileLayout {
   bool allows(int head, std::int64_t i, std::int64_t j) const;
   LayoutStatistics statistics() const;
   std::int64_t bytes() const;  // memory held
+  // Two layouts that build_layout made are equal exactly where they allow the same pairs.
+  bool operator==(const TileLayout&) const = default;
 
  private:
   std::int64_t n_queries_, n_keys_;
@@ -108,7 +118,8 @@ class TileLayout {
 using LayoutPtr = std::shared_ptr<const TileLayout>;
 
 // Layout files (HDF5), see INTERFACES.md / README: what `explain --dump` writes and `block: {file: ..}`
-// reads.
+// reads. The exact mask is uint8 [H, N, M], for at most kMaxExactMask queries and keys.
+inline constexpr std::int64_t kMaxExactMask = 4096;
 void save_layout(const TileLayout& layout, const std::string& path, bool with_exact_mask);
 TileLayout load_layout(const std::string& path);
 
