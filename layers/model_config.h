@@ -5,10 +5,11 @@
 
 namespace filigree {
 
+// The names of the enumerators are the words that a config writes.
 enum class ModelType { decoder, encoder_mlm, encoder_classifier };
-enum class NormKind { layer, rms };
-enum class Activation { gelu, gelu_tanh, silu, swiglu };
-enum class Positions { learned, rope, alibi, none };
+enum class NormType { layer_norm, rms_norm };
+enum class ActivationType { gelu, gelu_tanh, silu, swiglu };
+enum class PositionType { learned, rope, alibi, none };
 
 struct ModelConfig {
   ModelType type = ModelType::decoder;
@@ -17,20 +18,22 @@ struct ModelConfig {
   int n_heads = 0;
   int n_kv_heads = 0;         // 0: n_heads
   std::int64_t head_dim = 0;  // 0: dim / n_heads
-  std::int64_t ffn_dim = 0;   // 0: 4 dim; swiglu: 8/3 dim, rounded up to a multiple of 64
+  std::int64_t ffn_dim = 0;   // 0: 4 dim; swiglu: 8/3 dim, rounded up to a multiple of 32
   std::int64_t vocab_size = 0;
   std::int64_t max_seq_len = 0;
   std::int64_t n_classes = 0;  // encoder_classifier only
-  NormKind norm = NormKind::layer;
+  NormType norm = NormType::layer_norm;
   double norm_eps = 1e-5;
-  Activation activation = Activation::gelu;
-  Positions positions = Positions::learned;
+  ActivationType activation = ActivationType::gelu_tanh;
+  PositionType positions = PositionType::learned;
   double rope_theta = 10000;
   bool bias = true;             // of linear layers and layer norms
   bool tied_embeddings = true;  // the output projection is the token embedding
   double dropout = 0;           // after the embedding and on both residual branches
   bool activation_checkpointing =
       false;  // keep only each block's input, recompute the rest (Chen et al. 2016)
+
+  bool operator==(const ModelConfig&) const = default;
 };
 
 // The config with derived values in the place of zeros; throws Error(usage) naming the value that does not

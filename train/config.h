@@ -1,0 +1,131 @@
+// The whole training configuration as typed structs, and its way from and to YAML. Nothing in a Config refers
+// to the YAML it came from; every default is filled in. Relative paths stay relative to the working folder.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/yaml.h"
+#include "layers/model_config.h"
+
+namespace filigree {
+
+// The names of the enumerators are the words that a config writes (also those of layers/model_config.h).
+enum class OptimizerType { adamw, sgd };
+enum class ScheduleType { cosine, linear, wsd, constant };
+enum class DataFormat { automatic, text, hdf5, bin };  // automatic is written `auto`
+enum class DeviceChoice { cpu, automatic, cuda };
+
+// ModelConfig (layers/model_config.h) as parsed: every derived value is filled in, but vocab_size 0 is the
+// tokenizer's and n_classes 0 as many as the data has.
+struct DataConfig {
+  std::vector<std::string> train;  // files, folders, globs; may start with ~. Classifier: a folder per class
+  std::vector<std::string> val;    // empty: val_fraction of the files of `train`
+  double val_fraction = 0.05;      // 0: no validation
+  DataFormat format = DataFormat::automatic;
+  std::string tokenizer = "byte";
+  std::int64_t seq_len = 0;
+  bool documents = true;  // attention stays inside a document; not encoder_classifier
+  bool shuffle = true;
+  double mask_probability = 0.15;  // encoder_mlm
+  bool has_validation() const { return !val.empty() || val_fraction > 0; }
+  bool operator==(const DataConfig&) const = default;
+};
+
+struct TrainConfig {
+  std::int64_t steps = 0;             // 0 while only `epochs` is known, see resolve_steps
+  double epochs = 0;                  // 0 if `steps` was given
+  std::int64_t batch_size = 0;        // sequences per step
+  std::int64_t micro_batch_size = 0;  // sequences per forward pass; divides batch_size
+  OptimizerType optimizer = OptimizerType::adamw;
+  double lr = 0;
+  double min_lr = 0;                            // not `constant`; default lr / 10
+  std::array<double, 2> betas = {0.9, 0.95};    // adamw
+  double eps = 1e-8;                            // adamw
+  double momentum = 0;                          // sgd; default 0.9
+  double weight_decay = 0;                      // on matrices; default 0.1 for adamw, 0 for sgd
+  double clip = 1.0;                            // global gradient norm; 0: off
+  ScheduleType schedule = ScheduleType::cosine;
+  std::optional<std::int64_t> warmup_steps;  // default 5 % of steps, at most 2000; empty only without `steps`
+  std::optional<std::int64_t> decay_steps;   // wsd; default 20 % of steps; empty only without `steps`
+  std::int64_t eval_interval = 250;          // steps; 0: only at the end. Both need validation data
+  std::int64_t eval_batches = 20;            // micro batches; 0: all
+  std::int64_t log_interval = 10;            // steps
+  std::string out;                           // run folder; default runs/<name of the config file>
+  std::int64_t accumulation() const { return batch_size / micro_batch_size; }
+  bool operator==(const TrainConfig&) const = default;
+};
+
+struct CheckpointConfig {
+  std::int64_t interval = 500;  // steps; 0: only at the end
+  std::int64_t keep = 2;        // newest checkpoints kept
+  bool best = true;             // also keep the one with the lowest validation loss
+  bool operator==(const CheckpointConfig&) const = default;
+};
+
+struct Config {
+  YamlNode pattern;  // as written; a `layers:` or `heads:` list says more than one pattern
+  bool causal = true;
+  int tile = 64;
+  DeviceChoice device = DeviceChoice::cpu;
+  int threads = 0;  // 0: all cores
+  std::int64_t seed = 1;
+  ModelConfig model;
+  DataConfig data;
+  TrainConfig train;
+  CheckpointConfig checkpoint;
+
+  // Everything that this config uses, defaults included: parse_config(to_yaml()) == *this.
+  YamlNode to_yaml() const;
+  bool operator==(const Config& other) const;  // marks of the pattern do not count
+};
+
+// The word that a config writes for an enumerator, e.g. "rms_norm".
+const std::string& word(ModelType);
+const std::string& word(NormType);
+const std::string& word(ActivationType);
+const std::string& word(PositionType);
+const std::string& word(OptimizerType);
+const std::string& word(ScheduleType);
+const std::string& word(DataFormat);
+const std::string& word(DeviceChoice);
+
+// Reads a config file, its `extends:` chain and then the overrides ("train.steps=200",
+// "pattern={local: {window: 64}}"; the value is YAML). Maps merge key by key; lists and `pattern` are replaced
+// whole; null removes what was inherited. Every mistake is an Error(usage) at file:line:column of the file that
+// the key came from, or naming the override.
+Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
+
+// Reads a tree without `extends`. `name` is used for the default run folder, runs/<name>.
+Config parse_config(const YamlNode& root, const std::string& name = "run");
+
+// Turns `epochs` into `steps` once the data's size is known and fills the defaults that depend on it. Without
+// `epochs` the config is returned as it is. Error(usage) if warmup_steps or decay_steps do not fit.
+Config resolve_steps(Config config, std::int64_t steps_per_epoch);
+
+// Hex xxhash64 of the resolved config without what does not change what is computed: threads, train.out,
+// train.log_interval and checkpoint.
+std::string config_hash(const Config& config);
+
+// "model.dim: 64 / 128" for every key of the two trees that differs, in the order of `a`, then of `b`. Absent
+// values print as "-".
+std::vector<std::string> differences(const YamlNode& a, const YamlNode& b);
+
+// Builds the pattern of every layer and checks that it fits the sequence length and the heads. parse_config has
+// done this already.
+void validate_pattern(const Config& config);
+
+// A file that holds only `pattern:` and, if they differ from the defaults, `causal:` and `tile:`.
+struct PatternFile {
+  YamlNode pattern;
+  bool causal = true;
+  int tile = 64;
+};
+// nullopt if the file is a whole config (it has model, data, train or extends).
+std::optional<PatternFile> load_pattern_file(const std::filesystem::path& path);
+
+}  // namespace filigree
