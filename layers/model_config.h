@@ -7,9 +7,9 @@ namespace filigree {
 
 // The names of the enumerators are the words that a config writes.
 enum class ModelType { decoder, encoder_mlm, encoder_classifier };
-enum class NormType { layer_norm, rms_norm };
-enum class ActivationType { gelu, gelu_tanh, silu, swiglu };
-enum class PositionType { learned, rope, alibi, none };
+enum class NormKind { layer_norm, rms_norm };
+enum class Activation { gelu, gelu_tanh, silu, swiglu };
+enum class Positions { learned, rope, alibi, none };
 
 struct ModelConfig {
   ModelType type = ModelType::decoder;
@@ -22,16 +22,15 @@ struct ModelConfig {
   std::int64_t vocab_size = 0;
   std::int64_t max_seq_len = 0;
   std::int64_t n_classes = 0;  // encoder_classifier only
-  NormType norm = NormType::layer_norm;
+  NormKind norm = NormKind::layer_norm;
   double norm_eps = 1e-5;
-  ActivationType activation = ActivationType::gelu_tanh;
-  PositionType positions = PositionType::learned;
+  Activation activation = Activation::gelu_tanh;
+  Positions positions = Positions::learned;
   double rope_theta = 10000;
-  bool bias = true;             // of linear layers and layer norms
-  bool tied_embeddings = true;  // the output projection is the token embedding
-  double dropout = 0;           // after the embedding and on both residual branches
-  bool activation_checkpointing =
-      false;  // keep only each block's input, recompute the rest (Chen et al. 2016)
+  bool bias = true;                       // of linear layers and layer norms
+  bool tied_embeddings = true;            // the output projection is the token embedding
+  double dropout = 0;                     // after the embedding and on both residual branches
+  bool activation_checkpointing = false;  // keep each block's input, recompute the rest (Chen et al. 2016)
 
   bool operator==(const ModelConfig&) const = default;
 };

@@ -1,0 +1,39 @@
+// Multi-head sparse attention with its projections (Vaswani et al. 2017; kv heads: Ainslie et al. 2023).
+#pragma once
+
+#include <string>
+
+#include "attention/sparse_attention.h"
+#include "layers/linear.h"
+#include "layers/model_config.h"
+
+namespace filigree {
+
+// What every attention layer of a pass shares, and the layer's own layout.
+struct AttentionInput {
+  LayoutPtr layout;
+  Tensor row_bounds;  // i32 [B, N, 2] or undefined, see AttentionOptions
+};
+
+class AttentionLayer : public Module {
+ public:
+  // Parameters, with H = n_heads, G = n_kv_heads, D = head_dim:
+  //   <name>.qkv.weight [(H + 2 G) D, dim]: rows h D + d are query head h, (H + g) D + d key head g,
+  //                                         (H + G + g) D + d value head g; <name>.qkv.bias alike
+  //   <name>.out.weight [dim, H D]: column h D + d reads head h; <name>.out.bias [dim]
+  AttentionLayer(const ParameterFactory& make, const std::string& name, const ModelConfig& config);
+  // [B, N, dim] -> [B, N, dim]. By value, so that a caller may move x in and it dies as soon as it is used.
+  // There is no dropout on attention weights: the fused kernel never stores them.
+  Var forward(Var x, const AttentionInput& input) const;
+  void visit(const Visitor& visitor) override;
+
+ private:
+  Var heads(Var x, std::int64_t n_heads, bool rotate) const;
+
+  std::int64_t n_heads_, n_kv_heads_, head_dim_;
+  Positions positions_;
+  double rope_theta_;
+  Linear qkv_, out_;
+};
+
+}  // namespace filigree

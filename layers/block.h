@@ -1,0 +1,43 @@
+// A pre-norm transformer block: x += dropout(attention(norm(x))); x += dropout(mlp(norm(x))).
+//
+// Memory that a training step keeps per token and layer (f32, C = dim, A = n_heads head_dim, K = n_kv_heads
+// head_dim, F = ffn_dim), counted from what each op saves:
+//   attention norm   x C, its mean and scale 2      mlp norm   x C, its mean and scale 2
+//   qkv              normed x C                     up (gate)  normed x C
+//   attention        q A, k and v 2 K, o A, lse H   activation its input F (swiglu 2 F)
+//   out              o, shared with attention       down       the activation F
+// Sum: 4 C + 2 A + 2 K + 2 F floats (swiglu 3 F) beside a few scalars: 16 C = 64 C bytes at A = K = C,
+// F = 4 C, so dim 256, 4 layers, N = 32768 keep 4 * 32768 * 16 KiB = 2 GiB. Dropout keeps nothing (it draws
+// its mask anew) but the tensors that it makes differ from those it takes. With checkpointing a block keeps
+// its input, C.
+#pragma once
+
+#include <string>
+
+#include "layers/attention_layer.h"
+#include "layers/mlp.h"
+#include "layers/norm.h"
+
+namespace filigree {
+
+class Block : public Module {
+ public:
+  // Parameters: <name>.attention_norm, <name>.attention, <name>.mlp_norm, <name>.mlp.
+  Block(const ParameterFactory& make, const std::string& name, const ModelConfig& config);
+  // [B, N, dim] -> [B, N, dim]
+  Var forward(Var x, const AttentionInput& input, const ForwardContext& context) const;
+  // What the two halves add to x.
+  Var attention_branch(const Var& x, const AttentionInput& input, const ForwardContext& context) const;
+  Var mlp_branch(const Var& x, const ForwardContext& context) const;
+  void visit(const Visitor& visitor) override;
+
+ private:
+  double dropout_;
+  std::uint32_t attention_site_, mlp_site_;
+  Norm attention_norm_;
+  AttentionLayer attention_;
+  Norm mlp_norm_;
+  Mlp mlp_;
+};
+
+}  // namespace filigree

@@ -1,0 +1,22 @@
+// y = x W^T + b. W is [out, in], as in PyTorch's nn.Linear.
+#pragma once
+
+#include <string>
+
+#include "layers/module.h"
+
+namespace filigree {
+
+class Linear : public Module {
+ public:
+  // Weights are normal with this deviation, the bias is 0. Parameters: <name>.weight, <name>.bias.
+  Linear(const ParameterFactory& make, const std::string& name, std::int64_t in, std::int64_t out, bool bias,
+         double deviation);
+  Var forward(const Var& x) const;  // [..., in] -> [..., out]
+  void visit(const Visitor& visitor) override;
+
+ private:
+  Parameter weight_, bias_;  // bias_.var is undefined without one
+};
+
+}  // namespace filigree

@@ -1,0 +1,93 @@
+// Transformers: a decoder (GPT-2 or Llama shaped language model) and encoders with a masked-language-model or
+// a classification head. Shapes: B sequences, N positions, C = dim, V = vocab_size.
+//
+// Parameters, in the order of visit(); matrices are [out, in] (a GPT-2 export transposes them to Conv1D):
+//   token_embedding.weight [V, C]
+//   position_embedding.weight [max_seq_len, C]     learned positions only
+//   blocks.<i>.attention_norm.weight, .bias [C]    bias: layer norm with config.bias
+//   blocks.<i>.attention.qkv.weight, .bias         q, k and v in one matrix, see attention_layer.h
+//   blocks.<i>.attention.out.weight, .bias
+//   blocks.<i>.mlp_norm.weight, .bias
+//   blocks.<i>.mlp.gate.weight, .bias              swiglu only
+//   blocks.<i>.mlp.up.weight, .bias
+//   blocks.<i>.mlp.down.weight, .bias
+//   final_norm.weight, .bias
+//   mlm.dense.weight, .bias; mlm.norm.weight, .bias    encoder_mlm only
+//   head.weight [V, C] ([n_classes, C] for a classifier)    absent where the token embedding is the head
+//   head.bias [V] or [n_classes]                       encoders only
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "layers/block.h"
+#include "layers/embedding.h"
+
+namespace filigree {
+
+struct ModelInput {
+  Tensor tokens;  // i32 [B, N]
+  // i32 [B, N, 2]: row n of sequence b attends to keys in [lo, hi) only (documents). Undefined: what
+  // token_bounds says, else everything.
+  Tensor row_bounds;
+  // i32 [B, 2]: the real tokens of sequence b are [lo, hi), the rest is padding. A classifier takes the mean
+  // over them. Undefined: all are real.
+  Tensor token_bounds;
+  std::vector<LayoutPtr> layouts;  // one per layer, for N queries and keys
+};
+
+struct LossOptions {
+  // What the sum of the losses is divided by; 0: the number of targets that count. Micro batches of one
+  // global batch give that batch's count.
+  double denominator = 0;
+  Tensor* row_losses = nullptr;  // receives the loss of each target, flat; 0 where ignored
+};
+
+class Transformer : public Module {
+ public:
+  Transformer(const ModelConfig& config, std::uint64_t seed, Device device = Device::cpu(),
+              DType dtype = DType::f32);
+
+  const ModelConfig& config() const { return config_; }  // resolved
+
+  // Hidden states after the final norm, [B, N, C].
+  Var forward(const ModelInput& input, const ForwardContext& context) const;
+
+  // Cross-entropy (natural logarithm) against targets i32 [B, N] (classifier [B]); those equal to
+  // ops::kIgnoreIndex do not count. The logits never exist as a whole.
+  Var loss(const ModelInput& input, const Tensor& targets, const ForwardContext& context,
+           const LossOptions& options = {}) const;
+
+  // [B, N, V]; classifier [B, n_classes].
+  Var logits(const ModelInput& input, const ForwardContext& context) const;
+  // Logits of one position of each sequence, [B, V]; language models only.
+  Var logits_at(const ModelInput& input, std::int64_t position, const ForwardContext& context) const;
+
+  // Repeats a forward pass without a tape and names the first module whose parameters or output are not
+  // finite, such as "blocks.3.mlp"; empty where all are. For the message after a loss went wrong.
+  std::string find_non_finite(const ModelInput& input, const ForwardContext& context);
+
+  void visit(const Visitor& visitor) override;
+
+ private:
+  ModelInput checked(const ModelInput& input) const;
+  Var embed(const Tensor& tokens, const ForwardContext& context) const;
+  Var run_block(std::size_t layer, const Var& x, const AttentionInput& input,
+                const ForwardContext& context) const;
+  Var features(const Var& hidden, const ModelInput& input) const;
+  const Var& head_weight() const;
+
+  ModelConfig config_;
+  std::uint32_t embedding_site_;
+  Embedding token_embedding_;
+  std::optional<Embedding> position_embedding_;
+  std::vector<Block> blocks_;
+  Norm final_norm_;
+  std::optional<Linear> mlm_dense_;
+  std::optional<Norm> mlm_norm_;
+  std::optional<Parameter> head_weight_, head_bias_;
+};
+
+}  // namespace filigree
