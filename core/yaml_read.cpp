@@ -219,9 +219,14 @@ const YamlNode* MapReader::find(std::string_view key) {
 
 const YamlNode& MapReader::at(std::string_view key) {
   const YamlNode* value = find(key);
-  if (value == nullptr)
-    fail_at(node_->mark, fmt::format("{} is missing", name(key)), fmt::format("add '{}:'", key));
-  return *value;
+  if (value != nullptr) return *value;
+  // A required key that is misspelled is better called unknown than missing.
+  for (const auto& [entry, ignored] : node_->entries)
+    if (std::find(known_.begin(), known_.end(), entry.scalar) == known_.end() &&
+        !nearest(entry.scalar, {std::string(key)}).empty())
+      fail_at(entry.mark, fmt::format("unknown key '{}'", name(entry.scalar)),
+              fmt::format("did you mean '{}'?", key));
+  fail_at(node_->mark, fmt::format("{} is missing", name(key)), fmt::format("add '{}:'", key));
 }
 
 std::int64_t MapReader::integer(std::string_view key, std::int64_t min, std::int64_t max) {

@@ -234,6 +234,8 @@ TEST(Yaml, MapReaderRefusesWhatNobodyAskedFor) {
   EXPECT_EQ(reader.integer("steps", 1, 10, 7), 7);
   EXPECT_EQ(message_of([&] { reader.done(); }),
             "f.yaml:2:1: unknown key 'train.stpes' | did you mean 'steps'?");
+  EXPECT_EQ(message_of([&] { MapReader(node, "train").integer("steps", 1, 10); }),
+            "f.yaml:2:1: unknown key 'train.stpes' | did you mean 'steps'?");
   EXPECT_EQ(message_of([&] { reader.string("out"); }), "f.yaml:1:1: train.out is missing | add 'out:'");
 
   const YamlNode other = parse_yaml("zzz: 1\n", "f.yaml");

@@ -20,8 +20,6 @@ enum class ScheduleType { cosine, linear, wsd, constant };
 enum class DataFormat { automatic, text, hdf5, bin };  // automatic is written `auto`
 enum class DeviceChoice { cpu, automatic, cuda };
 
-// ModelConfig (layers/model_config.h) as parsed: every derived value is filled in, but vocab_size 0 is the
-// tokenizer's and n_classes 0 as many as the data has.
 struct DataConfig {
   std::vector<std::string> train;  // files, folders, globs; may start with ~. Classifier: a folder per class
   std::vector<std::string> val;    // empty: val_fraction of the files of `train`
@@ -43,12 +41,12 @@ struct TrainConfig {
   std::int64_t micro_batch_size = 0;  // sequences per forward pass; divides batch_size
   OptimizerType optimizer = OptimizerType::adamw;
   double lr = 0;
-  double min_lr = 0;                            // not `constant`; default lr / 10
-  std::array<double, 2> betas = {0.9, 0.95};    // adamw
-  double eps = 1e-8;                            // adamw
-  double momentum = 0;                          // sgd; default 0.9
-  double weight_decay = 0;                      // on matrices; default 0.1 for adamw, 0 for sgd
-  double clip = 1.0;                            // global gradient norm; 0: off
+  double min_lr = 0;                          // not `constant`; default lr / 10
+  std::array<double, 2> betas = {0.9, 0.95};  // adamw
+  double eps = 1e-8;                          // adamw
+  double momentum = 0;                        // sgd; default 0.9
+  double weight_decay = 0;                    // on matrices; default 0.1 for adamw, 0 for sgd
+  double clip = 1.0;                          // global gradient norm; 0: off
   ScheduleType schedule = ScheduleType::cosine;
   std::optional<std::int64_t> warmup_steps;  // default 5 % of steps, at most 2000; empty only without `steps`
   std::optional<std::int64_t> decay_steps;   // wsd; default 20 % of steps; empty only without `steps`
@@ -74,7 +72,7 @@ struct Config {
   DeviceChoice device = DeviceChoice::cpu;
   int threads = 0;  // 0: all cores
   std::int64_t seed = 1;
-  ModelConfig model;
+  ModelConfig model;  // vocab_size and n_classes are 0 where the data decides
   DataConfig data;
   TrainConfig train;
   CheckpointConfig checkpoint;
@@ -86,18 +84,18 @@ struct Config {
 
 // The word that a config writes for an enumerator, e.g. "rms_norm".
 const std::string& word(ModelType);
-const std::string& word(NormType);
-const std::string& word(ActivationType);
-const std::string& word(PositionType);
+const std::string& word(NormKind);
+const std::string& word(Activation);
+const std::string& word(Positions);
 const std::string& word(OptimizerType);
 const std::string& word(ScheduleType);
 const std::string& word(DataFormat);
 const std::string& word(DeviceChoice);
 
 // Reads a config file, its `extends:` chain and then the overrides ("train.steps=200",
-// "pattern={local: {window: 64}}"; the value is YAML). Maps merge key by key; lists and `pattern` are replaced
-// whole; null removes what was inherited. Every mistake is an Error(usage) at file:line:column of the file that
-// the key came from, or naming the override.
+// "pattern={local: {window: 64}}"; the value is YAML). Maps merge key by key; lists and `pattern` are
+// replaced whole; null removes what was inherited. Every mistake is an Error(usage) at file:line:column of
+// the file that the key came from, or naming the override.
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 
 // Reads a tree without `extends`. `name` is used for the default run folder, runs/<name>.
@@ -115,8 +113,8 @@ std::string config_hash(const Config& config);
 // values print as "-".
 std::vector<std::string> differences(const YamlNode& a, const YamlNode& b);
 
-// Builds the pattern of every layer and checks that it fits the sequence length and the heads. parse_config has
-// done this already.
+// Builds the pattern of every layer and checks that it fits the sequence length and the heads. parse_config
+// has done this already.
 void validate_pattern(const Config& config);
 
 // A file that holds only `pattern:` and, if they differ from the defaults, `causal:` and `tile:`.

@@ -1,0 +1,58 @@
+// What the config_*.cpp files share.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "train/config.h"
+
+namespace filigree {
+
+// The words of an enumeration, in the order of its enumerators.
+using Words = std::vector<std::string>;
+template <class Enum>
+const Words& words() = delete;
+template <>
+inline const Words& words<ModelType>() {
+  static const Words list = {"decoder", "encoder_mlm", "encoder_classifier"};
+  return list;
+}
+template <>
+inline const Words& words<NormKind>() {
+  static const Words list = {"layer_norm", "rms_norm"};
+  return list;
+}
+template <>
+inline const Words& words<Activation>() {
+  static const Words list = {"gelu", "gelu_tanh", "silu", "swiglu"};
+  return list;
+}
+template <>
+inline const Words& words<Positions>() {
+  static const Words list = {"learned", "rope", "alibi", "none"};
+  return list;
+}
+template <>
+inline const Words& words<OptimizerType>() {
+  static const Words list = {"adamw", "sgd"};
+  return list;
+}
+template <>
+inline const Words& words<ScheduleType>() {
+  static const Words list = {"cosine", "linear", "wsd", "constant"};
+  return list;
+}
+template <>
+inline const Words& words<DataFormat>() {
+  static const Words list = {"auto", "text", "hdf5", "bin"};
+  return list;
+}
+template <>
+inline const Words& words<DeviceChoice>() {
+  static const Words list = {"cpu", "auto", "cuda"};
+  return list;
+}
+
+int read_tile(MapReader& root);  // 16, 32, 64 or 128; default 64
+
+}  // namespace filigree
