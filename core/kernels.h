@@ -7,6 +7,7 @@
 #pragma once
 
 #include "core/ops.h"
+#include "core/optimizer_step.h"
 #include "core/tensor.h"
 
 namespace filigree::cpu {

@@ -14,8 +14,8 @@
 
 namespace filigree::cpu::math {
 
-// a * b + c: fused where the machine does that in one instruction. Written out because ISO C++ mode
-// (-ffp-contract=off) fuses nothing by itself.
+// a * b + c: fused where the machine does that in one instruction. Written out, so that the result does not
+// depend on which products the compiler chooses to fuse.
 inline float fma(float a, float b, float c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return __builtin_fmaf(a, b, c);
