@@ -1,0 +1,46 @@
+#include "train/layouts.h"
+
+#include <fmt/format.h>
+
+namespace filigree {
+
+std::vector<LayoutPtr> build_layouts(const Config& config, std::int64_t seq_len) {
+  const Geometry geometry{seq_len, config.causal, config.tile};
+  // Only a `layers:` list, which stands at the top, tells layers apart.
+  const bool by_layer = config.pattern.find("layers") != nullptr;
+  std::vector<LayoutPtr> layouts;
+  for (int layer = 0; layer < config.model.n_layers; ++layer) {
+    if (layer > 0 && !by_layer) {
+      layouts.push_back(layouts.front());
+      continue;
+    }
+    const PatternPtr pattern =
+        make_pattern(config.pattern, layer, config.model.n_layers, config.model.n_heads);
+    pattern->validate(geometry, config.model.n_heads);
+    layouts.push_back(
+        std::make_shared<const TileLayout>(build_layout(*pattern, geometry, config.model.n_heads)));
+  }
+  return layouts;
+}
+
+std::string describe_layouts(const Config& config, const std::vector<LayoutPtr>& layouts) {
+  const std::string yaml = to_yaml(config.pattern);
+  std::string text = fmt::format("pattern   {}", yaml.find('\n') + 1 < yaml.size() ? "\n" + yaml : yaml);
+  if (!text.ends_with('\n')) text += '\n';
+  for (std::size_t first = 0, last = 0; first < layouts.size(); first = last + 1) {
+    for (last = first; last + 1 < layouts.size() && layouts[last + 1] == layouts[first];) ++last;
+    const TileLayout& layout = *layouts[first];
+    const LayoutStatistics s = layout.statistics();
+    const double all_pairs = static_cast<double>(layout.n_queries()) * layout.n_keys() * layout.n_heads();
+    text += fmt::format(
+        "layer{}   {} of {} x {} tiles computed ({:.2f} %), {:.2f} % of pairs allowed, {:.1f} tiles a row "
+        "(at "
+        "most {})\n",
+        first == last ? fmt::format(" {}", first) : fmt::format("s {}-{}", first, last), s.computed_tiles,
+        layout.tile(), layout.tile(), 100 * s.density, 100 * s.exact_pairs / all_pairs, s.mean_tiles_per_row,
+        s.max_tiles_per_row);
+  }
+  return text;
+}
+
+}  // namespace filigree

@@ -1,0 +1,56 @@
+#include "train/memory_plan.h"
+
+#include "core/build_info.h"
+#include "core/parallel.h"
+
+namespace filigree {
+namespace {
+
+// What a thread's own buffers in the attention and matrix kernels come to, and what a first use of oneDNN
+// maps.
+constexpr std::int64_t kBytesPerThread = std::int64_t{6} << 20;
+
+MicroBatch meta_batch(const Config& config, const ModelConfig& model) {
+  const std::int64_t b = config.train.micro_batch_size, n = config.data.seq_len;
+  const auto ints = [](const Shape& shape) { return Tensor::empty(shape, DType::i32, Device::meta()); };
+  const bool classifier = model.type == ModelType::encoder_classifier;
+  MicroBatch batch{ints({b, n}), classifier ? ints({b}) : ints({b, n}), {}, {}};
+  batch.row_bounds = ints({b, n, 2});
+  if (classifier) batch.token_bounds = ints({b, 2});
+  return batch;
+}
+
+}  // namespace
+
+MemoryPlan plan_memory(const Config& config, const ModelConfig& model_config,
+                       const std::vector<LayoutPtr>& layouts) {
+  Allocator& meta = allocator(Device::meta());
+  meta.release_cached();
+  meta.reset_peak();
+  MemoryPlan plan;
+  {
+    Transformer model(model_config, 0, Device::meta());
+    plan.parameters = meta.statistics().in_use;
+    Optimizer optimizer(config.train, model.parameters());
+    plan.optimizer = meta.statistics().in_use - plan.parameters;
+    // A second micro batch meets the gradients of the first, a second step the allocator's cached blocks.
+    for (int step = 0; step < 2; ++step) {
+      std::vector<MicroBatch> batches;
+      for (std::int64_t i = 0; i < config.train.accumulation(); ++i)
+        batches.push_back(meta_batch(config, model_config));
+      if (batches.size() >
+          3) {  // the same happens again and again; the waiting batches are kept in the count
+        const std::vector<MicroBatch> first(batches.begin(), batches.begin() + 3);
+        run_step(model, optimizer, first, layouts, {});
+      } else {
+        run_step(model, optimizer, batches, layouts, {});
+      }
+    }
+    plan.tensors = meta.statistics().peak_reserved;
+  }
+  meta.release_cached();
+  plan.process = resident_bytes() + plan.tensors + n_threads() * kBytesPerThread;
+  return plan;
+}
+
+}  // namespace filigree
