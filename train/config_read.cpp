@@ -240,7 +240,7 @@ void read_schedule(MapReader& reader, TrainConfig& train) {
   if (train.schedule == ScheduleType::constant)
     refuse_unused(reader, "min_lr", "by schedule: constant", "choose another schedule");
   else
-    train.min_lr = reader.number("min_lr", 0, kMaxNumber, 0.1 * train.lr);
+    train.min_lr = reader.number("min_lr", 0, kMaxNumber, train.lr / 10);
   if (train.schedule != ScheduleType::wsd)
     refuse_unused(reader, "decay_steps", fmt::format("by schedule: {}", word(train.schedule)),
                   "set schedule: wsd");
@@ -289,7 +289,8 @@ TrainConfig read_train(MapReader reader, bool has_validation, const std::string&
   reader.done();
 
   if (reader.has("steps") && reader.has("epochs"))
-    fail_at(mark_of(reader, "epochs"), "train.epochs and train.steps are both given", "remove one of them");
+    fail_at(mark_of(reader, "epochs"), "train.epochs and train.steps are both given",
+            "remove one; null removes an inherited key: steps: null");
   if (!reader.has("steps") && !reader.has("epochs"))
     fail_at(reader.node().mark, "train.steps is missing", "add 'steps:' or 'epochs:'");
   if (train.batch_size % train.micro_batch_size != 0)
