@@ -1,11 +1,10 @@
-#include "train/schedule.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numbers>
 
 #include "core/check.h"
+#include "train/schedule.h"
 
 namespace filigree {
 namespace {
@@ -47,7 +46,9 @@ TEST(Schedule, EndsAtTheMinimumExactlyAtTheLastStep) {
 }
 
 TEST(Schedule, FollowsTheFormulas) {
-  const auto at = [](ScheduleType type, std::int64_t step) { return learning_rate(config(type, 14, 3, 4), step); };
+  const auto at = [](ScheduleType type, std::int64_t step) {
+    return learning_rate(config(type, 14, 3, 4), step);
+  };
   EXPECT_DOUBLE_EQ(at(ScheduleType::cosine, 8), 0.5);  // half way from step 3 to 13
   EXPECT_DOUBLE_EQ(at(ScheduleType::cosine, 5), 0.2 + 0.3 * (1 + std::cos(0.2 * std::numbers::pi)));
   EXPECT_DOUBLE_EQ(at(ScheduleType::linear, 5), 0.68);
@@ -59,7 +60,8 @@ TEST(Schedule, FollowsTheFormulas) {
 TEST(Schedule, NeverRisesAfterWarmUp) {
   for (const ScheduleType type : kAll)
     for (std::int64_t step = 4; step < 50; ++step)
-      EXPECT_LE(learning_rate(config(type, 50, 3, 10), step), learning_rate(config(type, 50, 3, 10), step - 1));
+      EXPECT_LE(learning_rate(config(type, 50, 3, 10), step),
+                learning_rate(config(type, 50, 3, 10), step - 1));
 }
 
 TEST(Schedule, HoldsAtDegenerateLengths) {
