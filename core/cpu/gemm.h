@@ -20,4 +20,9 @@ template <class T>
 void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha,
           const T* a, std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc);
 
+// As gemm with alpha = 1, beta = 0, and bias [n] added to every row while its block is in the cache.
+template <class T>
+void gemm_bias(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, const T* a,
+               std::int64_t lda, const T* b, std::int64_t ldb, const T* bias, T* c, std::int64_t ldc);
+
 }  // namespace filigree::cpu

@@ -1,0 +1,111 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/cpu/gemm.h"
+#include "core/parallel.h"
+#include "tests/gradcheck.h"
+
+namespace filigree {
+namespace {
+
+using std::int64_t;
+
+// One product with padded leading dimensions, and the triple loop in f64 beside it.
+struct Product {
+  bool ta, tb;
+  int64_t m, n, k, lda, ldb, ldc;
+  double alpha, beta;
+
+  static Product random(Random& r, int64_t largest) {
+    Product p{r.coin(), r.coin(), r.size(0, largest), r.size(0, largest), r.size(0, largest), 0, 0, 0, 1, 0};
+    p.lda = std::max<int64_t>(1, (p.ta ? p.m : p.k) + r.range(0, 3));
+    p.ldb = std::max<int64_t>(1, (p.tb ? p.k : p.n) + r.range(0, 3));
+    p.ldc = std::max<int64_t>(1, p.n + r.range(0, 3));
+    if (r.coin()) p.alpha = 0.75;
+    if (r.coin()) p.beta = r.coin() ? 1 : -0.5;
+    return p;
+  }
+  std::string str() const {
+    return fmt::format("{}{} {}x{}x{} ld {} {} {} alpha {} beta {}", ta, tb, m, n, k, lda, ldb, ldc, alpha,
+                       beta);
+  }
+  Tensor a(Random& r, DType t) const { return r.normal({ta ? k : m, lda}, t); }
+  Tensor b(Random& r, DType t) const { return r.normal({tb ? n : k, ldb}, t); }
+
+  template <class T>
+  void expect(const Tensor& a, const Tensor& b, const Tensor& before, const Tensor& after,
+              double tolerance) const {
+    const T *pa = a.data<T>(), *pb = b.data<T>(), *pc = before.data<T>(), *out = after.data<T>();
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < ldc; ++j) {
+        double sum = 0, size = 1;
+        for (int64_t p = 0; j < n && p < k; ++p) {
+          const double term = double(pa[ta ? p * lda + i : i * lda + p]) * pb[tb ? j * ldb + p : p * ldb + j];
+          sum += term;
+          size += std::abs(term);
+        }
+        const double want = j < n ? alpha * sum + (beta == 0 ? 0 : beta * pc[i * ldc + j]) : pc[i * ldc + j];
+        ASSERT_NEAR(out[i * ldc + j], want, tolerance * size) << str() << " at " << i << ", " << j;
+      }
+  }
+};
+
+template <class T>
+void check_products(Random& random, int count, int64_t largest, double tolerance) {
+  for (int round = 0; round < count; ++round) {
+    const Product p = Product::random(random, largest);
+    const Tensor a = p.a(random, dtype_of<T>()), b = p.b(random, dtype_of<T>());
+    Tensor before = random.normal({p.m, p.ldc}, dtype_of<T>());
+    if (p.beta == 0 && p.n > 0)  // C must not be read then
+      for (int64_t i = 0; i < p.m; ++i) before.data<T>()[i * p.ldc] = std::nan("");
+    for (const bool serial : {true, false}) {
+      Tensor c = before.clone();
+      (serial ? cpu::gemm_serial<T> : cpu::gemm<T>)(p.ta, p.tb, p.m, p.n, p.k, T(p.alpha), a.data<T>(), p.lda,
+                                                    b.data<T>(), p.ldb, T(p.beta), c.data<T>(), p.ldc);
+      p.expect<T>(a, b, before, c, tolerance);
+    }
+  }
+}
+
+TEST(Gemm, EqualsTheTripleLoop) {
+  Random random(test_seed(), 11);
+  check_products<double>(random, 60, 40, 1e-14);
+  check_products<double>(random, 8, 150, 1e-14);
+  check_products<float>(random, 60, 40, 1e-6);
+  check_products<float>(random, 8, 150, 1e-6);
+}
+
+// Shapes that are cut into blocks and, in the last two, into slices of k.
+TEST(Gemm, SameBitsForAnyNumberOfThreads) {
+  Random random(test_seed(), 12);
+  const int before = n_threads();
+  for (const auto [m, n, k] :
+       {std::array<int64_t, 3>{1025, 771, 33}, {97, 1601, 64}, {63, 129, 4099}, {1, 1, 9000}}) {
+    const Tensor a = random.normal({k, m}, DType::f32), b = random.normal({n, k}, DType::f32);
+    const Tensor c = random.normal({m, n}, DType::f32), bias = random.normal({n}, DType::f32);
+    std::vector<Tensor> results, with_bias;
+    for (const int threads : {1, 2, 3}) {
+      set_n_threads(threads);
+      results.push_back(c.clone());
+      cpu::gemm<float>(true, true, m, n, k, 1, a.data<float>(), m, b.data<float>(), k, 1,
+                       results.back().data<float>(), n);
+      with_bias.push_back(Tensor::full({m, n}, std::nan("")));
+      cpu::gemm_bias<float>(true, true, m, n, k, a.data<float>(), m, b.data<float>(), k, bias.data<float>(),
+                            with_bias.back().data<float>(), n);
+    }
+    set_n_threads(before);
+    for (const auto* all : {&results, &with_bias})
+      for (const auto& other : *all)
+        EXPECT_TRUE(std::ranges::equal(other.values<float>(), (*all)[0].values<float>()))
+            << m << " " << n << " " << k;
+    const Product p{true, true, m, n, k, m, k, n, 1, 1};
+    p.expect<float>(a, b, c, results[0], 1e-6);
+    Tensor rows = Tensor::empty({m, n});
+    for (int64_t i = 0; i < m; ++i) rows.slice(i, i + 1).copy_from(bias.reshape({1, n}));
+    p.expect<float>(a, b, rows, with_bias[0], 1e-6);
+  }
+}
+
+}  // namespace
+}  // namespace filigree
