@@ -25,7 +25,7 @@ Var AttentionLayer::heads(Var x, std::int64_t n_heads, bool rotate) const {
   return rotate ? ops::rope(x, rope_theta_) : x;
 }
 
-Var AttentionLayer::forward(Var x, const AttentionInput& input) const {
+Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
   const std::int64_t batch = x.dim(0), n = x.dim(1);
   const bool rotate = positions_ == Positions::rope;
   const std::array sizes{n_heads_ * head_dim_, n_kv_heads_ * head_dim_, n_kv_heads_ * head_dim_};
@@ -38,10 +38,10 @@ Var AttentionLayer::forward(Var x, const AttentionInput& input) const {
   const Var v = heads(std::exchange(parts[2], {}), n_kv_heads_, false);
 
   AttentionOptions options;
-  options.row_bounds = input.row_bounds;
+  options.row_bounds = mask.row_bounds;
   if (positions_ == Positions::alibi)
     options.alibi_slopes = alibi_slopes(static_cast<int>(n_heads_), q.dtype(), q.device());
-  const Var o = sparse_attention(q, k, v, input.layout, options);
+  const Var o = sparse_attention(q, k, v, mask.layout, options);
   return out_.forward(ops::reshape(o, {batch, n, n_heads_ * head_dim_}));
 }
 

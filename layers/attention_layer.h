@@ -9,8 +9,8 @@
 
 namespace filigree {
 
-// What every attention layer of a pass shares, and the layer's own layout.
-struct AttentionInput {
+// Who sees whom in one layer.
+struct AttentionMask {
   LayoutPtr layout;
   Tensor row_bounds;  // i32 [B, N, 2] or undefined, see AttentionOptions
 };
@@ -24,7 +24,7 @@ class AttentionLayer : public Module {
   AttentionLayer(const ParameterFactory& make, const std::string& name, const ModelConfig& config);
   // [B, N, dim] -> [B, N, dim]. By value, so that a caller may move x in and it dies as soon as it is used.
   // There is no dropout on attention weights: the fused kernel never stores them.
-  Var forward(Var x, const AttentionInput& input) const;
+  Var forward(Var x, const AttentionMask& mask) const;
   void visit(const Visitor& visitor) override;
 
  private:

@@ -13,13 +13,13 @@ Block::Block(const ParameterFactory& make, const std::string& name, const ModelC
       mlp_norm_(make, name + ".mlp_norm", config),
       mlp_(make, name + ".mlp", config) {}
 
-Var Block::forward(Var x, const AttentionInput& input, const ForwardContext& context) const {
-  x = ops::add(x, attention_branch(x, input, context));
+Var Block::forward(Var x, const AttentionMask& mask, const ForwardContext& context) const {
+  x = ops::add(x, attention_branch(x, mask, context));
   return ops::add(x, mlp_branch(x, context));
 }
 
-Var Block::attention_branch(const Var& x, const AttentionInput& input, const ForwardContext& context) const {
-  return dropout(attention_.forward(attention_norm_.forward(x), input), dropout_, attention_site_, context);
+Var Block::attention_branch(const Var& x, const AttentionMask& mask, const ForwardContext& context) const {
+  return dropout(attention_.forward(attention_norm_.forward(x), mask), dropout_, attention_site_, context);
 }
 
 Var Block::mlp_branch(const Var& x, const ForwardContext& context) const {

@@ -25,9 +25,9 @@ class Block : public Module {
   // Parameters: <name>.attention_norm, <name>.attention, <name>.mlp_norm, <name>.mlp.
   Block(const ParameterFactory& make, const std::string& name, const ModelConfig& config);
   // [B, N, dim] -> [B, N, dim]
-  Var forward(Var x, const AttentionInput& input, const ForwardContext& context) const;
+  Var forward(Var x, const AttentionMask& mask, const ForwardContext& context) const;
   // What the two halves add to x.
-  Var attention_branch(const Var& x, const AttentionInput& input, const ForwardContext& context) const;
+  Var attention_branch(const Var& x, const AttentionMask& mask, const ForwardContext& context) const;
   Var mlp_branch(const Var& x, const ForwardContext& context) const;
   void visit(const Visitor& visitor) override;
 

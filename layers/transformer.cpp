@@ -94,11 +94,11 @@ Var Transformer::embed(const Tensor& tokens, const ForwardContext& context) cons
   return dropout(x, config_.dropout, embedding_site_, context);
 }
 
-Var Transformer::run_block(std::size_t layer, const Var& x, const AttentionInput& input,
+Var Transformer::run_block(std::size_t layer, const Var& x, const AttentionMask& mask,
                            const ForwardContext& context) const {
   const Block& block = blocks_[layer];
-  if (!config_.activation_checkpointing) return block.forward(x, input, context);
-  return checkpoint([&block, input, context](const Var& v) { return block.forward(v, input, context); }, x);
+  if (!config_.activation_checkpointing) return block.forward(x, mask, context);
+  return checkpoint([&block, mask, context](const Var& v) { return block.forward(v, mask, context); }, x);
 }
 
 Var Transformer::forward(const ModelInput& input, const ForwardContext& context) const {
@@ -168,8 +168,8 @@ std::string Transformer::find_non_finite(const ModelInput& input, const ForwardC
   if (!finite(token_embedding_, x)) return "token_embedding";
   if (position_embedding_ && !finite(*position_embedding_, x)) return "position_embedding";
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const AttentionInput attention{in.layouts[i], in.row_bounds};
-    x = ops::add(x, blocks_[i].attention_branch(x, attention, context));
+    const AttentionMask mask{in.layouts[i], in.row_bounds};
+    x = ops::add(x, blocks_[i].attention_branch(x, mask, context));
     if (!ops::all_finite(x.value())) return fmt::format("blocks.{}.attention", i);
     x = ops::add(x, blocks_[i].mlp_branch(x, context));
     if (!finite(blocks_[i], x)) return fmt::format("blocks.{}.mlp", i);

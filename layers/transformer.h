@@ -74,7 +74,7 @@ class Transformer : public Module {
  private:
   ModelInput checked(const ModelInput& input) const;
   Var embed(const Tensor& tokens, const ForwardContext& context) const;
-  Var run_block(std::size_t layer, const Var& x, const AttentionInput& input,
+  Var run_block(std::size_t layer, const Var& x, const AttentionMask& mask,
                 const ForwardContext& context) const;
   Var features(const Var& hidden, const ModelInput& input) const;
   const Var& head_weight() const;

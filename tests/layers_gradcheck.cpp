@@ -114,7 +114,7 @@ TEST(LayersGradcheck, AttentionLayer) {
       c.positions = p;
       AttentionLayer layer(factory(), "attention", c);
       const std::int64_t batch = random.size(1, 2), n = random.size(1, 20);
-      AttentionInput input{make_layout(random_pattern(random), n, c.n_heads, random.coin()), {}};
+      AttentionMask input{make_layout(random_pattern(random), n, c.n_heads, random.coin()), {}};
       if (random.coin()) input.row_bounds = random_documents(random, batch, n);
       const Tensor x = random.normal({batch, n, c.dim});
       ASSERT_TRUE(check_layer(layer, random, x, [&](const Var& v) { return layer.forward(v, input); }))
@@ -130,7 +130,7 @@ TEST(LayersGradcheck, Block) {
     c.dropout = random.coin() ? 0.3 : 0;
     Block block(factory(), "block", c);
     const std::int64_t batch = random.size(1, 2), n = random.size(1, 20);
-    const AttentionInput input{make_layout(random_pattern(random), n, c.n_heads, true), {}};
+    const AttentionMask input{make_layout(random_pattern(random), n, c.n_heads, true), {}};
     const ForwardContext context{.training = true, .seed = test_seed(), .step = 7};
     const Tensor x = random.normal({batch, n, c.dim});
     ASSERT_TRUE(check_layer(block, random, x, [&](const Var& v) { return block.forward(v, input, context); }))
