@@ -146,7 +146,7 @@ bool Config::operator==(const Config& other) const {
 std::string config_hash(const Config& config) {
   Config same = config;
   same.threads = 0;
-  same.train.out = "-";
+  same.train.out.clear();
   same.train.log_interval = 1;
   same.checkpoint = {};
   const std::string text = to_yaml(same.to_yaml());

@@ -1,0 +1,86 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <limits>
+
+#include "core/check.h"
+
+namespace filigree {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail_write(const fs::path& path, const char* what, int error) {
+  throw Error(ErrorKind::disk,
+              fmt::format("cannot write {}: {}: {}", path.string(), what, std::strerror(error)),
+              "check the free space and the permissions of the folder");
+}
+
+fs::path folder_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+void fsync_folder(const fs::path& folder) {
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) fail_write(folder, "open", errno);
+  const int error = ::fsync(fd) == 0 ? 0 : errno;
+  ::close(fd);
+  if (error != 0) fail_write(folder, "fsync", error);
+}
+
+// Writes and syncs everything; returns errno, or 0.
+int write_all(int fd, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(fd, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return errno;
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return ::fsync(fd) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
+void write_file_atomically(const fs::path& target, std::string_view text) {
+  const fs::path temporary = target.string() + ".tmp";
+  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) fail_write(target, "open", errno);
+  int error = write_all(fd, text);
+  if (::close(fd) != 0 && error == 0) error = errno;
+  if (error != 0) {
+    ::unlink(temporary.c_str());
+    fail_write(target, "write", error);
+  }
+  rename_durably(temporary, target);
+}
+
+void rename_durably(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) fail_write(to, "rename", errno);
+  fsync_folder(folder_of(to));
+}
+
+std::string read_file(const fs::path& path) {
+  std::error_code ignored;
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  if (!file || fs::is_directory(path, ignored))
+    fail(ErrorKind::data, "{}: cannot be read: {}", path.string(), std::strerror(file ? EISDIR : errno));
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (file.bad()) fail(ErrorKind::data, "{}: cannot be read", path.string());
+  return text;
+}
+
+std::int64_t free_bytes(const fs::path& folder) {
+  struct statvfs info {};
+  if (::statvfs(folder.empty() ? "." : folder.c_str(), &info) != 0)
+    return std::numeric_limits<std::int64_t>::max();  // unknown: the write itself will tell
+  return static_cast<std::int64_t>(info.f_bavail) * static_cast<std::int64_t>(info.f_frsize);
+}
+
+}  // namespace filigree

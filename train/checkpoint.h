@@ -1,0 +1,72 @@
+// Checkpoint files. One HDF5 file holds everything that a run needs to go on or that a model needs to be
+// used:
+//
+//   weights/<name>, optimizer/<name>   tensors
+//   state                              JSON: step, data position, counters, best loss ... (the trainer's)
+//   config                             the resolved config, YAML
+//   environment                        JSON: versions of filigree and its libraries, thread count
+//   manifest                           JSON: path, dtype, dims and xxhash64 of every dataset above, in order
+//   attributes format, manifest_sum    "filigree checkpoint 1", xxhash64 of the manifest
+//
+// Nothing is used before its sum was checked against the manifest, and the manifest's against its own.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/tensor.h"
+#include "train/config.h"
+
+namespace filigree {
+
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
+struct CheckpointContents {
+  NamedTensors weights;
+  NamedTensors optimizer;
+  std::string state_json;
+  std::string config_yaml;
+  std::string environment_json;  // set by write_checkpoint
+};
+
+// Writes beside `path`, reads it back, checks every sum, and only then gives it its name: whatever was there
+// before stays until the new one is proven. Error(disk) if there is no room (looked up beforehand) or a write
+// fails. Tensors on a device are copied to the CPU. Names are unique within weights and within optimizer, and
+// hold no '/'.
+void write_checkpoint(const std::filesystem::path& path, const CheckpointContents& contents);
+
+// Error(data), naming the file, if it is missing, empty, cut, damaged or no checkpoint.
+CheckpointContents read_checkpoint(const std::filesystem::path& path);
+
+struct CheckpointEntry {
+  std::string path;  // "weights/<name>", "state", ...
+  DType dtype;
+  std::vector<std::int64_t> dims;
+  std::string sum;  // hex xxhash64
+};
+
+struct CheckpointInfo {
+  std::int64_t file_bytes = 0;
+  std::vector<CheckpointEntry> entries;
+  std::string state_json, config_yaml, environment_json;
+};
+
+// Verifies the whole file like read_checkpoint, holding one tensor at a time.
+CheckpointInfo inspect_checkpoint(const std::filesystem::path& path);
+
+// Copies `source` into `targets`, which must have the same names, shapes and dtypes; nothing is copied
+// unless all fit. The Error(data) names the tensors that are missing, left over or different, and `origin`.
+void load_tensors_into(const NamedTensors& targets, const NamedTensors& source, const std::string& origin);
+
+// Error(usage) listing the first differing keys with both values unless `config` describes the model of the
+// checkpoint's config: model (but dropout and activation_checkpointing), pattern, causal and data.tokenizer.
+// Both have model.vocab_size filled in.
+void require_same_model(const Config& config, const std::string& checkpoint_yaml, const std::string& origin);
+
+// The same for everything that config_hash covers: what a resumed run must not change.
+void require_same_run(const Config& config, const std::string& checkpoint_yaml, const std::string& origin);
+
+}  // namespace filigree
