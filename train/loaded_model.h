@@ -1,0 +1,25 @@
+// A trained model with what is needed to use it, from a checkpoint file or a run folder.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "data/tokenizer.h"
+#include "layers/transformer.h"
+#include "train/config.h"
+
+namespace filigree {
+
+struct LoadedModel {
+  std::filesystem::path checkpoint;  // the file that was read
+  Config config;                     // resolved, as stored
+  std::string state_json;
+  std::unique_ptr<Transformer> model;
+};
+
+// `path`: a checkpoint file, or a run folder, of which best.h5 is read, or else the newest that is intact.
+// Error(data) if there is none.
+LoadedModel load_model(const std::filesystem::path& path);
+
+}  // namespace filigree
