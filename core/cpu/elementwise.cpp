@@ -1,22 +1,12 @@
 // In-place arithmetic and scans of gradients and parameters.
+#include <algorithm>
 #include <bit>
-#include <vector>
 
 #include "core/cpu/partition.h"
 #include "core/kernels.h"
 
 namespace filigree::cpu {
 namespace {
-
-// One partial result per task, in the order of the tasks.
-template <class R, class F>
-std::vector<R> partials(std::int64_t n, F&& task) {
-  std::vector<R> results(static_cast<std::size_t>((n + kTaskElements - 1) / kTaskElements));
-  parallel_elements(n, [&](std::int64_t begin, std::int64_t end) {
-    results[static_cast<std::size_t>(begin / kTaskElements)] = task(begin, end);
-  });
-  return results;
-}
 
 // A float is infinite or NaN where all exponent bits are set.
 bool exponent_is_full(float x) {
@@ -52,7 +42,7 @@ void scale_in_place(Context, double factor, Tensor& x) {
 void sum_of_squares(Context, const Tensor& x, double& result) {
   with_float(x.dtype(), [&]<class T>(T) {
     const T* values = x.data<T>();
-    const auto sums = partials<double>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
+    const auto sums = partial_results<double>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
       double s = 0;
 #pragma omp simd reduction(+ : s)
       for (std::int64_t i = begin; i < end; ++i) {
@@ -69,7 +59,7 @@ void sum_of_squares(Context, const Tensor& x, double& result) {
 void all_finite(Context, const Tensor& x, bool& result) {
   with_float(x.dtype(), [&]<class T>(T) {
     const T* values = x.data<T>();
-    const auto bad = partials<int>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
+    const auto bad = partial_results<int>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
       int any = 0;
 #pragma omp simd reduction(| : any)
       for (std::int64_t i = begin; i < end; ++i) any |= exponent_is_full(values[i]);

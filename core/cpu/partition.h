@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "core/parallel.h"
 
@@ -22,6 +23,16 @@ template <class F>
 void parallel_rows(std::int64_t rows, std::int64_t row_elements, F&& body) {
   parallel_for(rows, std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(1, row_elements)),
                body);
+}
+
+// task(begin, end) -> R over [0, n) elements: one partial result per task, in the order of the tasks.
+template <class R, class F>
+std::vector<R> partial_results(std::int64_t n, F&& task) {
+  std::vector<R> results(static_cast<std::size_t>((n + kTaskElements - 1) / kTaskElements));
+  parallel_elements(n, [&](std::int64_t begin, std::int64_t end) {
+    results[static_cast<std::size_t>(begin / kTaskElements)] = task(begin, end);
+  });
+  return results;
 }
 
 }  // namespace filigree::cpu

@@ -1,0 +1,145 @@
+// Cross-entropy: -log softmax(logits)[target] per row.
+#include <cmath>
+
+#include "core/cpu/partition.h"
+#include "core/cpu/reduce.h"
+#include "core/cpu/vector_math.h"
+#include "core/kernels.h"
+
+namespace filigree::cpu {
+namespace {
+
+constexpr std::int64_t kStrip = 1024;  // elements that stay in the L1 cache between two passes
+
+// What is subtracted from a row before exp. 0 where all is -inf, so that the loss becomes inf, not NaN.
+template <class T>
+T row_shift(const T* x, std::int64_t n) {
+  const T greatest = lane_max(x, n);
+  return greatest == -std::numeric_limits<T>::infinity() ? T(0) : greatest;
+}
+
+// p[i] = e^(x[i] - shift), strip by strip; p may be x, or one strip that is used again (advance = false).
+// Returns their sum. Summed in f64 across strips: vocabularies are long.
+template <class T>
+double exp_row(const T* x, std::int64_t n, T shift, T* p, bool advance) {
+  double sum = 0;
+  for (std::int64_t begin = 0; begin < n; begin += kStrip) {
+    const std::int64_t count = std::min(kStrip, n - begin);
+    const T* from = x + begin;
+    T* to = advance ? p + begin : p;
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) to[i] = math::exp(from[i] - shift);
+    sum += lane_sum<T>(count, [to](std::int64_t i) { return to[i]; });
+  }
+  return sum;
+}
+
+}  // namespace
+
+void target_divisor(Context, const Tensor& targets, std::int64_t n_classes, double given, Tensor& divisor) {
+  const std::int32_t* t = targets.data<std::int32_t>();
+  std::int64_t count = 0;
+  for (std::int64_t i = 0, n = targets.numel(); i < n; ++i) {
+    if (t[i] == ops::kIgnoreIndex) continue;
+    if (t[i] < 0 || t[i] >= n_classes)
+      fail(ErrorKind::data,
+           "[cross_entropy] target {} at position {}; the {} classes are 0 to {}, and {} ignores", t[i], i,
+           n_classes, n_classes - 1, ops::kIgnoreIndex);
+    ++count;
+  }
+  divisor.data<double>()[0] = given > 0 ? given : static_cast<double>(count);
+}
+
+void cross_entropy_forward(Context, const Tensor& logits, const Tensor& targets, Tensor& row_losses,
+                           Tensor& lse) {
+  with_float(logits.dtype(), [&]<class T>(T) {
+    const std::int64_t n = logits.dim(1);
+    const T* x = logits.data<T>();
+    const std::int32_t* t = targets.data<std::int32_t>();
+    T* losses = row_losses.data<T>();
+    T* logs = lse.defined() ? lse.data<T>() : nullptr;
+    parallel_rows(logits.dim(0), n, [=](std::int64_t first, std::int64_t last) {
+      alignas(64) T strip[kStrip];
+      for (std::int64_t r = first; r < last; ++r) {
+        losses[r] = 0;
+        if (logs) logs[r] = 0;
+        if (t[r] == ops::kIgnoreIndex) continue;
+        const T* row = x + r * n;
+        const T shift = row_shift(row, n);
+        const double log_sum = shift + std::log(exp_row(row, n, shift, strip, false));
+        losses[r] = static_cast<T>(log_sum - row[t[r]]);
+        if (logs) logs[r] = static_cast<T>(log_sum);
+      }
+    });
+  });
+}
+
+void cross_entropy_backward(Context, const Tensor& dloss, const Tensor& logits, const Tensor& targets,
+                            const Tensor& lse, const Tensor& divisor, Tensor& dlogits) {
+  with_float(logits.dtype(), [&]<class T>(T) {
+    const std::int64_t n = logits.dim(1);
+    const T *x = logits.data<T>(), *logs = lse.data<T>();
+    const std::int32_t* t = targets.data<std::int32_t>();
+    T* dx = dlogits.data<T>();
+    const double count = divisor.item();
+    const T factor = count == 0 ? T(0) : static_cast<T>(dloss.item() / count);
+    parallel_rows(logits.dim(0), n, [=](std::int64_t first, std::int64_t last) {
+      for (std::int64_t r = first; r < last; ++r) {
+        const T* row = x + r * n;
+        T* out = dx + r * n;
+        if (t[r] == ops::kIgnoreIndex) {
+          std::fill_n(out, n, T(0));
+          continue;
+        }
+        const T log_sum = logs[r];
+#pragma omp simd
+        for (std::int64_t i = 0; i < n; ++i) out[i] = math::exp(row[i] - log_sum) * factor;
+        out[t[r]] -= factor;
+      }
+    });
+  });
+}
+
+void cross_entropy_in_place(Context, const Tensor& targets, const Tensor& divisor, Tensor& logits,
+                            Tensor& row_losses) {
+  with_float(logits.dtype(), [&]<class T>(T) {
+    const std::int64_t n = logits.dim(1);
+    T *x = logits.data<T>(), *losses = row_losses.data<T>();
+    const std::int32_t* t = targets.data<std::int32_t>();
+    const double count = divisor.item();
+    const T factor = count == 0 ? T(0) : static_cast<T>(1 / count);
+    parallel_rows(logits.dim(0), n, [=](std::int64_t first, std::int64_t last) {
+      for (std::int64_t r = first; r < last; ++r) {
+        T* row = x + r * n;
+        losses[r] = 0;
+        if (t[r] == ops::kIgnoreIndex) {
+          std::fill_n(row, n, T(0));
+          continue;
+        }
+        const T shift = row_shift(row, n), target_logit = row[t[r]];
+        const double sum = exp_row(row, n, shift, row, true);
+        losses[r] = static_cast<T>(shift + std::log(sum) - target_logit);
+        const T scale = static_cast<T>(factor / sum);
+#pragma omp simd
+        for (std::int64_t i = 0; i < n; ++i) row[i] *= scale;
+        row[t[r]] -= factor;
+      }
+    });
+  });
+}
+
+void divide_sum(Context, const Tensor& x, const Tensor& divisor, Tensor& y) {
+  with_float(x.dtype(), [&]<class T>(T) {
+    double sum = 0;
+    for (const T v : x.values<T>()) sum += v;
+    const double count = divisor.item();
+    y.data<T>()[0] = count == 0 ? T(0) : static_cast<T>(sum / count);
+  });
+}
+
+void scale_by(Context context, const Tensor& factor, Tensor& x) {
+  const double f = factor.item();
+  if (f != 1) scale_in_place(context, f, x);
+}
+
+}  // namespace filigree::cpu

@@ -1,0 +1,102 @@
+// Sums over everything, over the last dimension and over ranges of rows; and the broadcasts that undo them.
+#include "core/cpu/reduce.h"
+
+#include "core/cpu/partition.h"
+#include "core/kernels.h"
+
+namespace filigree::cpu {
+
+void sum(Context, const Tensor& x, double factor, Tensor& y) {
+  with_float(x.dtype(), [&]<class T>(T) {
+    const T* values = x.data<T>();
+    const auto sums = partial_results<double>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
+      return lane_sum<double>(end - begin, [=](std::int64_t i) -> double { return values[begin + i]; });
+    });
+    double total = 0;
+    for (const double s : sums) total += s;
+    y.data<T>()[0] = static_cast<T>(factor * total);
+  });
+}
+
+void sum_last(Context, const Tensor& x, Tensor& y) {
+  with_float(x.dtype(), [&]<class T>(T) {
+    const std::int64_t n = x.dim(1);
+    const T* values = x.data<T>();
+    T* sums = y.data<T>();
+    parallel_rows(x.dim(0), n, [=](std::int64_t first, std::int64_t last) {
+      for (std::int64_t r = first; r < last; ++r)
+        sums[r] = lane_sum<T>(n, [row = values + r * n](std::int64_t i) { return row[i]; });
+    });
+  });
+}
+
+void broadcast_last(Context, const Tensor& x, double factor, Tensor& y) {
+  with_float(x.dtype(), [&]<class T>(T) {
+    const std::int64_t n = y.dim(1);
+    const T* values = x.data<T>();
+    T* out = y.data<T>();
+    parallel_elements(y.numel(), [=, f = static_cast<T>(factor)](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end;) {  // row by row; a long row is shared by tasks
+        const std::int64_t r = i / n, count = std::min(end, (r + 1) * n) - i;
+        std::fill_n(out + i, count, values[r] * f);
+        i += count;
+      }
+    });
+  });
+}
+
+namespace {
+
+struct Range {
+  std::int64_t low, high;
+};
+
+Range row_range(const Tensor& row_bounds, std::int64_t b, std::int64_t n) {
+  const std::int32_t* p = row_bounds.data<std::int32_t>() + 2 * b;
+  require(0 <= p[0] && p[0] <= p[1] && p[1] <= n, "[mean_rows] bounds [{}, {}) of {} rows", p[0], p[1], n);
+  return {p[0], p[1]};
+}
+
+constexpr std::int64_t kColumns = 256;  // per task
+
+}  // namespace
+
+void mean_rows_forward(Context, const Tensor& x, const Tensor& row_bounds, Tensor& y) {
+  with_float(x.dtype(), [&]<class T>(T) {
+    const std::int64_t n = x.dim(1), width = x.dim(2), strips = (width + kColumns - 1) / kColumns;
+    parallel_tasks(x.dim(0) * strips, [&](std::int64_t task) {
+      const std::int64_t b = task / strips, column = task % strips * kColumns;
+      const std::int64_t columns = std::min(kColumns, width - column);
+      const Range range = row_range(row_bounds, b, n);
+      T* out = y.data<T>() + b * width + column;
+      std::fill_n(out, columns, T(0));
+      for (std::int64_t r = range.low; r < range.high; ++r) {
+        const T* row = x.data<T>() + (b * n + r) * width + column;
+#pragma omp simd
+        for (std::int64_t c = 0; c < columns; ++c) out[c] += row[c];
+      }
+      const T factor = T(1) / static_cast<T>(std::max<std::int64_t>(1, range.high - range.low));
+      for (std::int64_t c = 0; c < columns; ++c) out[c] *= factor;
+    });
+  });
+}
+
+void mean_rows_backward(Context, const Tensor& dy, const Tensor& row_bounds, Tensor& dx) {
+  with_float(dy.dtype(), [&]<class T>(T) {
+    const std::int64_t n = dx.dim(1), width = dx.dim(2);
+    parallel_rows(dx.dim(0) * n, width, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t r = first; r < last; ++r) {
+        const std::int64_t b = r / n, row = r % n;
+        const Range range = row_range(row_bounds, b, n);
+        const bool inside = range.low <= row && row < range.high;
+        const T factor = inside ? T(1) / static_cast<T>(range.high - range.low) : T(0);
+        const T* from = dy.data<T>() + b * width;
+        T* to = dx.data<T>() + r * width;
+#pragma omp simd
+        for (std::int64_t c = 0; c < width; ++c) to[c] = factor * from[c];
+      }
+    });
+  });
+}
+
+}  // namespace filigree::cpu

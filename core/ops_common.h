@@ -1,0 +1,45 @@
+// Checks and allocations that the ops share.
+#pragma once
+
+#include "core/kernels.h"
+#include "core/ops.h"
+
+namespace filigree::ops {
+
+inline void require_computing(const char* op, const Tensor& x) {
+  require(x.dtype() == DType::f32 || x.dtype() == DType::f64, "[{}] computes in f32 or f64, not {}", op,
+          dtype_name(x.dtype()));
+}
+
+inline void require_same_kind(const char* op, const Tensor& a, const Tensor& b) {
+  require_computing(op, a);
+  require(a.dtype() == b.dtype() && a.device() == b.device(), "[{}] {} on {} with {} on {}", op,
+          dtype_name(a.dtype()), a.device().str(), dtype_name(b.dtype()), b.device().str());
+}
+
+// Token ids, targets or bounds beside x.
+inline void require_indices(const char* op, const char* name, const Tensor& indices, const Tensor& x) {
+  require(indices.dtype() == DType::i32, "[{}] {} are i32, not {}", op, name, dtype_name(indices.dtype()));
+  require(indices.device() == x.device(), "[{}] {} on {} with {}", op, name, indices.device().str(),
+          x.device().str());
+}
+
+// A new tensor of x's dtype and device, filled by f(context, tensor).
+template <class F>
+Tensor computed(const Shape& shape, const Tensor& x, F&& f) {
+  Tensor y = Tensor::empty(shape, x.dtype(), x.device());
+  on_device(x.device(), [&](auto context) { f(context, y); });
+  return y;
+}
+
+// x as a matrix whose rows are its last dimension.
+inline Tensor as_rows(const Tensor& x) {
+  return x.reshape({x.shape().drop_last().numel(), x.dim(-1)});
+}
+
+// What a backward keeps: the tensor, if it is needed.
+inline Tensor kept_if(bool needed, const Tensor& x) {
+  return needed ? x : Tensor{};
+}
+
+}  // namespace filigree::ops

@@ -1,0 +1,125 @@
+// Cross-entropy, of logits and of a linear layer.
+#include "core/ops_common.h"
+
+namespace filigree::ops {
+namespace {
+
+void require_targets(const char* op, const Tensor& x, const Tensor& targets) {
+  require(x.rank() == 2 && targets.shape() == Shape{x.dim(0)}, "[{}] targets {} for {}", op,
+          targets.shape().str(), x.shape().str());
+  require_indices(op, "targets", targets, x);
+}
+
+Tensor make_divisor(const Tensor& targets, std::int64_t n_classes, double given) {
+  Tensor divisor = Tensor::empty({1}, DType::f64, targets.device());
+  on_device(targets.device(),
+            [&](auto context) { target_divisor(context, targets, n_classes, given, divisor); });
+  return divisor;
+}
+
+Tensor total(const Tensor& row_losses, const Tensor& divisor) {
+  return computed({1}, row_losses,
+                  [&](auto context, Tensor& y) { divide_sum(context, row_losses, divisor, y); });
+}
+
+// Rows of logits at a time. A chunk's product adds to the whole gradient of w, so a chunk may be as large as
+// w, within bounds: below 16 MiB products become inefficient, above 64 MiB nothing is gained.
+std::int64_t chunk_rows(std::int64_t rows, const Tensor& w) {
+  constexpr std::int64_t kLeast = std::int64_t{16} << 20, kMost = std::int64_t{64} << 20;
+  const std::int64_t row_bytes = std::max<std::int64_t>(1, w.dim(0) * dtype_size(w.dtype()));
+  const std::int64_t n = std::clamp(w.bytes(), kLeast, kMost) / row_bytes;
+  return std::clamp<std::int64_t>(n, 1, std::max<std::int64_t>(rows, 1));
+}
+
+struct LinearGradients {
+  Tensor x, w, bias;
+};
+
+// One chunk: its losses and, where gradients are wanted, its rows of dx and its share of dw and dbias.
+void run_chunk(std::int64_t begin, const Tensor& x, const Tensor& w, const Tensor& bias,
+               const Tensor& targets, const Tensor& divisor, bool record, Tensor& logits, Tensor& row_losses,
+               LinearGradients& grads) {
+  on_device(x.device(), [&](auto context) { linear(context, x, w, bias, logits); });
+  if (!record) {
+    Tensor no_lse;
+    on_device(x.device(),
+              [&](auto context) { cross_entropy_forward(context, logits, targets, row_losses, no_lse); });
+    return;
+  }
+  on_device(x.device(),
+            [&](auto context) { cross_entropy_in_place(context, targets, divisor, logits, row_losses); });
+  const Tensor& dlogits = logits;
+  if (grads.x.defined()) {
+    Tensor dx = grads.x.slice(begin, begin + x.dim(0));
+    on_device(x.device(), [&](auto context) { matmul(context, dlogits, w, false, false, 0, dx); });
+  }
+  if (grads.w.defined())
+    on_device(x.device(),
+              [&](auto context) { matmul(context, dlogits, x, true, false, begin > 0, grads.w); });
+  if (grads.bias.defined()) {
+    const Tensor share =
+        computed(bias.shape(), x, [&](auto context, Tensor& sum) { sum_leading(context, dlogits, sum); });
+    add_in_place(grads.bias, share);
+  }
+}
+
+}  // namespace
+
+Var cross_entropy(const Var& logits, const Tensor& targets) {
+  require_computing("cross_entropy", logits.value());
+  require_targets("cross_entropy", logits.value(), targets);
+  const std::int64_t rows = logits.dim(0);
+  const Tensor divisor = make_divisor(targets, logits.dim(1), 0);
+  Tensor lse = Tensor::empty({rows}, logits.dtype(), logits.device());
+  const Tensor row_losses = computed({rows}, logits.value(), [&](auto context, Tensor& losses) {
+    cross_entropy_forward(context, logits.value(), targets, losses, lse);
+  });
+  return make_result("cross_entropy", total(row_losses, divisor), {logits},
+                     [x = logits.value(), targets, lse, divisor](const Tensor& dy) {
+                       return std::vector<Tensor>{computed(x.shape(), x, [&](auto context, Tensor& dx) {
+                         cross_entropy_backward(context, dy, x, targets, lse, divisor, dx);
+                       })};
+                     });
+}
+
+Var linear_cross_entropy(const Var& x, const Var& w, const Var& bias, const Tensor& targets,
+                         double denominator, Tensor* row_losses) {
+  constexpr const char* kOp = "linear_cross_entropy";
+  require_same_kind(kOp, x.value(), w.value());
+  require_targets(kOp, x.value(), targets);
+  require(w.rank() == 2 && w.dim(1) == x.dim(1), "[{}] x {} with weight {}", kOp, x.shape().str(),
+          w.shape().str());
+  require(denominator >= 0, "[{}] denominator {}", kOp, denominator);
+  if (bias.defined()) {
+    require_same_kind(kOp, x.value(), bias.value());
+    require(bias.shape() == Shape{w.dim(0)}, "[{}] bias {} with weight {}", kOp, bias.shape().str(),
+            w.shape().str());
+  }
+  const bool record = recording({x, w, bias});
+  const std::int64_t rows = x.dim(0), chunk = chunk_rows(rows, w.value());
+  const Tensor divisor = make_divisor(targets, w.dim(0), denominator);
+  Tensor losses = Tensor::empty({rows}, x.dtype(), x.device());
+  LinearGradients grads;
+  if (record && x.requires_grad()) grads.x = Tensor::empty_like(x.value());
+  if (record && w.requires_grad())
+    grads.w = rows ? Tensor::empty_like(w.value()) : Tensor::zeros_like(w.value());
+  if (record && bias.requires_grad()) grads.bias = Tensor::zeros_like(bias.value());
+  {
+    const Tensor buffer = Tensor::empty({chunk, w.dim(0)}, x.dtype(), x.device());
+    for (std::int64_t begin = 0; begin < rows; begin += chunk) {
+      const std::int64_t end = std::min(rows, begin + chunk);
+      Tensor logits = buffer.slice(0, end - begin), chunk_losses = losses.slice(begin, end);
+      run_chunk(begin, x.value().slice(begin, end), w.value(), bias.value(), targets.slice(begin, end),
+                divisor, record, logits, chunk_losses, grads);
+    }
+  }
+  if (row_losses) *row_losses = losses;
+  // The gradients are known already; the tape runs this once.
+  return make_result(kOp, total(losses, divisor), {x, w, bias}, [grads](const Tensor& dy) mutable {
+    for (Tensor* g : {&grads.x, &grads.w, &grads.bias})
+      if (g->defined()) on_device(g->device(), [&](auto context) { scale_by(context, dy, *g); });
+    return std::vector<Tensor>{std::move(grads.x), std::move(grads.w), std::move(grads.bias)};
+  });
+}
+
+}  // namespace filigree::ops
