@@ -71,6 +71,8 @@ struct Tape {
     };
     std::priority_queue<Entry> ready;
     std::unordered_set<Node*> seen;
+    // A value that only the tape still knew would take its gradient along when its consumer lets go of it.
+    std::vector<std::shared_ptr<GradSlot>> alive;
     const auto discover = [&](const std::shared_ptr<Node>& node) {
       if (node && seen.insert(node.get()).second) ready.push({node, static_cast<std::int64_t>(seen.size())});
     };
@@ -79,7 +81,10 @@ struct Tape {
       const std::shared_ptr<Node> node = ready.top().node;
       ready.pop();
       for (const auto& input : node->inputs)
-        if (input) discover(input->producer);
+        if (input) {
+          alive.push_back(input);
+          discover(input->producer);
+        }
       run_node(*node);
     }
   }
