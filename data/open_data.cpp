@@ -1,0 +1,276 @@
+#include "data/open_data.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <fstream>
+#include <map>
+
+#include "core/check.h"
+#include "data/bin_file.h"
+#include "data/progress.h"
+
+namespace filigree {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::int64_t kInMemoryBytes = std::int64_t{1} << 30;
+constexpr std::int64_t kVerifiedBytes = std::int64_t{4} << 30;
+
+class Hdf5Tokens : public TokenSource {
+ public:
+  explicit Hdf5Tokens(std::shared_ptr<const TokenFile> file) : file_(std::move(file)) {}
+  std::int64_t size() const override { return file_->counts().n_tokens; }
+  void read(std::int64_t begin, std::int64_t count, std::int32_t* out) const override {
+    file_->read(begin, count, out);
+  }
+  std::string checksum() const override { return file_->tokens_sum(); }
+
+ private:
+  std::shared_ptr<const TokenFile> file_;
+};
+
+// A verified token file, held in memory.
+class LoadedTokens : public TokenSource {
+ public:
+  explicit LoadedTokens(const TokenFile& file) : checksum_(file.tokens_sum()) {
+    const auto n = static_cast<std::size_t>(file.counts().n_tokens);
+    file.dtype() == DType::u16 ? narrow_.reserve(n) : wide_.reserve(n);
+    file.verify([&](std::int64_t, const std::int32_t* ids, std::int64_t count) {
+      if (file.dtype() == DType::u16)
+        std::transform(ids, ids + count, std::back_inserter(narrow_),
+                       [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
+      else
+        wide_.insert(wide_.end(), ids, ids + count);
+    });
+  }
+  std::int64_t size() const override { return std::ssize(narrow_) + std::ssize(wide_); }
+  void read(std::int64_t begin, std::int64_t count, std::int32_t* out) const override {
+    if (wide_.empty())
+      std::copy_n(narrow_.begin() + begin, count, out);
+    else
+      std::copy_n(wide_.begin() + begin, count, out);
+  }
+  std::string checksum() const override { return checksum_; }
+
+ private:
+  std::string checksum_;
+  std::vector<std::uint16_t> narrow_;
+  std::vector<std::int32_t> wide_;
+};
+
+class BinTokens : public TokenSource {
+ public:
+  explicit BinTokens(std::shared_ptr<const BinFile> file) : file_(std::move(file)) {}
+  std::int64_t size() const override { return file_->n_tokens(); }
+  void read(std::int64_t begin, std::int64_t count, std::int32_t* out) const override {
+    file_->read(begin, count, out);
+  }
+  std::string checksum() const override { return hex64(file_->checksum()); }
+
+ private:
+  std::shared_ptr<const BinFile> file_;
+};
+
+InputFormat format_of(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) return InputFormat::text;
+  constexpr char kSignature[] = "\x89HDF\r\n\x1a\n";
+  std::array<char, 8> head{};
+  std::ifstream(path, std::ios::binary).read(head.data(), head.size());
+  if (std::memcmp(head.data(), kSignature, head.size()) == 0 || path.extension() == ".h5")
+    return InputFormat::hdf5;
+  return path.extension() == ".bin" ? InputFormat::bin : InputFormat::text;
+}
+
+InputFormat common_format(const std::vector<std::string>& inputs) {
+  std::optional<InputFormat> common;
+  for (const fs::path& path : expand_paths(inputs)) {
+    const InputFormat format = format_of(path);
+    if (common && *common != format)
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: of another kind than the inputs before it", path.string()),
+                  "text, HDF5 token files and .bin files cannot be mixed");
+    common = format;
+  }
+  return common.value_or(InputFormat::text);
+}
+
+std::string count_text(std::int64_t n) {
+  return human_count(static_cast<double>(n));
+}
+
+// Token files of one vocabulary as one dataset. `Open` gives a path's vocabulary and part.
+Dataset join_files(const std::vector<std::string>& inputs, std::vector<std::string>& notes,
+                   const std::function<std::pair<Vocabulary, Dataset::Part>(const fs::path&)>& open) {
+  std::optional<Vocabulary> common;
+  std::vector<Dataset::Part> parts;
+  for (const fs::path& path : expand_paths(inputs)) {
+    auto [vocabulary, part] = open(path);
+    // An unknown vocabulary is known only by its largest id, so files of one kind differ in it.
+    if (common && common->tokenizer.empty() && vocabulary.tokenizer.empty())
+      vocabulary.size = common->size = std::max(common->size, vocabulary.size);
+    if (common && *common != vocabulary)
+      fail(ErrorKind::data,
+           "{}: made with another tokenizer ('{}', {} ids) than the files before it ('{}', {} ids)",
+           path.string(), vocabulary.tokenizer, vocabulary.size, common->tokenizer, common->size);
+    notes.push_back(fmt::format("{}: {} tokens in {} documents", path.string(),
+                                count_text(part.tokens->size()), part.offsets.size() - 1));
+    common = vocabulary;
+    parts.push_back(std::move(part));
+  }
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (common->tokenizer == "byte") tokenizer = make_tokenizer(common->tokenizer);
+  return Dataset(*common, std::move(tokenizer), std::move(parts));
+}
+
+std::pair<Vocabulary, Dataset::Part> open_hdf5(const fs::path& path) {
+  auto file = std::make_shared<const TokenFile>(path);
+  const std::int64_t bytes = file->counts().n_tokens * dtype_size(file->dtype());
+  std::shared_ptr<const TokenSource> source;
+  if (bytes <= kInMemoryBytes) {
+    source = std::make_shared<LoadedTokens>(*file);
+  } else {
+    if (bytes <= kVerifiedBytes) file->verify();
+    source = std::make_shared<Hdf5Tokens>(file);
+  }
+  return {file->vocabulary(), {std::move(source), file->document_offsets()}};
+}
+
+std::pair<Vocabulary, Dataset::Part> open_bin(const fs::path& path) {
+  auto file = std::make_shared<const BinFile>(path);
+  return {file->vocabulary(), {std::make_shared<BinTokens>(file), file->document_offsets()}};
+}
+
+// The sources of each class by its name.
+std::map<std::string, Sources> class_sources(const std::vector<std::string>& inputs) {
+  std::vector<fs::path> folders = expand_paths(inputs);
+  if (folders.size() == 1) {
+    const fs::path root = folders.front();
+    folders.clear();
+    std::error_code error;
+    for (fs::directory_iterator it(root, error), end; !error && it != end; it.increment(error))
+      if (it->is_directory() && !it->path().filename().string().starts_with('.'))
+        folders.push_back(it->path());
+    if (error) fail(ErrorKind::data, "{}: {}", root.string(), error.message());
+  }
+  std::map<std::string, Sources> classes;
+  for (const fs::path& folder : folders) {
+    const fs::path trimmed = folder.has_filename() ? folder : folder.parent_path();
+    if (!fs::is_directory(folder))
+      fail(ErrorKind::data, "{}: a class must be a folder of files", folder.string());
+    if (!classes.try_emplace(trimmed.filename().string(), find_sources({folder.string()})).second)
+      fail(ErrorKind::data, "{}: two class folders have the same name", folder.string());
+  }
+  if (classes.size() < 2)
+    throw Error(ErrorKind::data,
+                fmt::format("{}: found {} class folder{}, at least 2 are needed", inputs.front(),
+                            classes.size(), classes.size() == 1 ? "" : "s"),
+                "name a folder that holds one folder of files per class, or the class folders themselves");
+  return classes;
+}
+
+Dataset read_classes(const std::map<std::string, Sources>& classes,
+                     const std::shared_ptr<const Tokenizer>& tokenizer) {
+  Sources all;
+  std::vector<std::int32_t> labels;
+  std::vector<std::string> names;
+  for (const auto& [name, sources] : classes) {
+    labels.insert(labels.end(), sources.files.size(), static_cast<std::int32_t>(names.size()));
+    names.push_back(name);
+    all.files.insert(all.files.end(), sources.files.begin(), sources.files.end());
+    all.bytes += sources.bytes;
+  }
+  Dataset dataset = read_text(all, tokenizer);
+  dataset.set_labels(std::move(labels), std::move(names));
+  return dataset;
+}
+
+OpenedData open_classes(const DataRequest& request) {
+  if (request.format != InputFormat::automatic && request.format != InputFormat::text)
+    fail(ErrorKind::usage, "classification reads folders of text files, not token files");
+  const auto tokenizer = make_tokenizer(request.tokenizer);
+  std::map<std::string, Sources> train = class_sources(request.train), validation;
+  std::vector<std::string> notes;
+  for (const auto& [name, sources] : train)
+    notes.push_back(fmt::format("class '{}': {}", name, sources.describe()));
+  if (!request.validation.empty()) {
+    validation = class_sources(request.validation);
+  } else if (request.val_fraction > 0) {
+    for (auto& [name, sources] : train) {
+      if (sources.files.size() < 2)
+        fail(ErrorKind::data, "class '{}' has one file only; validation needs a second one", name);
+      std::tie(sources, validation[name]) = split_sources(sources, request.val_fraction, request.seed);
+    }
+  }
+  OpenedData opened{read_classes(train, tokenizer), std::nullopt, std::move(notes)};
+  if (!validation.empty()) {
+    opened.validation = read_classes(validation, tokenizer);
+    if (opened.validation->class_names() != opened.train.class_names())
+      fail(ErrorKind::data,
+           "the class folders of the validation data have other names than those of the training data");
+  }
+  return opened;
+}
+
+OpenedData open_and_split(const DataRequest& request, InputFormat format) {
+  std::vector<std::string> notes;
+  if (format == InputFormat::text) {
+    const auto tokenizer = make_tokenizer(request.tokenizer);
+    const Sources sources = find_sources(request.train);
+    auto [train, validation] = split_sources(sources, request.val_fraction, request.seed);
+    notes.push_back("text: " + sources.describe());
+    notes.push_back(sources.files.size() > 1 ? fmt::format("split by file: training {}, validation {}",
+                                                           train.describe(), validation.describe())
+                                             : "one file only: its tail is the validation text");
+    return {read_text(train, tokenizer), read_text(validation, tokenizer), std::move(notes)};
+  }
+  auto [train, validation] =
+      open_dataset(request.train, format, request.tokenizer, &notes).split_tail(request.val_fraction);
+  notes.push_back(
+      fmt::format("the last {} tokens are the validation data", count_text(validation.n_tokens())));
+  return {std::move(train), std::move(validation), std::move(notes)};
+}
+
+}  // namespace
+
+Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format, const std::string& tokenizer,
+                     std::vector<std::string>* notes) {
+  std::vector<std::string> unread;
+  std::vector<std::string>& said = notes ? *notes : unread;
+  if (inputs.empty()) fail(ErrorKind::data, "no input was given");
+  if (format == InputFormat::automatic) format = common_format(inputs);
+  if (format == InputFormat::hdf5) return join_files(inputs, said, open_hdf5);
+  if (format == InputFormat::bin) return join_files(inputs, said, open_bin);
+  const Sources sources = find_sources(inputs);
+  said.push_back("text: " + sources.describe());
+  return read_text(sources, make_tokenizer(tokenizer));
+}
+
+OpenedData open_data(const DataRequest& request) {
+  if (request.train.empty()) fail(ErrorKind::data, "no training data was given");
+  if (request.classes) return open_classes(request);
+  const InputFormat format =
+      request.format == InputFormat::automatic ? common_format(request.train) : request.format;
+  if (request.validation.empty() && request.val_fraction > 0) return open_and_split(request, format);
+  std::vector<std::string> notes;
+  OpenedData opened{open_dataset(request.train, format, request.tokenizer, &notes), std::nullopt, {}};
+  if (!request.validation.empty()) {
+    opened.validation = open_dataset(request.validation, request.format, request.tokenizer, &notes);
+    if (opened.train.vocabulary().tokenizer.empty() && opened.validation->vocabulary().tokenizer.empty()) {
+      opened.train.widen_vocabulary(opened.validation->vocabulary().size);
+      opened.validation->widen_vocabulary(opened.train.vocabulary().size);
+    }
+    const Vocabulary &ours = opened.train.vocabulary(), &theirs = opened.validation->vocabulary();
+    if (ours != theirs)
+      fail(ErrorKind::data,
+           "training and validation data were made with different tokenizers ('{}', {} ids; '{}', {} ids)",
+           ours.tokenizer, ours.size, theirs.tokenizer, theirs.size);
+  }
+  opened.notes = std::move(notes);
+  return opened;
+}
+
+}  // namespace filigree

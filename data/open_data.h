@@ -1,0 +1,42 @@
+// Opens what a config names as training and validation data.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+
+namespace filigree {
+
+enum class InputFormat { automatic, text, hdf5, bin };
+
+struct DataRequest {
+  std::vector<std::string> train;       // files, folders, globs; may start with ~
+  std::vector<std::string> validation;  // empty: split off from `train`
+  double val_fraction = 0.05;           // 0: no validation
+  InputFormat format = InputFormat::automatic;
+  std::string tokenizer = "byte";  // for text; token files know theirs
+  std::uint64_t seed = 1;          // of the split by file
+  bool classes = false;            // a folder per class
+};
+
+struct OpenedData {
+  Dataset train;
+  std::optional<Dataset> validation;
+  std::vector<std::string> notes;  // for the user: what was read, skipped and split
+};
+
+// All of the inputs as one dataset. `automatic` goes by content: HDF5 files by their signature, .bin by name,
+// all else is text; kinds cannot be mixed. Token files are verified against their checksums (above 4 GiB
+// only the header and the offsets; `filigree inspect` verifies all) and held in memory up to 1 GiB.
+Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format = InputFormat::automatic,
+                     const std::string& tokenizer = "byte", std::vector<std::string>* notes = nullptr);
+
+// Text is split by file (split_sources), token files and .bin by their last documents. Classes: one input is
+// a folder of class folders, several inputs are the class folders; labels count the sorted folder names, and
+// the split is made within each class. Error(data) if validation and training vocabularies or classes differ.
+OpenedData open_data(const DataRequest& request);
+
+}  // namespace filigree
