@@ -10,13 +10,15 @@ namespace {
 // maps.
 constexpr std::int64_t kBytesPerThread = std::int64_t{6} << 20;
 
-MicroBatch meta_batch(const Config& config, const ModelConfig& model) {
+Batch meta_batch(const Config& config, const ModelConfig& model) {
   const std::int64_t b = config.train.micro_batch_size, n = config.data.seq_len;
   const auto ints = [](const Shape& shape) { return Tensor::empty(shape, DType::i32, Device::meta()); };
-  const bool classifier = model.type == ModelType::encoder_classifier;
-  MicroBatch batch{ints({b, n}), classifier ? ints({b}) : ints({b, n}), {}, {}};
+  Batch batch;
+  batch.inputs = ints({b, n});
+  batch.targets = model.type == ModelType::encoder_classifier ? ints({b}) : ints({b, n});
   batch.row_bounds = ints({b, n, 2});
-  if (classifier) batch.token_bounds = ints({b, 2});
+  batch.token_bounds = ints({b, 2});
+  batch.n_targets = batch.targets.numel();
   return batch;
 }
 
@@ -35,16 +37,12 @@ MemoryPlan plan_memory(const Config& config, const ModelConfig& model_config,
     plan.optimizer = meta.statistics().in_use - plan.parameters;
     // A second micro batch meets the gradients of the first, a second step the allocator's cached blocks.
     for (int step = 0; step < 2; ++step) {
-      std::vector<MicroBatch> batches;
-      for (std::int64_t i = 0; i < config.train.accumulation(); ++i)
+      std::vector<Batch> batches;  // the loader makes one more ahead
+      for (std::int64_t i = 0; i < config.train.accumulation() + 1; ++i)
         batches.push_back(meta_batch(config, model_config));
-      if (batches.size() >
-          3) {  // the same happens again and again; the waiting batches are kept in the count
-        const std::vector<MicroBatch> first(batches.begin(), batches.begin() + 3);
-        run_step(model, optimizer, first, layouts, {});
-      } else {
-        run_step(model, optimizer, batches, layouts, {});
-      }
+      // From the third micro batch on the same happens again and again; the others only lie and wait.
+      const auto count = std::min<std::int64_t>(3, config.train.accumulation());
+      run_step(model, optimizer, std::span(batches).first(static_cast<std::size_t>(count)), layouts, {});
     }
     plan.tensors = meta.statistics().peak_reserved;
   }

@@ -3,14 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/ops.h"
-
 namespace filigree {
 namespace {
-
-ModelInput input_of(const MicroBatch& batch, const std::vector<LayoutPtr>& layouts) {
-  return {batch.tokens, batch.row_bounds, batch.token_bounds, layouts};
-}
 
 [[noreturn]] void stop_not_finite(const std::string& what, const std::string& where, std::int64_t step) {
   throw Error(ErrorKind::numeric,
@@ -21,30 +15,24 @@ ModelInput input_of(const MicroBatch& batch, const std::vector<LayoutPtr>& layou
 
 }  // namespace
 
-std::int64_t count_targets(std::span<const MicroBatch> batches) {
-  std::int64_t count = 0;
-  for (const MicroBatch& batch : batches) {
-    if (batch.targets.device().is_meta()) {
-      count += batch.targets.numel();
-      continue;
-    }
-    const Tensor host = batch.targets.to(Device::cpu());
-    count += host.numel() - std::ranges::count(host.values<std::int32_t>(), ops::kIgnoreIndex);
-  }
-  return count;
+ModelInput model_input(const Batch& batch, const std::vector<LayoutPtr>& layouts) {
+  return {batch.inputs, batch.row_bounds, batch.token_bounds, layouts};
 }
 
-StepResult run_step(Transformer& model, Optimizer& optimizer, std::span<const MicroBatch> batches,
+StepResult run_step(Transformer& model, Optimizer& optimizer, std::span<const Batch> batches,
                     const std::vector<LayoutPtr>& layouts, const StepOptions& options) {
   StepResult result;
-  result.targets = count_targets(batches);
+  for (const Batch& batch : batches) {
+    result.targets += batch.n_targets;
+    result.tokens += batch.n_tokens;
+  }
   const double denominator = static_cast<double>(std::max<std::int64_t>(1, result.targets));
   ForwardContext context{true, options.seed, 0};
   for (std::size_t i = 0; i < batches.size(); ++i) {
     // Every micro batch of the run draws its own dropout.
     context.step = static_cast<std::uint32_t>(options.step * static_cast<std::int64_t>(batches.size()) +
                                               static_cast<std::int64_t>(i));
-    const ModelInput input = input_of(batches[i], layouts);
+    const ModelInput input = model_input(batches[i], layouts);
     const Var loss = model.loss(input, batches[i].targets, context, {denominator, nullptr});
     const double value = loss.value().item();
     if (!std::isfinite(value)) {

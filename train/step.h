@@ -5,18 +5,11 @@
 #include <span>
 #include <vector>
 
+#include "data/loader.h"
 #include "layers/transformer.h"
 #include "train/optimizer.h"
 
 namespace filigree {
-
-// What one forward pass reads. Bounds may be undefined, see ModelInput.
-struct MicroBatch {
-  Tensor tokens;        // i32 [B, N]
-  Tensor targets;       // i32 [B, N]; classifier [B]
-  Tensor row_bounds;    // i32 [B, N, 2]
-  Tensor token_bounds;  // i32 [B, 2]
-};
 
 struct StepOptions {
   std::uint64_t seed = 0;
@@ -29,14 +22,15 @@ struct StepResult {
   double loss = 0;       // mean over the targets of all micro batches
   double grad_norm = 0;  // before clipping
   std::int64_t targets = 0;
+  std::int64_t tokens = 0;  // without padding
 };
 
-std::int64_t count_targets(std::span<const MicroBatch> batches);
+ModelInput model_input(const Batch& batch, const std::vector<LayoutPtr>& layouts);
 
 // Forward and backward over the micro batches and one update. The gradient is that of the mean loss over all
 // targets, however they are spread over the micro batches. Where the loss or a gradient is not finite: throws
 // Error(numeric) naming step and layer, with the weights unchanged.
-StepResult run_step(Transformer& model, Optimizer& optimizer, std::span<const MicroBatch> batches,
+StepResult run_step(Transformer& model, Optimizer& optimizer, std::span<const Batch> batches,
                     const std::vector<LayoutPtr>& layouts, const StepOptions& options);
 
 }  // namespace filigree

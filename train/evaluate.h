@@ -1,0 +1,31 @@
+// The loss of a model on a dataset, in the dataset's own order.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "data/loader.h"
+#include "layers/transformer.h"
+#include "train/config.h"
+
+namespace filigree {
+
+struct Evaluation {
+  double loss = 0;  // mean over targets, natural logarithm
+  std::int64_t targets = 0;
+  std::optional<double> bits_per_byte;  // of text; absent for a masked model and where bytes are unknown
+  std::optional<double> accuracy;       // classifier: share of samples whose likeliest class is right
+};
+
+Task task_of(ModelType type);
+LoaderOptions loader_options(const Config& config);
+
+// Reads the first `max_batches` micro batches (0: all). `stop` is asked before each one; nullopt if it said
+// so. Error(numeric) if the loss is not finite.
+std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
+                                   const std::vector<LayoutPtr>& layouts, const Dataset& data,
+                                   std::int64_t max_batches, const std::function<bool()>& stop = {});
+
+}  // namespace filigree
