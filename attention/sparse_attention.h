@@ -11,10 +11,14 @@
 
 namespace filigree {
 
+inline constexpr std::int64_t kMaxHeadDim = 256;
+
 struct AttentionOptions {
   // One weight m >= 0 per computed tile: [layout.gate_size()] or [B, layout.gate_size()] (see
   // TileLayout::gate_offset). Undefined: 1. Its gradient is defined at m = 0 too:
-  // dm = sum over the tile's pairs of e^(S - lse) (dP - Delta).
+  // dm = sum over the tile's pairs of e^(S - lse) (dP - Delta),
+  // where e^(S - lse) is cut at 2^100 in f32 and 2^900 in f64: at m = 0 nothing else bounds it. Rows whose
+  // tiles all have m = 0 count as rows without keys and add nothing to dm.
   Var gate;
   // i32 [B, N, 2]: row n sees keys in [lo, hi) only (documents, padding). Undefined: all.
   Tensor row_bounds;
