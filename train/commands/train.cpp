@@ -1,0 +1,45 @@
+// filigree train: a run from one YAML file.
+#include <cstdio>
+
+#include "train/commands/commands.h"
+#include "train/trainer.h"
+
+namespace filigree {
+namespace {
+
+struct Arguments {
+  std::string config;
+  std::vector<std::string> overrides;
+  bool print_config = false;
+  TrainRequest request;
+};
+
+}  // namespace
+
+void add_train(CLI::App& app, Invocation& invocation) {
+  auto* command = app.add_subcommand("train", "Train a model from a YAML config");
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("config", arguments->config, "YAML file")->required();
+  command->add_option("overrides", arguments->overrides, "key=value, e.g. train.steps=200");
+  command
+      ->add_option("--resume", arguments->request.resume,
+                   "auto: go on where this run is; never: start anew; or a checkpoint file")
+      ->capture_default_str();
+  command->add_flag("--overwrite", arguments->request.overwrite, "Remove the run that is in train.out");
+  command->add_flag("--dry-run", arguments->request.dry_run,
+                    "Check everything, print the plan, write nothing");
+  command->add_flag("--print-config", arguments->print_config, "Print the fully resolved config and stop");
+  command->footer(
+      "Example:\n  filigree train configs/quickstart.yaml train.steps=200 'data.train=[README.md]'");
+  command->callback([arguments, &invocation] {
+    arguments->request.config = load_config(arguments->config, arguments->overrides);
+    if (arguments->print_config) {
+      fmt::print("{}", to_yaml(arguments->request.config.to_yaml()));
+      return;
+    }
+    arguments->request.command_line = invocation.command_line;
+    invocation.exit_code = train(arguments->request);
+  });
+}
+
+}  // namespace filigree

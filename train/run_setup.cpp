@@ -1,0 +1,100 @@
+#include "train/run_setup.h"
+
+#include "core/build_info.h"
+#include "core/parallel.h"
+#include "data/progress.h"
+#include "layers/flops.h"
+#include "train/evaluate.h"
+#include "train/layouts.h"
+
+namespace filigree {
+namespace {
+
+InputFormat input_format(DataFormat format) {
+  switch (format) {
+    case DataFormat::automatic:
+      return InputFormat::automatic;
+    case DataFormat::text:
+      return InputFormat::text;
+    case DataFormat::hdf5:
+      return InputFormat::hdf5;
+    case DataFormat::bin:
+      return InputFormat::bin;
+  }
+  check(false, "unknown data format");
+  return InputFormat::automatic;
+}
+
+// The model's vocabulary and classes, where the config leaves them to the data.
+void fill_from_data(ModelConfig& model, const Dataset& data) {
+  const std::int64_t vocabulary = data.vocabulary().size;
+  if (model.vocab_size == 0) model.vocab_size = vocabulary;
+  require(model.vocab_size >= vocabulary, "model.vocab_size is {} but the data's tokenizer has {} tokens",
+          model.vocab_size, vocabulary);
+  if (model.type != ModelType::encoder_classifier) return;
+  const auto classes = static_cast<std::int64_t>(data.class_names().size());
+  if (model.n_classes == 0) model.n_classes = classes;
+  require(model.n_classes >= classes, "model.n_classes is {} but the data has {} classes", model.n_classes,
+          classes);
+}
+
+std::string mib(std::int64_t bytes) {
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 1048576.0);
+}
+
+}  // namespace
+
+DataRequest data_request(const Config& config) {
+  DataRequest request;
+  request.train = config.data.train;
+  request.validation = config.data.val;
+  request.val_fraction = config.data.val_fraction;
+  request.format = input_format(config.data.format);
+  request.tokenizer = config.data.tokenizer;
+  request.seed = static_cast<std::uint64_t>(config.seed);
+  request.classes = config.model.type == ModelType::encoder_classifier;
+  return request;
+}
+
+RunSetup set_up_run(const Config& given) {
+  if (given.device == DeviceChoice::cuda)
+    throw Error(ErrorKind::usage, "device: cuda, but this filigree was built without CUDA",
+                "use device: cpu");
+  set_n_threads(given.threads);
+  RunSetup setup{given, open_data(data_request(given)), {}, {}, 0, 0};
+  fill_from_data(setup.config.model, setup.data.train);
+  {
+    LoaderOptions options = loader_options(setup.config);
+    options.prefetch = false;
+    const Loader loader(setup.data.train, options);
+    const std::int64_t batch = given.train.batch_size;
+    setup.config = resolve_steps(setup.config, (loader.samples_per_epoch() + batch - 1) / batch);
+  }
+  setup.layouts = build_layouts(setup.config, setup.config.data.seq_len);
+  setup.flops_per_token = model_flops_per_token(setup.config.model, setup.layouts);
+  setup.peak_flops = measure_peak_flops();
+  setup.memory = plan_memory(setup.config, setup.config.model, setup.layouts);
+  return setup;
+}
+
+std::string describe(const RunSetup& setup) {
+  const Config& config = setup.config;
+  Transformer shape(config.model, 0, Device::meta());
+  std::string text = fmt::format("filigree {} on the cpu, {} threads, matrix rate {:.0f} GFLOP/s\n",
+                                 version(), n_threads(), setup.peak_flops / 1e9);
+  for (const std::string& note : setup.data.notes) text += fmt::format("data      {}\n", note);
+  text += fmt::format("model     {}\n{}", word(config.model.type), shape.parameter_table());
+  text += fmt::format("work      {}FLOP per token of a training step, {} tokens a step\n",
+                      human_count(setup.flops_per_token), config.train.batch_size * config.data.seq_len);
+  text += describe_layouts(config, setup.layouts);
+  text += fmt::format("memory    expected peak {}: weights {}, optimizer {}, all tensors {}; {} are free\n",
+                      mib(setup.memory.process), mib(setup.memory.parameters), mib(setup.memory.optimizer),
+                      mib(setup.memory.tensors), mib(available_bytes()));
+  if (setup.memory.process > available_bytes() + resident_bytes())
+    text +=
+        "warning   that is more than there is: lower train.micro_batch_size or data.seq_len, or set "
+        "model.activation_checkpointing: true\n";
+  return text;
+}
+
+}  // namespace filigree

@@ -1,0 +1,32 @@
+// What a run is made of before its first step: the config made whole by the data, the data, the layouts and
+// the expected memory.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "attention/tile_layout.h"
+#include "data/open_data.h"
+#include "train/config.h"
+#include "train/memory_plan.h"
+
+namespace filigree {
+
+struct RunSetup {
+  Config config;  // vocab_size, n_classes, steps and warm-up filled in
+  OpenedData data;
+  std::vector<LayoutPtr> layouts;
+  MemoryPlan memory;
+  double flops_per_token = 0;  // of a training step
+  double peak_flops = 0;       // of this machine
+};
+
+DataRequest data_request(const Config& config);
+
+// Error(usage) for a device that is not in this build or a vocabulary that is too small.
+RunSetup set_up_run(const Config& config);
+
+// The page printed at the start: device, data, parameter table, FLOPs, layouts, memory.
+std::string describe(const RunSetup& setup);
+
+}  // namespace filigree

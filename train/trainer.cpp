@@ -1,0 +1,231 @@
+#include "train/trainer.h"
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "core/build_info.h"
+#include "data/entropy.h"
+#include "train/evaluate.h"
+#include "train/run_folder.h"
+#include "train/run_setup.h"
+#include "train/schedule.h"
+#include "train/signals.h"
+#include "train/train_log.h"
+
+namespace filigree {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// What a checkpoint holds beside tensors: enough to make the next step the one that would have come.
+struct Progression {
+  std::int64_t step = 0;  // steps done
+  LoaderPosition position;
+  double best_loss = std::numeric_limits<double>::infinity();
+  bool evaluation_due = false;  // stopped between a step and its evaluation
+  std::string data;             // fingerprint
+
+  std::string to_json() const {
+    const bool has_best = std::isfinite(best_loss);
+    return Json{{"step", step},
+                {"epoch", position.epoch},
+                {"next_sample", position.next_sample},
+                {"best_loss", has_best ? Json(best_loss) : Json(nullptr)},
+                {"evaluation_due", evaluation_due},
+                {"data", data}}
+        .dump();
+  }
+
+  static Progression from_json(const std::string& text, const std::string& origin) {
+    try {
+      const Json j = Json::parse(text);
+      Progression p;
+      p.step = j.at("step");
+      p.position = {j.at("epoch"), j.at("next_sample")};
+      if (!j.at("best_loss").is_null()) p.best_loss = j.at("best_loss");
+      p.evaluation_due = j.at("evaluation_due");
+      p.data = j.at("data");
+      return p;
+    } catch (const Json::exception& e) {
+      fail(ErrorKind::data, "{}: its state is not one of a training run ({})", origin, e.what());
+    }
+  }
+};
+
+RunMode run_mode(const TrainRequest& request) {
+  if (request.overwrite) return RunMode::overwrite;
+  return request.resume == "never" ? RunMode::start : RunMode::resume;
+}
+
+class Trainer {
+ public:
+  Trainer(RunSetup setup, const TrainRequest& request)
+      : setup_(std::move(setup)),
+        config_(setup_.config),
+        folder_(config_.train.out, run_mode(request)),
+        model_(config_.model, static_cast<std::uint64_t>(config_.seed)),
+        optimizer_(config_.train, model_.parameters()),
+        loader_(setup_.data.train, train_loader_options()) {
+    at_.data = setup_.data.train.fingerprint();
+    at_.position = loader_.position();
+    resume(request);
+    folder_.begin(config_, request.command_line, at_.step);
+    metrics_ = std::make_unique<MetricsFile>(folder_.metrics_path(), at_.step);
+  }
+
+  int run() {
+    const StopSignals signals;
+    TrainLog log(at_.step, config_.train.steps, config_.train.log_interval, setup_.flops_per_token,
+                 setup_.peak_flops);
+    if (at_.evaluation_due && !evaluate_now(log)) return stopped(log);
+    while (at_.step < config_.train.steps) {
+      one_step(log);
+      at_.evaluation_due = setup_.data.validation && due(config_.train.eval_interval);
+      if (at_.evaluation_due && !evaluate_now(log)) return stopped(log);
+      if (due(config_.checkpoint.interval)) folder_.save(at_.step, contents(), config_.checkpoint.keep);
+      if (StopSignals::requested() && at_.step < config_.train.steps) return stopped(log);
+    }
+    folder_.finish();
+    log.note(summary());
+    return 0;
+  }
+
+ private:
+  LoaderOptions train_loader_options() const { return loader_options(config_); }
+
+  bool due(std::int64_t interval) const {
+    return at_.step == config_.train.steps || (interval > 0 && at_.step % interval == 0);
+  }
+
+  NamedTensors weights() {
+    NamedTensors tensors;
+    model_.visit([&](Parameter& p) { tensors.emplace_back(p.name, p.var.value()); });
+    return tensors;
+  }
+
+  CheckpointContents contents() {
+    return {weights(), optimizer_.state(), at_.to_json(), to_yaml(config_.to_yaml()), ""};
+  }
+
+  void resume(const TrainRequest& request) {
+    if (request.resume != "auto" && request.resume != "never") {
+      load(read_checkpoint(request.resume), request.resume);
+      return;
+    }
+    const auto found = folder_.latest();
+    if (!found) return;
+    for (const std::string& message : found->damaged) fmt::print(stderr, "filigree: {}\n", message);
+    load(found->contents, found->path.string());
+  }
+
+  void load(const CheckpointContents& checkpoint, const std::string& origin) {
+    require_same_run(config_, checkpoint.config_yaml, origin);
+    const Progression saved = Progression::from_json(checkpoint.state_json, origin);
+    if (saved.data != at_.data)
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: the training data has changed since this checkpoint", origin),
+                  "restore the data, or start a new run with another train.out");
+    load_tensors_into(weights(), checkpoint.weights, origin);
+    load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
+    optimizer_.set_steps(saved.step);
+    loader_.seek(saved.position);
+    at_ = saved;
+    fmt::print("resume    {} at step {}\n", origin, at_.step);
+  }
+
+  void one_step(TrainLog& log) {
+    const auto begin = Clock::now();
+    std::vector<Batch> batches;
+    for (std::int64_t i = 0; i < config_.train.accumulation(); ++i) batches.push_back(*loader_.next());
+    StepTiming timing;
+    timing.data_wait = seconds_since(begin);
+    StepOptions options;
+    options.seed = static_cast<std::uint64_t>(config_.seed);
+    options.step = at_.step;
+    options.lr = learning_rate(config_.train, at_.step);
+    options.clip = config_.train.clip;
+    const StepResult result = run_step(model_, optimizer_, batches, setup_.layouts, options);
+    timing.total = seconds_since(begin);
+    ++at_.step;
+    at_.position = loader_.position();
+    metrics_->append(
+        {{"step", at_.step},
+         {"loss", result.loss},
+         {"grad_norm", result.grad_norm},
+         {"lr", options.lr},
+         {"tokens", result.tokens}},
+        {{"seconds", timing.total}, {"data_wait", timing.data_wait}, {"peak_bytes", peak_resident_bytes()}});
+    log.step(at_.step, result, options.lr, timing);
+  }
+
+  // False if a signal came first; the evaluation stays due.
+  bool evaluate_now(TrainLog& log) {
+    const auto begin = Clock::now();
+    const auto result = evaluate(model_, config_, setup_.layouts, *setup_.data.validation,
+                                 config_.train.eval_batches, StopSignals::requested);
+    if (!result) return false;
+    at_.evaluation_due = false;
+    const bool best = result->loss < at_.best_loss;
+    if (best) at_.best_loss = result->loss;
+    Json line{{"step", at_.step}, {"val_loss", result->loss}, {"val_targets", result->targets}};
+    if (result->bits_per_byte) line["val_bits_per_byte"] = *result->bits_per_byte;
+    if (result->accuracy) line["val_accuracy"] = *result->accuracy;
+    metrics_->append(line, {{"seconds", seconds_since(begin)}});
+    log.evaluation(at_.step, *result, best);
+    if (best && config_.checkpoint.best) folder_.save_best(contents());
+    last_evaluation_ = *result;
+    return true;
+  }
+
+  int stopped(TrainLog& log) {
+    folder_.save(at_.step, contents(), config_.checkpoint.keep);
+    log.note(fmt::format("stopped by a signal after step {}; the same command goes on from {}", at_.step,
+                         folder_.checkpoint_path(at_.step).string()));
+    return kExitResumable;
+  }
+
+  std::string summary() const {
+    std::string text = fmt::format("finished  {} steps; checkpoint {}", at_.step,
+                                   folder_.checkpoint_path(at_.step).string());
+    text += fmt::format("\nmemory    peak {:.1f} MiB, expected {:.1f} MiB",
+                        static_cast<double>(peak_resident_bytes()) / 1048576.0,
+                        static_cast<double>(setup_.memory.process) / 1048576.0);
+    if (!last_evaluation_ || !last_evaluation_->bits_per_byte) return text;
+    text +=
+        fmt::format("\nbits per byte of the validation text: model {:.3f}", *last_evaluation_->bits_per_byte);
+    if (const auto entropy = text_entropy(*setup_.data.validation))
+      text +=
+          fmt::format(", bigram entropy {:.3f}, unigram entropy {:.3f}", entropy->bigram, entropy->unigram);
+    return text;
+  }
+
+  RunSetup setup_;
+  const Config& config_;
+  RunFolder folder_;
+  Transformer model_;
+  Optimizer optimizer_;
+  Loader loader_;
+  Progression at_;
+  std::unique_ptr<MetricsFile> metrics_;
+  std::optional<Evaluation> last_evaluation_;
+};
+
+}  // namespace
+
+int train(const TrainRequest& request) {
+  RunSetup setup = set_up_run(request.config);
+  fmt::print("{}", describe(setup));
+  std::fflush(stdout);
+  if (request.dry_run) return 0;
+  return Trainer(std::move(setup), request).run();
+}
+
+}  // namespace filigree
