@@ -109,7 +109,7 @@ inline GradcheckResult gradcheck_leaves(const std::function<Var()>& f, std::vect
 
   const auto evaluate = [&] {
     const NoGrad guard;
-    return f().value();
+    return f().value().clone();  // it may be a view of a leaf
   };
   const auto difference = [&](double& x) {
     const double x0 = x, h = options.step * std::max(1.0, std::abs(x0));
