@@ -13,9 +13,9 @@ namespace filigree {
 enum class InputFormat { automatic, text, hdf5, bin };
 
 struct DataRequest {
-  std::vector<std::string> train;       // files, folders, globs; may start with ~
-  std::vector<std::string> validation;  // empty: split off from `train`
-  double val_fraction = 0.05;           // 0: no validation
+  std::vector<std::string> train = {};       // files, folders, globs; may start with ~
+  std::vector<std::string> validation = {};  // empty: split off from `train`
+  double val_fraction = 0.05;                // 0: no validation
   InputFormat format = InputFormat::automatic;
   std::string tokenizer = "byte";  // for text; token files know theirs
   std::uint64_t seed = 1;          // of the split by file
