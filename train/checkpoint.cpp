@@ -93,6 +93,14 @@ void require_room(const fs::path& path, const CheckpointContents& contents) {
 
 // --- reading ---
 
+h5::Reader open_checkpoint(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored))
+    throw Error(ErrorKind::data, fmt::format("{}: there is no such checkpoint file", path.string()),
+                "name a checkpoint such as runs/NAME/checkpoints/best.h5, or the run's folder");
+  return h5::Reader(path);
+}
+
 std::vector<CheckpointEntry> read_manifest(const h5::Reader& reader, const fs::path& path) {
   if (!reader.has_attribute("/", "format") || reader.string("/", "format") != kFormat)
     fail_damaged(path, fmt::format("is not a checkpoint of this version ('{}')", kFormat));
@@ -210,7 +218,7 @@ void write_checkpoint(const fs::path& path, const CheckpointContents& contents) 
 }
 
 CheckpointContents read_checkpoint(const fs::path& path) {
-  const h5::Reader reader(path);
+  const h5::Reader reader = open_checkpoint(path);
   const std::vector<CheckpointEntry> entries = read_manifest(reader, path);
   CheckpointContents contents;
   Texts texts;
@@ -233,7 +241,7 @@ CheckpointContents read_checkpoint(const fs::path& path) {
 }
 
 CheckpointInfo inspect_checkpoint(const fs::path& path) {
-  const h5::Reader reader(path);
+  const h5::Reader reader = open_checkpoint(path);
   CheckpointInfo info;
   info.entries = read_manifest(reader, path);
   std::error_code ignored;

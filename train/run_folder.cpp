@@ -1,0 +1,233 @@
+#include "train/run_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "core/build_info.h"
+#include "core/file.h"
+#include "core/hdf5.h"
+
+namespace filigree {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+fs::path run_file(const fs::path& folder) {
+  return folder / "run.json";
+}
+fs::path checkpoint_folder(const fs::path& folder) {
+  return folder / "checkpoints";
+}
+
+// The step in "step_000100.h5", or -1.
+std::int64_t step_of(const fs::path& file) {
+  const std::string name = file.filename().string();
+  if (!name.starts_with("step_") || !name.ends_with(".h5")) return -1;
+  const char *begin = name.data() + 5, *end = name.data() + name.size() - 3;
+  std::int64_t step = -1;
+  const auto [stop, error] = std::from_chars(begin, end, step);
+  return error == std::errc() && stop == end && begin != end ? step : -1;
+}
+
+// (step, path) of the checkpoints in a run folder, the newest first.
+std::vector<std::pair<std::int64_t, fs::path>> list_checkpoints(const fs::path& folder) {
+  std::vector<std::pair<std::int64_t, fs::path>> found;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(checkpoint_folder(folder), ignored))
+    if (const std::int64_t step = step_of(entry.path()); step >= 0) found.emplace_back(step, entry.path());
+  std::sort(found.rbegin(), found.rend());
+  return found;
+}
+
+// run.json, or an empty object where there is none.
+Json read_status(const fs::path& folder) {
+  if (!fs::exists(run_file(folder))) return Json::object();
+  const Json json = Json::parse(read_file(run_file(folder)), nullptr, false);
+  if (!json.is_object() || !json.contains("status") || !json["status"].is_string())
+    throw Error(ErrorKind::data, fmt::format("{}: is not the run.json of a run", run_file(folder).string()),
+                "choose another train.out, or --overwrite to start anew");
+  return json;
+}
+
+[[noreturn]] void fail_disk(const fs::path& path, const std::string& why) {
+  throw Error(ErrorKind::disk, fmt::format("cannot use the run folder {}: {}", path.string(), why),
+              "check train.out, the permissions and the free space");
+}
+
+void make_folders(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) fail_disk(path, error.message());
+}
+
+// Takes the lock and writes our PID into it; the lock goes with the descriptor, so a crash frees it.
+int take_lock(const fs::path& folder) {
+  const fs::path path = folder / "lock";
+  const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (file < 0) fail_disk(folder, std::strerror(errno));
+  char text[32] = {};
+  if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+    const int error = errno;
+    const ssize_t length = ::pread(file, text, sizeof text - 1, 0);
+    ::close(file);
+    if (error != EWOULDBLOCK) fail_disk(folder, std::strerror(error));
+    const std::string owner(text, static_cast<std::size_t>(std::max<ssize_t>(0, length)));
+    throw Error(ErrorKind::usage,
+                fmt::format("the run folder {} is in use by process {}", folder.string(),
+                            owner.substr(0, owner.find('\n'))),
+                "wait for it, stop it, or choose another train.out");
+  }
+  const std::string pid = fmt::format("{}\n", ::getpid());
+  if (::ftruncate(file, 0) != 0 || ::pwrite(file, pid.data(), pid.size(), 0) != std::ssize(pid)) {
+    const int error = errno;
+    ::close(file);
+    fail_disk(folder, std::strerror(error));
+  }
+  return file;
+}
+
+void refuse_existing(const fs::path& folder, RunMode mode) {
+  if (mode == RunMode::overwrite) return;
+  const Json status = read_status(folder);
+  if (status.empty()) return;
+  if (status["status"] == "finished")
+    throw Error(ErrorKind::usage, fmt::format("{} holds a finished run", folder.string()),
+                "--overwrite starts it anew; or choose another train.out");
+  if (mode == RunMode::start)
+    throw Error(ErrorKind::usage, fmt::format("{} holds an unfinished run", folder.string()),
+                "--resume auto goes on with it, --overwrite starts it anew; or choose another train.out");
+}
+
+// What our runs write, and nothing else that may lie in the folder. run.json goes last: while it is there,
+// the folder still counts as a run.
+void remove_run(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> files = {folder / "config.yaml", folder / "metrics.jsonl",
+                                 checkpoint_folder(folder) / "best.h5"};
+  for (const auto& [step, path] : list_checkpoints(folder)) files.push_back(path);
+  files.push_back(run_file(folder));
+  for (const fs::path& file : files) {
+    fs::remove(file, error);
+    if (error) fail_disk(folder, fmt::format("cannot remove {}: {}", file.string(), error.message()));
+  }
+}
+
+// Files that killed writers left in `folder`.
+void remove_leftovers(const fs::path& folder) {
+  h5::remove_stale_temporaries(folder);
+  std::error_code ignored;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(folder, ignored))
+    if (entry.path().extension() == ".unproven") leftovers.push_back(entry.path());
+  for (const fs::path& path : leftovers) fs::remove(path, ignored);
+}
+
+}  // namespace
+
+RunFolder::RunFolder(fs::path folder, RunMode mode) : folder_(std::move(folder)), mode_(mode) {
+  make_folders(folder_);
+  lock_ = take_lock(folder_);
+  try {
+    refuse_existing(folder_, mode_);
+  } catch (...) {
+    ::close(lock_);
+    throw;
+  }
+}
+
+RunFolder::~RunFolder() {
+  ::close(lock_);
+}
+
+fs::path RunFolder::checkpoint_path(std::int64_t step) const {
+  return checkpoint_folder(folder_) / fmt::format("step_{:06}.h5", step);
+}
+
+fs::path RunFolder::best_path() const {
+  return checkpoint_folder(folder_) / "best.h5";
+}
+
+std::optional<RunFolder::Found> RunFolder::latest() const {
+  if (mode_ == RunMode::overwrite) return std::nullopt;
+  Found found;
+  for (const auto& [step, path] : list_checkpoints(folder_)) {
+    try {
+      found.contents = read_checkpoint(path);
+      found.path = path;
+      return found;
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::data) throw;
+      found.damaged.emplace_back(e.what());
+    }
+  }
+  if (found.damaged.empty()) return std::nullopt;
+  throw Error(
+      ErrorKind::data,
+      fmt::format("every checkpoint of {} is damaged: {}", folder_.string(), fmt::join(found.damaged, "; ")),
+      "--overwrite starts the run anew");
+}
+
+void RunFolder::begin(const Config& config, const std::string& command_line, std::int64_t resumed_step) {
+  Json commands = Json::array();
+  if (mode_ == RunMode::overwrite)
+    remove_run(folder_);
+  else
+    commands = read_status(folder_).value("commands", Json::array());
+  commands.push_back({{"from_step", resumed_step}, {"command", command_line}});
+  make_folders(checkpoint_folder(folder_));
+  remove_leftovers(checkpoint_folder(folder_));
+  mode_ = RunMode::resume;  // from here on the folder holds this run
+
+  Json libraries = Json::object();
+  for (const auto& [name, number] : library_versions()) libraries[name] = number;
+  const Json status = {{"status", "unfinished"},
+                       {"config_hash", config_hash(config)},
+                       {"filigree", version()},
+                       {"libraries", libraries},
+                       {"commands", commands}};
+  write_file_atomically(run_file(folder_), status.dump(2) + '\n');
+  write_file_atomically(folder_ / "config.yaml", to_yaml(config.to_yaml()));
+}
+
+void RunFolder::save(std::int64_t step, const CheckpointContents& contents, std::int64_t keep) {
+  check(keep >= 1, "at least one checkpoint is kept");
+  write_checkpoint(checkpoint_path(step), contents);
+  std::int64_t kept = 0;
+  for (const auto& [other, path] : list_checkpoints(folder_)) {
+    if (other <= step && ++kept <= keep) continue;
+    std::error_code error;
+    fs::remove(path, error);
+    if (error) fail_disk(folder_, fmt::format("cannot remove {}: {}", path.string(), error.message()));
+  }
+}
+
+void RunFolder::save_best(const CheckpointContents& contents) {
+  write_checkpoint(best_path(), contents);
+}
+
+void RunFolder::finish() {
+  Json status = read_status(folder_);
+  status["status"] = "finished";
+  write_file_atomically(run_file(folder_), status.dump(2) + '\n');
+}
+
+fs::path find_checkpoint(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) return path;
+  if (const fs::path best = checkpoint_folder(path) / "best.h5"; fs::exists(best, ignored)) return best;
+  const auto checkpoints = list_checkpoints(path);
+  if (checkpoints.empty())
+    throw Error(ErrorKind::data, fmt::format("{} holds no checkpoint", path.string()),
+                "name a run folder of filigree train, or a checkpoint file");
+  return checkpoints.front().second;
+}
+
+}  // namespace filigree

@@ -1,0 +1,96 @@
+// The folder of one run, held by one process:
+//
+//   config.yaml                  the resolved config
+//   run.json                     status, commands, version, config hash
+//   metrics.jsonl                one JSON object a line
+//   checkpoints/step_000100.h5   the newest N
+//   checkpoints/best.h5          the lowest validation loss so far
+//   lock                         flock'ed while a process uses the folder; holds its PID
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "train/checkpoint.h"
+#include "train/config.h"
+
+namespace filigree {
+
+// metrics.jsonl: {"step": 100, "loss": 2.5, ..., "timing": {"seconds": ..}}. Everything outside `timing` is
+// bitwise the same in a resumed and an uninterrupted run.
+class MetricsFile {
+ public:
+  // Opens for appending and cuts the file after the last line whose step is at most `resumed_step`, so that
+  // an unfinished line and the lines of steps that will be run again are gone. Error(data) naming the line if
+  // one before that is no JSON object with a step.
+  MetricsFile(std::filesystem::path path, std::int64_t resumed_step);
+  ~MetricsFile();
+  MetricsFile(const MetricsFile&) = delete;
+  MetricsFile& operator=(const MetricsFile&) = delete;
+
+  // Writes one line at once. `values` has an integer "step"; `timing` may be empty. Error(disk) on failure.
+  void append(const nlohmann::ordered_json& values, const nlohmann::ordered_json& timing);
+
+ private:
+  std::filesystem::path path_;
+  int file_;
+};
+
+// A line of metrics.jsonl less its timing, for comparing runs.
+std::string without_timing(const std::string& line);
+
+enum class RunMode {
+  resume,     // go on where an unfinished run is, start where none is
+  start,      // Error(usage) where a run is
+  overwrite,  // remove the run that is there
+};
+
+class RunFolder {
+ public:
+  // Makes the folder if need be and locks it. Error(usage) if another process holds it, or if it holds a run
+  // that `mode` does not let go on: a finished one (resume, start) or any (start). Changes nothing else yet.
+  RunFolder(std::filesystem::path folder, RunMode mode);
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
+
+  const std::filesystem::path& path() const { return folder_; }
+  std::filesystem::path metrics_path() const { return folder_ / "metrics.jsonl"; }
+  std::filesystem::path checkpoint_path(std::int64_t step) const;
+  std::filesystem::path best_path() const;
+
+  struct Found {
+    std::filesystem::path path;
+    CheckpointContents contents;
+    std::vector<std::string> damaged;  // messages about newer checkpoints that do not verify
+  };
+  // The newest checkpoint that verifies; nullopt if there is none at all or the mode is overwrite.
+  // Error(data) if there are some and all are damaged.
+  std::optional<Found> latest() const;
+
+  // Call once, before the first step: writes config.yaml and run.json, adding this command to those of the
+  // run so far. With `overwrite` the old run's files go first.
+  void begin(const Config& config, const std::string& command_line, std::int64_t resumed_step);
+  // Writes and verifies a checkpoint, then removes all but the newest `keep`, and those of later steps, which
+  // a resumed run left behind.
+  void save(std::int64_t step, const CheckpointContents& contents, std::int64_t keep);
+  void save_best(const CheckpointContents& contents);
+  // Marks the run as finished.
+  void finish();
+
+ private:
+  std::filesystem::path folder_;
+  RunMode mode_;
+  int lock_;
+};
+
+// The file that a CHECKPOINT|RUN argument means: a file itself; of a run folder best.h5, or else the newest
+// checkpoint. Error(data) if there is none.
+std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+
+}  // namespace filigree
