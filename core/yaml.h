@@ -77,8 +77,9 @@ std::string nearest(std::string_view word, const std::vector<std::string>& known
 // one that was not, with the nearest known key. `path` ("train") prefixes names in messages.
 class MapReader {
  public:
-  // `node` must be a map; null counts as an empty one.
+  // `node` must be a map; null counts as an empty one. It must outlive the reader.
   MapReader(const YamlNode& node, std::string path);
+  MapReader(YamlNode&&, std::string) = delete;
 
   bool has(std::string_view key) const;
   const YamlNode* find(std::string_view key);  // marks the key as known; nullptr if absent
