@@ -41,9 +41,9 @@ void run_chunk(std::int64_t begin, const Tensor& x, const Tensor& w, const Tenso
                LinearGradients& grads) {
   on_device(x.device(), [&](auto context) { linear(context, x, w, bias, logits); });
   if (!record) {
-    Tensor no_lse;
+    Tensor not_kept;
     on_device(x.device(),
-              [&](auto context) { cross_entropy_forward(context, logits, targets, row_losses, no_lse); });
+              [&](auto context) { cross_entropy_forward(context, logits, targets, row_losses, not_kept); });
     return;
   }
   on_device(x.device(),
@@ -70,14 +70,14 @@ Var cross_entropy(const Var& logits, const Tensor& targets) {
   require_targets("cross_entropy", logits.value(), targets);
   const std::int64_t rows = logits.dim(0);
   const Tensor divisor = make_divisor(targets, logits.dim(1), 0);
-  Tensor lse = Tensor::empty({rows}, logits.dtype(), logits.device());
+  Tensor softmax_rows = Tensor::empty({rows, 2}, logits.dtype(), logits.device());
   const Tensor row_losses = computed({rows}, logits.value(), [&](auto context, Tensor& losses) {
-    cross_entropy_forward(context, logits.value(), targets, losses, lse);
+    cross_entropy_forward(context, logits.value(), targets, losses, softmax_rows);
   });
   return make_result("cross_entropy", total(row_losses, divisor), {logits},
-                     [x = logits.value(), targets, lse, divisor](const Tensor& dy) {
+                     [x = logits.value(), targets, softmax_rows, divisor](const Tensor& dy) {
                        return std::vector<Tensor>{computed(x.shape(), x, [&](auto context, Tensor& dx) {
-                         cross_entropy_backward(context, dy, x, targets, lse, divisor, dx);
+                         cross_entropy_backward(context, dy, x, targets, softmax_rows, divisor, dx);
                        })};
                      });
 }

@@ -34,6 +34,12 @@ double exp_row(const T* x, std::int64_t n, T shift, T* p, bool advance) {
   return sum;
 }
 
+// -log(e^(logit - shift) / sum), without adding a large shift to a small logarithm.
+template <class T>
+T row_loss(T shift, double sum, T target_logit) {
+  return static_cast<T>(std::log(sum) + (shift - target_logit));
+}
+
 }  // namespace
 
 void target_divisor(Context, const Tensor& targets, std::int64_t n_classes, double given, Tensor& divisor) {
@@ -51,34 +57,36 @@ void target_divisor(Context, const Tensor& targets, std::int64_t n_classes, doub
 }
 
 void cross_entropy_forward(Context, const Tensor& logits, const Tensor& targets, Tensor& row_losses,
-                           Tensor& lse) {
+                           Tensor& softmax_rows) {
   with_float(logits.dtype(), [&]<class T>(T) {
     const std::int64_t n = logits.dim(1);
     const T* x = logits.data<T>();
     const std::int32_t* t = targets.data<std::int32_t>();
     T* losses = row_losses.data<T>();
-    T* logs = lse.defined() ? lse.data<T>() : nullptr;
+    T* kept = softmax_rows.defined() ? softmax_rows.data<T>() : nullptr;
     parallel_rows(logits.dim(0), n, [=](std::int64_t first, std::int64_t last) {
       alignas(64) T strip[kStrip];
       for (std::int64_t r = first; r < last; ++r) {
         losses[r] = 0;
-        if (logs) logs[r] = 0;
         if (t[r] == ops::kIgnoreIndex) continue;
         const T* row = x + r * n;
         const T shift = row_shift(row, n);
-        const double log_sum = shift + std::log(exp_row(row, n, shift, strip, false));
-        losses[r] = static_cast<T>(log_sum - row[t[r]]);
-        if (logs) logs[r] = static_cast<T>(log_sum);
+        const double sum = exp_row(row, n, shift, strip, false);
+        losses[r] = row_loss(shift, sum, row[t[r]]);
+        if (kept) {
+          kept[2 * r] = shift;
+          kept[2 * r + 1] = static_cast<T>(sum);
+        }
       }
     });
   });
 }
 
 void cross_entropy_backward(Context, const Tensor& dloss, const Tensor& logits, const Tensor& targets,
-                            const Tensor& lse, const Tensor& divisor, Tensor& dlogits) {
+                            const Tensor& softmax_rows, const Tensor& divisor, Tensor& dlogits) {
   with_float(logits.dtype(), [&]<class T>(T) {
     const std::int64_t n = logits.dim(1);
-    const T *x = logits.data<T>(), *logs = lse.data<T>();
+    const T *x = logits.data<T>(), *kept = softmax_rows.data<T>();
     const std::int32_t* t = targets.data<std::int32_t>();
     T* dx = dlogits.data<T>();
     const double count = divisor.item();
@@ -91,9 +99,9 @@ void cross_entropy_backward(Context, const Tensor& dloss, const Tensor& logits, 
           std::fill_n(out, n, T(0));
           continue;
         }
-        const T log_sum = logs[r];
+        const T shift = kept[2 * r], scale = factor / kept[2 * r + 1];
 #pragma omp simd
-        for (std::int64_t i = 0; i < n; ++i) out[i] = math::exp(row[i] - log_sum) * factor;
+        for (std::int64_t i = 0; i < n; ++i) out[i] = math::exp(row[i] - shift) * scale;
         out[t[r]] -= factor;
       }
     });
@@ -118,7 +126,7 @@ void cross_entropy_in_place(Context, const Tensor& targets, const Tensor& diviso
         }
         const T shift = row_shift(row, n), target_logit = row[t[r]];
         const double sum = exp_row(row, n, shift, row, true);
-        losses[r] = static_cast<T>(shift + std::log(sum) - target_logit);
+        losses[r] = row_loss(shift, sum, target_logit);
         const T scale = static_cast<T>(factor / sum);
 #pragma omp simd
         for (std::int64_t i = 0; i < n; ++i) row[i] *= scale;
