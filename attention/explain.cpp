@@ -51,19 +51,16 @@ Explanation explain(const ExplainRequest& request) {
   out.request = request;
   if (out.request.n_kv_heads == 0) out.request.n_kv_heads = request.n_heads;
 
-  std::vector<LayoutPtr> layouts;
-  for (std::size_t l = 0; l < request.layers.size(); ++l) {
-    TileLayout built = build_layout(*request.layers[l], request.geometry, request.n_heads);
+  const auto layouts = build_layer_layouts(request.layers, request.geometry, request.n_heads);
+  for (std::size_t l = 0; l < layouts.size(); ++l) {
     auto group = std::find_if(out.groups.begin(), out.groups.end(),
-                              [&](const LayerGroup& g) { return *g.layout == built; });
+                              [&](const LayerGroup& g) { return g.layout == layouts[l]; });
     if (group == out.groups.end()) {
-      auto layout = std::make_shared<const TileLayout>(std::move(built));
-      const auto cost = attention_cost(*layout, request.head_dim, out.request.n_kv_heads);
-      out.groups.push_back({{}, layout, layout->statistics(), cost});
+      const auto cost = attention_cost(*layouts[l], request.head_dim, out.request.n_kv_heads);
+      out.groups.push_back({{}, layouts[l], layouts[l]->statistics(), cost});
       group = out.groups.end() - 1;
     }
     group->layers.push_back(static_cast<int>(l));
-    layouts.push_back(group->layout);
   }
   out.reach = find_reach(layouts);
   return out;

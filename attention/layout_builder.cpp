@@ -203,4 +203,21 @@ TileLayout build_layout(const Pattern& pattern, const Geometry& g, int n_heads) 
   return TileLayout(g.n, g.n, g.tile, g.causal, std::move(patterns), std::move(head_pattern), masks.take());
 }
 
+std::vector<LayoutPtr> build_layer_layouts(const std::vector<PatternPtr>& layers, const Geometry& geometry,
+                                           int n_heads) {
+  std::vector<LayoutPtr> layouts;
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    const auto same = std::find(layers.begin(), layers.begin() + static_cast<std::ptrdiff_t>(l), layers[l]);
+    if (const auto place = static_cast<std::size_t>(same - layers.begin()); place < l) {
+      layouts.push_back(layouts[place]);
+      continue;
+    }
+    auto built = std::make_shared<const TileLayout>(build_layout(*layers[l], geometry, n_heads));
+    const auto equal =
+        std::find_if(layouts.begin(), layouts.end(), [&](auto& other) { return *other == *built; });
+    layouts.push_back(equal == layouts.end() ? built : *equal);
+  }
+  return layouts;
+}
+
 }  // namespace filigree

@@ -43,10 +43,17 @@ using PatternPtr = std::shared_ptr<const Pattern>;
 // `layers:` list (later entries win). Every mistake is an Error(usage) with file:line:column.
 PatternPtr make_pattern(const YamlNode& node, int layer, int n_layers, int n_heads);
 
+// The pattern of every layer. Layers share one object where no `layers:` stands anywhere in the YAML.
+std::vector<PatternPtr> make_layer_patterns(const YamlNode& node, int n_layers, int n_heads);
+
 // Names of all patterns, for messages and `explain`.
 std::vector<std::string> pattern_names();
 
 // O(tiles); heads of equal head_class share storage.
 TileLayout build_layout(const Pattern& pattern, const Geometry& geometry, int n_heads);
+
+// The layout of every layer; layers that allow the same pairs share one object.
+std::vector<LayoutPtr> build_layer_layouts(const std::vector<PatternPtr>& layers, const Geometry& geometry,
+                                           int n_heads);
 
 }  // namespace filigree

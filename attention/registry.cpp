@@ -1,6 +1,6 @@
 #include "attention/registry.h"
 
-#include <limits>
+#include <algorithm>
 
 namespace filigree {
 
@@ -44,9 +44,29 @@ PatternPtr make_nested(const YamlNode& node, const PatternContext& context) {
                        : fmt::format("did you mean '{}'?", near));
 }
 
+namespace {
+
+bool names_layers(const YamlNode& node) {
+  const auto nested = [](const YamlNode& child) { return names_layers(child); };
+  return node.find("layers") || std::any_of(node.items.begin(), node.items.end(), nested) ||
+         std::any_of(node.entries.begin(), node.entries.end(),
+                     [](const auto& entry) { return names_layers(entry.second); });
+}
+
+}  // namespace
+
 PatternPtr make_pattern(const YamlNode& node, int layer, int n_layers, int n_heads) {
   check(0 <= layer && layer < n_layers && n_heads >= 1, "make_pattern was given a layer or head count");
   return make_nested(node, {.layer = layer, .n_layers = n_layers, .n_heads = n_heads});
+}
+
+std::vector<PatternPtr> make_layer_patterns(const YamlNode& node, int n_layers, int n_heads) {
+  std::vector<PatternPtr> patterns;
+  const bool differ = names_layers(node);
+  for (int layer = 0; layer < n_layers; ++layer)
+    patterns.push_back(layer > 0 && !differ ? patterns.front()
+                                            : make_pattern(node, layer, n_layers, n_heads));
+  return patterns;
 }
 
 }  // namespace filigree

@@ -177,6 +177,20 @@ TEST(Layout, HeadsShareStorage) {
   EXPECT_EQ(layout.patterns().size(), 2u);
 }
 
+TEST(Layout, EqualLayersShareOneLayout) {
+  const auto yaml = parse_yaml(
+      "{heads: [{count: 1, pattern: {layers: [{layers: 0-3, pattern: {full: {}}}, {layers: [1, 2], pattern: "
+      "{local: {window: 5}}}]}}, {count: 1, pattern: {full: {}}}]}",
+      "test.yaml");
+  const auto layouts = build_layer_layouts(make_layer_patterns(yaml, 4, 2), {100, true, 16}, 2);
+  EXPECT_EQ(layouts[0], layouts[3]);
+  EXPECT_EQ(layouts[1], layouts[2]);
+  EXPECT_NE(layouts[0], layouts[1]);
+  EXPECT_TRUE(layouts[0]->allows(0, 50, 0));
+  EXPECT_FALSE(layouts[1]->allows(0, 50, 0));
+  EXPECT_TRUE(layouts[1]->allows(1, 50, 0));
+}
+
 TEST(Layout, StatisticsOfFullCausal) {
   const auto layout = layout_of("{full: {}}", 256, 64, true, 2);
   const auto s = layout.statistics();

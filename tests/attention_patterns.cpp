@@ -301,6 +301,18 @@ TEST(PatternLists, LayersMayStandBelowHeads) {
   EXPECT_EQ(keys_of_row(*parse_pattern(text, 2, 1, 2), g, 0, 9).size(), 1u);
 }
 
+TEST(PatternLists, LayersAreFoundWhereverTheyStand) {
+  const auto distinct = [](const std::string& text) {
+    const auto layers = make_layer_patterns(parse_yaml(text, "test.yaml"), 3, 2);
+    return std::set<PatternPtr>(layers.begin(), layers.end()).size();
+  };
+  const std::string by_layer =
+      "{layers: [{layers: 0-1, pattern: {full: {}}}, {layers: 2, pattern: {local: {window: 1}}}]}";
+  EXPECT_EQ(distinct("{full: {}}"), 1u);
+  EXPECT_EQ(distinct(by_layer), 3u);
+  EXPECT_EQ(distinct("{heads: [{count: 2, pattern: {union: [" + by_layer + "]}}]}"), 3u);
+}
+
 // --- mistakes ---
 
 struct Mistake {

@@ -5,22 +5,8 @@
 namespace filigree {
 
 std::vector<LayoutPtr> build_layouts(const Config& config, std::int64_t seq_len) {
-  const Geometry geometry{seq_len, config.causal, config.tile};
-  // Only a `layers:` list, which stands at the top, tells layers apart.
-  const bool by_layer = config.pattern.find("layers") != nullptr;
-  std::vector<LayoutPtr> layouts;
-  for (int layer = 0; layer < config.model.n_layers; ++layer) {
-    if (layer > 0 && !by_layer) {
-      layouts.push_back(layouts.front());
-      continue;
-    }
-    const PatternPtr pattern =
-        make_pattern(config.pattern, layer, config.model.n_layers, config.model.n_heads);
-    pattern->validate(geometry, config.model.n_heads);
-    layouts.push_back(
-        std::make_shared<const TileLayout>(build_layout(*pattern, geometry, config.model.n_heads)));
-  }
-  return layouts;
+  const auto patterns = make_layer_patterns(config.pattern, config.model.n_layers, config.model.n_heads);
+  return build_layer_layouts(patterns, {seq_len, config.causal, config.tile}, config.model.n_heads);
 }
 
 std::string describe_layouts(const Config& config, const std::vector<LayoutPtr>& layouts) {

@@ -1,0 +1,113 @@
+// filigree explain: what a pattern sees and what it costs.
+#include "attention/explain.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+#include "train/commands/commands.h"
+#include "train/config.h"
+
+namespace filigree {
+namespace {
+
+struct ExplainOptions {
+  std::string target;  // a config, a pattern file, or a pattern written out
+  std::int64_t n = 0;  // 0: the config's seq_len, else 4096
+  int layers = 1, heads = 1, layer = -1;
+  std::int64_t head_dim = 64;
+  bool json = false;
+  std::string png, svg, dump;
+};
+
+ExplainRequest request_of(const YamlNode& pattern, const Geometry& geometry, int n_layers, int n_heads,
+                          int n_kv_heads, std::int64_t head_dim) {
+  ExplainRequest request;
+  request.layers = make_layer_patterns(pattern, n_layers, n_heads);
+  request.geometry = geometry;
+  request.n_heads = n_heads;
+  request.n_kv_heads = n_kv_heads;
+  request.head_dim = head_dim;
+  return request;
+}
+
+ExplainRequest request_of_pattern(const PatternFile& file, const ExplainOptions& options) {
+  const Geometry geometry{options.n > 0 ? options.n : 4096, file.causal, file.tile};
+  return request_of(file.pattern, geometry, options.layers, options.heads, 0, options.head_dim);
+}
+
+ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& options) {
+  if (options.target.starts_with('{')) {
+    PatternFile written;
+    written.pattern = parse_yaml(options.target, "PATTERN");
+    return request_of_pattern(written, options);
+  }
+  if (const auto file = load_pattern_file(options.target)) return request_of_pattern(*file, options);
+  for (const char* name : {"--layers", "--heads", "--head-dim"})
+    require(command.count(name) == 0, "{} is for patterns; {} is a config and says it itself", name,
+            options.target);
+  const Config config = load_config(options.target);
+  const ModelConfig model = resolved(config.model);
+  const Geometry geometry{options.n > 0 ? options.n : config.data.seq_len, config.causal, config.tile};
+  return request_of(config.pattern, geometry, model.n_layers, model.n_heads, model.n_kv_heads,
+                    model.head_dim);
+}
+
+void dump_layout(const Explanation& explanation, const ExplainOptions& options) {
+  const auto n_layers = static_cast<int>(explanation.request.layers.size());
+  require(options.layer >= 0 || explanation.groups.size() == 1,
+          "the layers differ; say with --layer which one --dump should write, 0 to {}", n_layers - 1);
+  require(options.layer < n_layers, "there is no layer {}: layers are 0 to {}", options.layer, n_layers - 1);
+  const int layer = std::max(options.layer, 0);
+  for (const LayerGroup& group : explanation.groups) {
+    if (std::find(group.layers.begin(), group.layers.end(), layer) == group.layers.end()) continue;
+    const bool with_exact_mask = group.layout->n_queries() <= kMaxExactMask;
+    save_layout(*group.layout, options.dump, with_exact_mask);
+    if (!with_exact_mask)
+      fmt::print(stderr, "{}: written without the exact mask, which ends at {} tokens\n", options.dump,
+                 kMaxExactMask);
+  }
+}
+
+void run(const CLI::App& command, const ExplainOptions& options) {
+  const Explanation explanation = explain(request_of_target(command, options));
+  // Files first: whoever sees the report can count on them.
+  if (!options.png.empty()) write_explanation_png(explanation, options.png);
+  if (!options.svg.empty()) write_explanation_svg(explanation, options.svg);
+  if (!options.dump.empty()) dump_layout(explanation, options);
+  fmt::print("{}\n", options.json ? explanation_json(explanation) : explanation_text(explanation));
+}
+
+}  // namespace
+
+void add_explain(CLI::App& app, Invocation&) {
+  auto options = std::make_shared<ExplainOptions>();
+  auto* command = app.add_subcommand("explain", "Show what a pattern sees and what it costs");
+  command
+      ->add_option("config", options->target,
+                   "a config, a file with just `pattern:`, or a pattern such as '{local: {window: 64}}'")
+      ->required();
+  command->add_option("--n", options->n, "sequence length (default: the config's, or 4096)")
+      ->check(CLI::Range(std::int64_t{1}, kMaxLength));
+  command->add_option("--layers", options->layers, "layers, for a pattern without a config (default 1)")
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--heads", options->heads, "heads, for a pattern without a config (default 1)")
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--head-dim", options->head_dim, "head dimension, likewise (default 64)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
+  command->add_flag("--json", options->json, "print JSON instead of text");
+  command->add_option("--png", options->png, "write the pictures of all layers and heads as PNG");
+  command->add_option("--svg", options->svg, "the same as SVG");
+  command->add_option(
+      "--dump", options->dump,
+      "write a layer's layout (HDF5), which `block: {file: ..}` reads; up to 4096 tokens with "
+      "the exact mask");
+  command->add_option("--layer", options->layer, "the layer that --dump writes, where layers differ")
+      ->check(CLI::Range(0, 1023));
+  command->footer(
+      "Example:\n  filigree explain configs/quickstart.yaml\n"
+      "  filigree explain '{bigbird: {block: 64}}' --n 8192 --png bigbird.png");
+  command->callback([options, command] { run(*command, *options); });
+}
+
+}  // namespace filigree
