@@ -1,22 +1,14 @@
 // In-place arithmetic and scans of gradients and parameters.
 #include <algorithm>
 #include <bit>
+#include <limits>
+#include <type_traits>
 
 #include "core/cpu/partition.h"
+#include "core/cpu/reduce.h"
 #include "core/kernels.h"
 
 namespace filigree::cpu {
-namespace {
-
-// A float is infinite or NaN where all exponent bits are set.
-bool exponent_is_full(float x) {
-  return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) == 0x7f800000u;
-}
-bool exponent_is_full(double x) {
-  return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000u) == 0x7ff0000000000000u;
-}
-
-}  // namespace
 
 void add_in_place(Context, const Tensor& x, Tensor& into) {
   with_float(x.dtype(), [&]<class T>(T) {
@@ -43,13 +35,10 @@ void sum_of_squares(Context, const Tensor& x, double& result) {
   with_float(x.dtype(), [&]<class T>(T) {
     const T* values = x.data<T>();
     const auto sums = partial_results<double>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
-      double s = 0;
-#pragma omp simd reduction(+ : s)
-      for (std::int64_t i = begin; i < end; ++i) {
-        const double v = values[i];
-        s += v * v;
-      }
-      return s;
+      return lane_sum<double>(end - begin, [from = values + begin](std::int64_t i) {
+        const double v = from[i];
+        return v * v;
+      });
     });
     result = 0;
     for (const double s : sums) result += s;
@@ -59,11 +48,15 @@ void sum_of_squares(Context, const Tensor& x, double& result) {
 void all_finite(Context, const Tensor& x, bool& result) {
   with_float(x.dtype(), [&]<class T>(T) {
     const T* values = x.data<T>();
+    using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+    // A float is infinite or NaN where all bits of its exponent, those of infinity, are set.
+    constexpr Bits kExponent = std::bit_cast<Bits>(std::numeric_limits<T>::infinity());
     const auto bad = partial_results<int>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
-      int any = 0;
-#pragma omp simd reduction(| : any)
-      for (std::int64_t i = begin; i < end; ++i) any |= exponent_is_full(values[i]);
-      return any;
+      const auto greater = [](Bits a, Bits b) { return a > b ? a : b; };
+      const auto exponent = [=](std::int64_t i) {
+        return std::bit_cast<Bits>(values[begin + i]) & kExponent;
+      };
+      return static_cast<int>(lane_reduce(end - begin, Bits{0}, greater, exponent) == kExponent);
     });
     result = std::ranges::find(bad, 1) == bad.end();
   });

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "core/parallel.h"
@@ -28,6 +29,7 @@ void parallel_rows(std::int64_t rows, std::int64_t row_elements, F&& body) {
 // task(begin, end) -> R over [0, n) elements: one partial result per task, in the order of the tasks.
 template <class R, class F>
 std::vector<R> partial_results(std::int64_t n, F&& task) {
+  static_assert(!std::is_same_v<R, bool>, "tasks would write to the same bytes of a vector<bool>");
   std::vector<R> results(static_cast<std::size_t>((n + kTaskElements - 1) / kTaskElements));
   parallel_elements(n, [&](std::int64_t begin, std::int64_t end) {
     results[static_cast<std::size_t>(begin / kTaskElements)] = task(begin, end);
