@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <new>
 
+#include "core/check.h"
 #include "train/commands/commands.h"
 
 namespace {
