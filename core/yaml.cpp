@@ -12,6 +12,7 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
+#include <type_traits>
 #include <unordered_map>
 
 namespace filigree {
@@ -20,6 +21,18 @@ namespace {
 constexpr std::size_t kMaxBytes = 1 << 20;
 constexpr std::size_t kMaxDepth = 32;
 constexpr std::size_t kMaxKeyBytes = 256;  // YAML itself stops at 1024 characters
+
+// What events tell of block or flow style: `EmitterStyle::value` in yaml-cpp 0.7, an `enum class
+// EmitterStyle` in the newest.
+template <class T, bool is_enum = std::is_enum_v<T>>
+struct StyleOf {
+  using type = T;
+};
+template <class T>
+struct StyleOf<T, false> {
+  using type = typename T::value;
+};
+using Style = StyleOf<YAML::EmitterStyle>::type;
 
 class TreeBuilder : public YAML::EventHandler {
  public:
@@ -63,12 +76,11 @@ class TreeBuilder : public YAML::EventHandler {
   }
 
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                       YAML::EmitterStyle::value) override {
+                       Style) override {
     open(YamlNode::Kind::sequence, mark, tag, anchor);
   }
   void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                  YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, Style) override {
     open(YamlNode::Kind::map, mark, tag, anchor);
   }
   void OnMapEnd() override { close(); }
