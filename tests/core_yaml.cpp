@@ -153,7 +153,7 @@ TEST(Yaml, BoundsDepthSizeAndTime) {
       repeat("\"a\" ", 100000),
       repeat("#\n", 100000),
       wide,
-      "[" + repeat("a,", 300000) + "]",
+      std::string("[") + repeat("a,", 300000) + "]",
   };
   for (const std::string& text : hostile) {
     const std::clock_t start = std::clock();  // of this process: other programs may be busy
