@@ -1,8 +1,10 @@
 // filigree: trains long-sequence transformers with sparse attention.
+#include <algorithm>
 #include <cstdio>
 #include <new>
 
 #include "core/check.h"
+#include "core/yaml.h"
 #include "train/commands/commands.h"
 
 namespace {
@@ -12,6 +14,17 @@ int report(const char* message, const std::string& hint, int exit_code) {
   fmt::print(stderr, "filigree: {}\n", message);
   if (!hint.empty()) fmt::print(stderr, "  hint: {}\n", hint);
   return exit_code;
+}
+
+// CLI11 only says that a subcommand is required.
+void refuse_unknown_command(const CLI::App& app, const std::string& word) {
+  std::vector<std::string> known;
+  for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+  if (word.starts_with('-') || std::ranges::count(known, word) > 0) return;
+  const std::string near = filigree::nearest(word, known);
+  throw filigree::Error(
+      filigree::ErrorKind::usage, fmt::format("there is no command '{}'", word),
+      near.empty() ? "filigree --help lists the commands" : fmt::format("did you mean '{}'?", near));
 }
 
 }  // namespace
@@ -35,6 +48,7 @@ int main(int argc, char** argv) {
   filigree::add_doctor(app, invocation);
 
   try {
+    if (argc > 1) refuse_unknown_command(app, argv[1]);
     app.parse(argc, argv);
     return invocation.exit_code;
   } catch (const CLI::ParseError& e) {

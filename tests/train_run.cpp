@@ -1,0 +1,351 @@
+// Whole runs: the trainer and the binary as a user starts it.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <sstream>
+#include <thread>
+
+#include "core/random.h"
+#include "tests/temporary_folder.h"
+#include "train/checkpoint.h"
+#include "train/run_folder.h"
+
+namespace filigree {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+  int exit_code = -1;  // 128 + signal if one ended it
+  std::string output;  // stdout and stderr
+};
+
+// The filigree binary, started with its output in a file.
+class Process {
+ public:
+  Process(const fs::path& folder, std::vector<std::string> arguments)
+      : log_(folder / fmt::format("log_{}", count_++)) {
+    arguments.insert(arguments.begin(), FILIGREE_BINARY);
+    pid_ = fork();
+    if (pid_ == 0) {
+      const int log = open(log_.c_str(), O_CREAT | O_WRONLY | O_TRUNC, 0600);
+      dup2(log, 1);
+      dup2(log, 2);
+      std::vector<char*> argv;
+      for (std::string& a : arguments) argv.push_back(a.data());
+      argv.push_back(nullptr);
+      if (chdir(folder.c_str()) == 0) execv(argv[0], argv.data());
+      _exit(127);
+    }
+  }
+
+  std::string output() const {
+    std::ifstream in(log_);
+    std::stringstream text;
+    text << in.rdbuf();
+    return text.str();
+  }
+  void send(int signal) const { kill(pid_, signal); }
+  // Waits until the output holds `text`; false if the process ends or a minute passes before.
+  bool wait_for(const std::string& text) {
+    for (int i = 0; i < 6000; ++i) {
+      if (output().find(text) != std::string::npos) return true;
+      if (waitpid(pid_, &status_, WNOHANG) == pid_) {
+        ended_ = true;
+        return output().find(text) != std::string::npos;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
+  }
+  Outcome finish() {
+    if (!ended_) waitpid(pid_, &status_, 0);
+    ended_ = true;
+    return {WIFEXITED(status_) ? WEXITSTATUS(status_) : 128 + WTERMSIG(status_), output()};
+  }
+
+ private:
+  static inline int count_ = 0;
+  fs::path log_;
+  pid_t pid_ = -1;
+  int status_ = 0;
+  bool ended_ = false;
+};
+
+class RunTest : public testing::Test {
+ protected:
+  RunTest() {
+    // Text with something to learn: words of a small vocabulary in a random order.
+    const unsigned seed = std::random_device{}();
+    RandomStream random(seed);
+    const char* words[] = {"tile ", "layout ", "mask ", "head ", "query ", "key\n"};
+    fs::create_directories(folder_.path() / "text");
+    for (int file = 0; file < 6; ++file) {
+      std::ofstream out(folder_.path() / "text" / fmt::format("{}.txt", file));
+      for (int i = 0; i < 300; ++i) out << words[random.below(6)];
+    }
+    write("config.yaml", kConfig);
+  }
+
+  fs::path write(const std::string& name, const std::string& text) {
+    std::ofstream(folder_.path() / name) << text;
+    return folder_.path() / name;
+  }
+  Process start(std::vector<std::string> arguments) { return Process(folder_.path(), std::move(arguments)); }
+  Outcome run(std::vector<std::string> arguments) { return start(std::move(arguments)).finish(); }
+  fs::path path(const std::string& name) const { return folder_.path() / name; }
+
+  // metrics.jsonl without its timing, line by line.
+  std::vector<std::string> metrics(const std::string& run) const {
+    std::ifstream in(path(run) / "metrics.jsonl");
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(in, line);) lines.push_back(without_timing(line));
+    return lines;
+  }
+
+  // Everything that a checkpoint holds but the environment that made it.
+  static void expect_same(const fs::path& a, const fs::path& b) {
+    const CheckpointContents x = read_checkpoint(a), y = read_checkpoint(b);
+    EXPECT_EQ(x.state_json, y.state_json);
+    for (const auto& [left, right] :
+         {std::pair(&x.weights, &y.weights), std::pair(&x.optimizer, &y.optimizer)}) {
+      ASSERT_EQ(left->size(), right->size());
+      for (std::size_t i = 0; i < left->size(); ++i) {
+        EXPECT_EQ((*left)[i].first, (*right)[i].first);
+        const auto u = (*left)[i].second.values<float>(), v = (*right)[i].second.values<float>();
+        EXPECT_EQ(std::memcmp(u.data(), v.data(), u.size_bytes()), 0) << (*left)[i].first;
+      }
+    }
+  }
+
+  static constexpr const char* kConfig = R"(
+pattern: {longformer: {window: 8, global: 1}}
+tile: 16
+model: {type: decoder, dim: 32, n_layers: 2, n_heads: 2, dropout: 0.1}
+data: {train: [text], val_fraction: 0.2, seq_len: 48}
+train: {steps: 24, batch_size: 4, micro_batch_size: 2, lr: 1e-2, eval_interval: 8, eval_batches: 4, log_interval: 4, out: full}
+checkpoint: {interval: 8, keep: 2}
+)";
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(RunTest, LearnsAndLeavesItsFiles) {
+  const Outcome outcome = run({"train", "config.yaml"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const char* part : {"expected peak", "FLOP per token", "tiles computed", "step  1/24", "tok/s", "MFU",
+                           "data wait", "ETA", "bigram entropy"})
+    EXPECT_NE(outcome.output.find(part), std::string::npos) << part << "\n" << outcome.output;
+  const auto lines = metrics("full");
+  ASSERT_EQ(lines.size(), 24u + 3u);
+  const auto first = nlohmann::json::parse(lines.front()),
+             last = nlohmann::json::parse(lines[lines.size() - 2]);
+  EXPECT_LT(last.at("loss").get<double>(), 0.8 * first.at("loss").get<double>());
+  EXPECT_TRUE(fs::exists(path("full/config.yaml")));
+  EXPECT_TRUE(fs::exists(path("full/checkpoints/best.h5")));
+  EXPECT_TRUE(fs::exists(path("full/checkpoints/step_000024.h5")));
+  EXPECT_TRUE(fs::exists(path("full/checkpoints/step_000016.h5")));
+  EXPECT_FALSE(fs::exists(path("full/checkpoints/step_000008.h5"))) << "keep: 2";
+  // The resolved config repeats the run.
+  const Outcome again = run({"train", "full/config.yaml", "train.out=again"});
+  ASSERT_EQ(again.exit_code, 0) << again.output;
+  EXPECT_EQ(metrics("again"), lines);
+}
+
+TEST_F(RunTest, OneAndThreeThreadsGiveTheSameBits) {
+  ASSERT_EQ(run({"train", "config.yaml", "train.steps=6", "threads=1", "train.out=one"}).exit_code, 0);
+  ASSERT_EQ(run({"train", "config.yaml", "train.steps=6", "threads=3", "train.out=three"}).exit_code, 0);
+  EXPECT_EQ(metrics("one"), metrics("three"));
+  expect_same(path("one/checkpoints/step_000006.h5"), path("three/checkpoints/step_000006.h5"));
+}
+
+TEST_F(RunTest, SignalSavesAndResumeIsBitwiseTheUninterruptedRun) {
+  ASSERT_EQ(run({"train", "config.yaml"}).exit_code, 0);
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const std::string out = signal == SIGINT ? "interrupted" : "terminated";
+    // Stopped twice: early, and after it was resumed.
+    for (const char* line : {"step  1/24", "resume "}) {
+      Process process = start({"train", "config.yaml", "train.out=" + out});
+      ASSERT_TRUE(process.wait_for(line)) << process.output();
+      process.send(signal);
+      const Outcome stopped = process.finish();
+      ASSERT_EQ(stopped.exit_code, 75) << stopped.output;
+      EXPECT_NE(stopped.output.find("stopped by a signal after step "), std::string::npos) << stopped.output;
+    }
+    const Outcome outcome = run({"train", "config.yaml", "train.out=" + out});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    EXPECT_EQ(metrics(out), metrics("full"));
+    expect_same(path(out + "/checkpoints/step_000024.h5"), path("full/checkpoints/step_000024.h5"));
+    expect_same(path(out + "/checkpoints/best.h5"), path("full/checkpoints/best.h5"));
+  }
+}
+
+TEST_F(RunTest, ASecondSignalEndsAtOnce) {
+  // One step takes many seconds, so the first signal cannot have been served yet.
+  Process process = start({"train", "config.yaml", "train.batch_size=100000", "train.out=slow"});
+  ASSERT_TRUE(process.wait_for("expected peak")) << process.output();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  process.send(SIGINT);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  process.send(SIGINT);
+  EXPECT_EQ(process.finish().exit_code, 128 + SIGINT);
+}
+
+TEST_F(RunTest, KilledAtOnceResumesBitwise) {
+  ASSERT_EQ(run({"train", "config.yaml"}).exit_code, 0);
+  Process process = start({"train", "config.yaml", "train.out=killed"});
+  ASSERT_TRUE(process.wait_for("step 12/24")) << process.output();
+  process.send(SIGKILL);
+  process.finish();
+  const Outcome outcome = run({"train", "config.yaml", "train.out=killed"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(metrics("killed"), metrics("full"));
+  expect_same(path("killed/checkpoints/step_000024.h5"), path("full/checkpoints/step_000024.h5"));
+}
+
+TEST_F(RunTest, DamagedNewestCheckpointFallsBackToTheOneBefore) {
+  ASSERT_EQ(run({"train", "config.yaml"}).exit_code, 0);
+  Process process = start({"train", "config.yaml", "train.out=hurt", "train.steps=24"});
+  ASSERT_TRUE(process.wait_for("step 20/24"));
+  process.send(SIGKILL);
+  process.finish();
+  const fs::path newest = path("hurt/checkpoints/step_000016.h5");
+  ASSERT_TRUE(fs::exists(newest));
+  fs::resize_file(newest, fs::file_size(newest) / 2);
+  const Outcome outcome = run({"train", "config.yaml", "train.out=hurt"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_NE(outcome.output.find("step_000016.h5"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("at step 8"), std::string::npos) << outcome.output;
+  EXPECT_EQ(metrics("hurt"), metrics("full"));
+}
+
+TEST_F(RunTest, NotFiniteStopsBeforeTheWeightsChange) {
+  const Outcome outcome =
+      run({"train", "config.yaml", "train.lr=1e30", "train.warmup_steps=0", "train.clip=0",
+           "train.optimizer=sgd", "train.momentum=0", "checkpoint.interval=1"});
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.output;
+  EXPECT_NE(outcome.output.find("not finite, first in "), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("step "), std::string::npos);
+  EXPECT_NE(outcome.output.find("hint: "), std::string::npos);
+}
+
+TEST_F(RunTest, ARunFolderHasOneOwner) {
+  Process first = start({"train", "config.yaml", "train.steps=100000"});
+  ASSERT_TRUE(first.wait_for("step "));
+  const Outcome second = run({"train", "config.yaml", "train.steps=100000"});
+  EXPECT_EQ(second.exit_code, 2);
+  EXPECT_NE(second.output.find("in use"), std::string::npos) << second.output;
+  first.send(SIGINT);
+  EXPECT_EQ(first.finish().exit_code, 75);
+}
+
+TEST_F(RunTest, RefusesWhatDoesNotFit) {
+  ASSERT_EQ(run({"train", "config.yaml"}).exit_code, 0);
+  const auto expect = [&](std::vector<std::string> arguments, int code, const std::string& part) {
+    const Outcome outcome = run(std::move(arguments));
+    EXPECT_EQ(outcome.exit_code, code) << outcome.output;
+    EXPECT_NE(outcome.output.find(part), std::string::npos) << part << "\n" << outcome.output;
+  };
+  const std::string last = "full/checkpoints/step_000024.h5";
+  expect({"train", "config.yaml"}, 2, "full");  // finished
+  expect({"train", "config.yaml", "--resume", "never"}, 2, "full");
+  expect({"train", "config.yaml", "model.dim=64", "train.out=other", "--resume", last}, 2, "model.dim");
+  expect({"train", "config.yaml", "train.lr=3e-3", "train.out=other", "--resume", last}, 2, "train.lr");
+  expect({"train", "config.yaml", "train.out=other", "--resume", "missing.h5"}, 3, "missing.h5");
+  expect({"train", "config.yaml", "data.train=nowhere"}, 3, "nowhere");
+  expect({"train", "missing.yaml"}, 2, "missing.yaml");
+  expect({"train", "config.yaml", "device=cuda"}, 2, "CUDA");
+  expect({"train", "config.yaml", "tile=48"}, 2, "tile");
+  expect({"train", "config.yaml", "pattern={longformer: {window: 0, global: 1}}"}, 2, "window");
+  expect({"train", "config.yaml", "pattern={longformer: {windo: 8, global: 1}}"}, 2, "window");
+  expect({"train"}, 2, "config");
+  expect({"trian"}, 2, "did you mean 'train'");
+  expect({"generate", "full", "--tokens", "0"}, 2, "tokens");
+  expect({"eval", "config.yaml"}, 3, "config.yaml");
+  expect({"inspect", "text"}, 3, "text");
+  write("other.txt", "changed");
+  fs::copy(path("other.txt"), path("text/0.txt"), fs::copy_options::overwrite_existing);
+  expect({"train", "config.yaml", "train.out=other", "--resume", last}, 3, "data has changed");
+}
+
+TEST_F(RunTest, EvaluatesGeneratesAndInspects) {
+  ASSERT_EQ(run({"train", "config.yaml"}).exit_code, 0);
+  const Outcome evaluated = run({"eval", "full", "--batches", "4"});
+  EXPECT_EQ(evaluated.exit_code, 0) << evaluated.output;
+  const auto lines = metrics("full");
+  const double best = nlohmann::json::parse(lines.back()).at("val_loss");
+  EXPECT_NE(evaluated.output.find(fmt::format("loss {:.4f}", best)), std::string::npos) << evaluated.output;
+  EXPECT_EQ(run({"eval", "full", "--data", "text/1.txt"}).exit_code, 0);
+
+  const Outcome text = run({"generate", "full", "--prompt", "tile ", "--tokens", "100", "--seed", "3"});
+  EXPECT_EQ(text.exit_code, 0) << text.output;
+  EXPECT_EQ(text.output.substr(0, 5), "tile ");
+  EXPECT_EQ(run({"generate", "full", "--prompt", "tile ", "--tokens", "100", "--seed", "3"}).output,
+            text.output);
+  EXPECT_NE(run({"generate", "full", "--prompt", "tile ", "--tokens", "100", "--seed", "4"}).output,
+            text.output);
+
+  const Outcome inspected = run({"inspect", "full"});
+  EXPECT_EQ(inspected.exit_code, 0);
+  EXPECT_NE(inspected.output.find("blocks.1.mlp.down.weight"), std::string::npos) << inspected.output;
+}
+
+TEST_F(RunTest, TokenFilesTrainLikeTheirText) {
+  ASSERT_EQ(run({"prepare", "text", "-o", "tokens.h5"}).exit_code, 0);
+  ASSERT_EQ(run({"inspect", "tokens.h5"}).exit_code, 0);
+  for (const std::string data : {"text", "tokens.h5"}) {
+    const Outcome outcome =
+        run({"train", "config.yaml", "data.val_fraction=0", "train.eval_interval=null",
+             "train.eval_batches=null", "train.steps=4", "data.train=" + data, "train.out=run_" + data});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  }
+  EXPECT_EQ(metrics("run_text"), metrics("run_tokens.h5"));
+}
+
+TEST_F(RunTest, EncodersTrain) {
+  for (const char* name : {"a", "b"}) {
+    fs::create_directories(path("classes") / name);
+    for (int i = 0; i < 8; ++i)
+      std::ofstream(path("classes") / name / std::to_string(i)) << std::string(20 + i, name[0]) << "\n";
+  }
+  const Outcome masked =
+      run({"train", "config.yaml", "model.type=encoder_mlm", "causal=false", "train.out=masked"});
+  EXPECT_EQ(masked.exit_code, 0) << masked.output;
+  const Outcome classes = run({"train", "config.yaml", "model.type=encoder_classifier", "causal=false",
+                               "data.train=classes", "data.val_fraction=0.25", "train.out=classes_run"});
+  EXPECT_EQ(classes.exit_code, 0) << classes.output;
+  EXPECT_NE(classes.output.find("accuracy 100.0 %"), std::string::npos) << classes.output;
+}
+
+TEST_F(RunTest, DryRunPredictsThePeakWithinTenPercent) {
+  // Large enough that tensors, not the program itself, are most of it.
+  const std::vector<std::string> shape = {
+      "model.dim=128",      "model.n_heads=4",          "data.seq_len=1024",
+      "train.steps=3",      "train.eval_interval=0",    "checkpoint.interval=0",
+      "train.batch_size=8", "train.micro_batch_size=4", "train.out=memory"};
+  std::vector<std::string> dry = {"train", "config.yaml", "--dry-run"}, real = {"train", "config.yaml"};
+  dry.insert(dry.end(), shape.begin(), shape.end());
+  real.insert(real.end(), shape.begin(), shape.end());
+  const Outcome plan = run(dry);
+  ASSERT_EQ(plan.exit_code, 0) << plan.output;
+  EXPECT_FALSE(fs::exists(path("memory")));
+  const Outcome outcome = run(real);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto number_after = [](const std::string& text, const std::string& mark) {
+    return std::stod(text.substr(text.find(mark) + mark.size()));
+  };
+  const double expected = number_after(plan.output, "expected peak ");
+  const double peak = number_after(outcome.output, "memory    peak ");
+  EXPECT_NEAR(expected / peak, 1, 0.1) << plan.output << outcome.output;
+}
+
+}  // namespace
+}  // namespace filigree
