@@ -8,7 +8,7 @@ namespace {
 
 // What a thread's own buffers in the attention and matrix kernels come to, and what a first use of oneDNN
 // maps.
-constexpr std::int64_t kBytesPerThread = std::int64_t{6} << 20;
+constexpr std::int64_t kBytesPerThread = std::int64_t{3} << 20;
 
 Batch meta_batch(const Config& config, const ModelConfig& model) {
   const std::int64_t b = config.train.micro_batch_size, n = config.data.seq_len;
@@ -47,6 +47,7 @@ MemoryPlan plan_memory(const Config& config, const ModelConfig& model_config,
     plan.tensors = meta.statistics().peak_reserved;
   }
   meta.release_cached();
+  allocator(Device::cpu()).release_cached();  // what the run's tensors would take over is not counted twice
   plan.process = resident_bytes() + plan.tensors + n_threads() * kBytesPerThread;
   return plan;
 }
