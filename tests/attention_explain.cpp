@@ -2,14 +2,13 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
 
 #include "attention/explain.h"
 #include "attention/explain_picture.h"
-#include "random_patterns.h"
+#include "tests/random_patterns.h"
+#include "tests/temporary_folder.h"
 
 namespace filigree {
 namespace {
@@ -227,17 +226,8 @@ TEST(ExplainPicture, TitlesNameLayersAndHeads) {
 
 class ExplainFiles : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (std::filesystem::temp_directory_path() / "filigree-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
   std::string path(const char* name) const { return (folder_ / name).string(); }
-  static std::string contents(const std::string& file) {
-    std::ifstream in(file, std::ios::binary);
-    return std::string((std::istreambuf_iterator<char>(in)), {});
-  }
-  std::filesystem::path folder_;
+  TemporaryFolder folder_;
 };
 
 std::uint32_t big_endian(const std::string& bytes, std::size_t at) {
@@ -251,7 +241,7 @@ TEST_F(ExplainFiles, PngDecodes) {
       explain_yaml("{heads: [{count: 1, pattern: {full: {}}}, {count: 1, pattern: {local: {window: 1}}}]}",
                    {256, true, 64}, 1, 2);
   write_explanation_png(e, path("a.png"));
-  const std::string png = contents(path("a.png"));
+  const std::string png = slurp(path("a.png"));
   ASSERT_EQ(png.substr(0, 8), "\x89PNG\r\n\x1a\n");
   std::string packed;
   std::size_t at = 8;
@@ -288,7 +278,7 @@ TEST_F(ExplainFiles, PngDecodes) {
 
 TEST_F(ExplainFiles, SvgHasAPathPerColour) {
   write_explanation_svg(explain_yaml("{full: {}}", {2, true, 16}), path("a.svg"));
-  const std::string svg = contents(path("a.svg"));
+  const std::string svg = slurp(path("a.svg"));
   EXPECT_EQ(svg.find("<svg xmlns="), 0u);
   EXPECT_NE(svg.find(">layer 0, head 0</text>"), std::string::npos);
   // Two rows of one and two allowed pixels, 128 units each.

@@ -1,7 +1,6 @@
 // TileLayout: the builder against predicates, the invariants that kernels rely on, files, and hostile input.
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -14,7 +13,8 @@
 
 #include "attention/pattern.h"
 #include "core/hdf5.h"
-#include "random_patterns.h"
+#include "tests/random_patterns.h"
+#include "tests/temporary_folder.h"
 
 namespace filigree {
 namespace {
@@ -24,19 +24,6 @@ using test::parse_pattern;
 std::uint64_t fresh_seed() {
   return std::random_device{}();
 }
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "filigree-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  std::string file(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  std::filesystem::path path_;
-};
 
 TileLayout layout_of(const std::string& yaml, std::int64_t n, int tile, bool causal = true, int heads = 1) {
   return build_layout(*parse_pattern(yaml, heads), {n, causal, tile}, heads);
@@ -311,7 +298,7 @@ TEST(LayoutFiles, RoundTrip) {
     const std::string text = test::random_pattern(random, n, n_heads, 2);
     SCOPED_TRACE(fmt::format("seed {}: {} n={} tile={} causal={}", seed, text, n, tile, causal));
     const auto layout = layout_of(text, n, tile, causal, n_heads);
-    const std::string path = folder.file("layout.h5");
+    const std::string path = (folder / "layout.h5").string();
     save_layout(layout, path, true);
     ASSERT_EQ(load_layout(path), layout);
 
@@ -330,7 +317,7 @@ TEST(LayoutFiles, RoundTrip) {
 
 TEST(LayoutFiles, PatternRefusesAnotherGeometry) {
   const TemporaryFolder folder;
-  const std::string path = folder.file("layout.h5");
+  const std::string path = (folder / "layout.h5").string();
   save_layout(layout_of("{local: {window: 5}}", 100, 32, true, 2), path, false);
   const auto message = [&](Geometry g, int n_heads) -> std::string {
     try {
@@ -359,23 +346,24 @@ TEST(LayoutFiles, MissingAndForeignFilesAreNamed) {
     }
     return "accepted";
   };
-  EXPECT_NE(message(folder.file("none.h5")).find("none.h5"), std::string::npos);
-  h5::Writer writer(folder.file("other.h5"));
+  EXPECT_NE(message((folder / "none.h5").string()).find("none.h5"), std::string::npos);
+  h5::Writer writer((folder / "other.h5").string());
   writer.attribute("/", "n_queries", std::int64_t{5});
   writer.commit();
-  EXPECT_NE(message(folder.file("other.h5")).find("not a layout file"), std::string::npos);
+  EXPECT_NE(message((folder / "other.h5").string()).find("not a layout file"), std::string::npos);
 }
 
 TEST(LayoutFiles, ExactMaskHasALimit) {
   const TemporaryFolder folder;
-  EXPECT_THROW(save_layout(layout_of("{local: {window: 5}}", 4097, 64), folder.file("a.h5"), true), Error);
-  EXPECT_FALSE(std::filesystem::exists(folder.file("a.h5")));
+  EXPECT_THROW(save_layout(layout_of("{local: {window: 5}}", 4097, 64), (folder / "a.h5").string(), true),
+               Error);
+  EXPECT_FALSE(std::filesystem::exists((folder / "a.h5").string()));
 }
 
 // A damaged file is refused or is some other valid layout; it never crashes.
 TEST(LayoutFiles, MutationsNeverCrash) {
   const TemporaryFolder folder;
-  const std::string path = folder.file("layout.h5"), mutated = folder.file("mutated.h5");
+  const std::string path = (folder / "layout.h5").string(), mutated = (folder / "mutated.h5").string();
   save_layout(layout_of("{bigbird: {block: 8, per_head: true}}", 150, 16, true, 2), path, false);
   std::ifstream in(path, std::ios::binary);
   const std::string good((std::istreambuf_iterator<char>(in)), {});

@@ -11,7 +11,7 @@
 #include "attention/intervals.h"
 #include "attention/pattern.h"
 #include "attention/sampling.h"
-#include "random_patterns.h"
+#include "tests/random_patterns.h"
 
 namespace filigree {
 namespace {
