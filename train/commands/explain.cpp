@@ -47,7 +47,7 @@ ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& 
     require(command.count(name) == 0, "{} is for patterns; {} is a config and says it itself", name,
             options.target);
   const Config config = load_config(options.target);
-  const ModelConfig model = resolved(config.model);
+  const ModelConfig& model = config.model;  // derived values are filled in
   const Geometry geometry{options.n > 0 ? options.n : config.data.seq_len, config.causal, config.tile};
   return request_of(config.pattern, geometry, model.n_layers, model.n_heads, model.n_kv_heads,
                     model.head_dim);
