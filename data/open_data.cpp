@@ -16,9 +16,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::int64_t kInMemoryBytes = std::int64_t{1} << 30;
-constexpr std::int64_t kVerifiedBytes = std::int64_t{4} << 30;
-
 class Hdf5Tokens : public TokenSource {
  public:
   explicit Hdf5Tokens(std::shared_ptr<const TokenFile> file) : file_(std::move(file)) {}
@@ -126,14 +123,14 @@ Dataset join_files(const std::vector<std::string>& inputs, std::vector<std::stri
   return Dataset(*common, std::move(tokenizer), std::move(parts));
 }
 
-std::pair<Vocabulary, Dataset::Part> open_hdf5(const fs::path& path) {
+std::pair<Vocabulary, Dataset::Part> open_hdf5(const fs::path& path, const OpenLimits& limits) {
   auto file = std::make_shared<const TokenFile>(path);
   const std::int64_t bytes = file->counts().n_tokens * dtype_size(file->dtype());
   std::shared_ptr<const TokenSource> source;
-  if (bytes <= kInMemoryBytes) {
+  if (bytes <= limits.in_memory) {
     source = std::make_shared<LoadedTokens>(*file);
   } else {
-    if (bytes <= kVerifiedBytes) file->verify();
+    if (bytes <= limits.verified) file->verify();
     source = std::make_shared<Hdf5Tokens>(file);
   }
   return {file->vocabulary(), {std::move(source), file->document_offsets()}};
@@ -237,12 +234,13 @@ OpenedData open_and_split(const DataRequest& request, InputFormat format) {
 }  // namespace
 
 Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format, const std::string& tokenizer,
-                     std::vector<std::string>* notes) {
+                     std::vector<std::string>* notes, const OpenLimits& limits) {
   std::vector<std::string> unread;
   std::vector<std::string>& said = notes ? *notes : unread;
   if (inputs.empty()) fail(ErrorKind::data, "no input was given");
   if (format == InputFormat::automatic) format = common_format(inputs);
-  if (format == InputFormat::hdf5) return join_files(inputs, said, open_hdf5);
+  if (format == InputFormat::hdf5)
+    return join_files(inputs, said, [&](const fs::path& path) { return open_hdf5(path, limits); });
   if (format == InputFormat::bin) return join_files(inputs, said, open_bin);
   const Sources sources = find_sources(inputs);
   said.push_back("text: " + sources.describe());

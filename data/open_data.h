@@ -28,11 +28,19 @@ struct OpenedData {
   std::vector<std::string> notes;  // for the user: what was read, skipped and split
 };
 
+// Above these sizes of `tokens`, in bytes, an HDF5 file is read in slices as they are needed, and its
+// checksum is not compared when it is opened (that of its offsets always is; `filigree inspect` verifies
+// all).
+struct OpenLimits {
+  std::int64_t in_memory = std::int64_t{1} << 30;
+  std::int64_t verified = std::int64_t{4} << 30;
+};
+
 // All of the inputs as one dataset. `automatic` goes by content: HDF5 files by their signature, .bin by name,
-// all else is text; kinds cannot be mixed. Token files are verified against their checksums (above 4 GiB
-// only the header and the offsets; `filigree inspect` verifies all) and held in memory up to 1 GiB.
+// all else is text; kinds cannot be mixed.
 Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format = InputFormat::automatic,
-                     const std::string& tokenizer = "byte", std::vector<std::string>* notes = nullptr);
+                     const std::string& tokenizer = "byte", std::vector<std::string>* notes = nullptr,
+                     const OpenLimits& limits = {});
 
 // Text is split by file (split_sources), token files and .bin by their last documents. Classes: one input is
 // a folder of class folders, several inputs are the class folders; labels count the sorted folder names, and

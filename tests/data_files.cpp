@@ -144,6 +144,45 @@ TEST_F(DataFiles, TokenFilesOfAnotherKindAreRefused) {
   expect_error(ErrorKind::data, "no attribute 'tokenizer'", [&] { TokenFile file(bad); });
 }
 
+// Right sums, but wrong contents.
+TEST_F(DataFiles, ImpossibleTokenFilesAreDataErrors) {
+  const fs::path path = folder / "t.h5";
+  const auto write = [&](std::vector<std::uint16_t> ids, std::vector<std::int64_t> offsets,
+                         std::int64_t vocab_size) {
+    h5::Writer w(path);
+    w.dataset("tokens", DType::u16, {std::ssize(ids)}, ids.data());
+    w.dataset("document_offsets", DType::i64, {std::ssize(offsets)}, offsets.data());
+    w.attribute("/", "format", std::string("filigree-tokens"));
+    w.attribute("/", "tokenizer", std::string("other"));
+    for (const char* name : {"separator", "mask"}) w.attribute("/", name, std::int64_t{-1});
+    w.attribute("/", "version", std::int64_t{1});
+    w.attribute("/", "vocab_size", vocab_size);
+    w.attribute("/", "n_tokens", std::int64_t{3});
+    w.attribute("/", "n_documents", std::int64_t{2});
+    w.attribute("/", "n_bytes", std::int64_t{3});
+    w.attribute("/", "tokens_xxhash64", hex64(xxhash64(ids.data(), 2 * ids.size())));
+    w.attribute("/", "offsets_xxhash64", hex64(xxhash64(offsets.data(), 8 * offsets.size())));
+    w.commit();
+  };
+  const OpenLimits lazy{.in_memory = 0, .verified = 0};
+  const auto open = [&] { open_dataset({path.string()}); };
+  write({1, 2, 9}, {0, 1, 3}, 10);
+  EXPECT_EQ(open_dataset({path.string()}).n_documents(), 2);
+  write({1, 2, 10}, {0, 1, 3}, 10);
+  expect_error(ErrorKind::data, "outside the vocabulary", open);
+  const Dataset unread = open_dataset({path.string()}, InputFormat::hdf5, "byte", nullptr, lazy);
+  expect_error(ErrorKind::data, "token 10 is outside the vocabulary of 10", [&] { all_tokens(unread); });
+  for (const std::vector<std::int64_t>& offsets :
+       {std::vector<std::int64_t>{0, 4, 3}, {1, 2, 3}, {0, 1, 2}, {0, 3}, {0, 2, 1, 3}}) {
+    write({1, 2, 3}, offsets, 10);
+    expect_error(ErrorKind::data, "offsets do not fit", open);
+  }
+  write({1, 2}, {0, 1, 3}, 10);
+  expect_error(ErrorKind::data, "what the header says", open);
+  write({1, 2, 3}, {0, 1, 3}, 0);
+  expect_error(ErrorKind::data, "vocab_size", open);
+}
+
 std::string as_bytes(const auto& values) {
   std::string bytes(values.size() * sizeof values[0], '\0');
   std::memcpy(bytes.data(), values.data(), bytes.size());

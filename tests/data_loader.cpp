@@ -12,6 +12,7 @@
 #include "data/masking.h"
 #include "data/open_data.h"
 #include "data/permutation.h"
+#include "data/prepare.h"
 #include "tests/data_helpers.h"
 
 namespace filigree {
@@ -389,20 +390,22 @@ TEST_F(LoaderTest, ClassifierSamplesAreDocumentsWithTheirLabels) {
   EXPECT_EQ(n_seen, 30);
 }
 
-TEST_F(LoaderTest, LargeTokenFilesAndTextGiveTheSameBatches) {
+TEST_F(LoaderTest, TextAndTokenFilesInMemoryOrNotGiveTheSameBatches) {
   for (int i = 0; i < 5; ++i) put(fmt::format("in/{}", i), random_text(1 + rng() % 5000));
-  const Sources sources = find_sources({(folder / "in").string()});
-  TokenFileWriter writer(folder / "t.h5", make_tokenizer("byte"));
-  for (const SourceFile& file : sources.files) {
-    writer.begin_document();
-    writer.append(slurp(file.path));
-  }
-  writer.commit();
-  const Dataset text = read_text(sources, make_tokenizer("byte")),
-                tokens = open_dataset({(folder / "t.h5").string()});
+  const std::string in = (folder / "in").string(), file = (folder / "t.h5").string();
+  prepare({in}, file, {});
+  const Dataset text = open_dataset({in}), memory = open_dataset({file});
+  const Dataset slices = open_dataset({file}, InputFormat::hdf5, "byte", nullptr, {.in_memory = 0});
   const LoaderOptions options{.batch_size = 3, .seq_len = 101, .seed = seed};
-  Loader a(text, options), b(tokens, options);
-  for (int i = 0; i < 60; ++i) ASSERT_TRUE(same(*a.next(), *b.next()));
+  Loader a(text, options), b(memory, options), c(slices, options),
+      d(slices, options);  // c, d: threads share a file
+  for (int i = 0; i < 60; ++i) {
+    const Batch batch = *a.next();
+    ASSERT_TRUE(same(batch, *b.next()));
+    ASSERT_TRUE(same(batch, *c.next()));
+    ASSERT_TRUE(same(batch, *d.next()));
+  }
+  EXPECT_EQ(slices.fingerprint(), text.fingerprint());
 }
 
 }  // namespace
