@@ -55,8 +55,9 @@ class Transformer : public Module {
   // Hidden states after the final norm, [B, N, C].
   Var forward(const ModelInput& input, const ForwardContext& context) const;
 
-  // Cross-entropy (natural logarithm) against targets i32 [B, N] (classifier [B]); those equal to
-  // ops::kIgnoreIndex do not count. The logits never exist as a whole.
+  // Cross-entropy (natural logarithm; the model must outlive and stay where it is until backward) against
+  // targets i32 [B, N] (classifier [B]); those equal to ops::kIgnoreIndex do not count. The logits never
+  // exist as a whole.
   Var loss(const ModelInput& input, const Tensor& targets, const ForwardContext& context,
            const LossOptions& options = {}) const;
 
