@@ -22,6 +22,30 @@ constexpr std::size_t kMaxBytes = 1 << 20;
 constexpr std::size_t kMaxDepth = 32;
 constexpr std::size_t kMaxKeyBytes = 256;  // YAML itself stops at 1024 characters
 
+// Length of the well-formed UTF-8 sequence that `s` starts with, or 0 (Unicode 15, table 3-7).
+std::size_t utf8_length(std::string_view s) {
+  const auto byte = [&](std::size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0u; };
+  const auto tail = [&](std::size_t i) { return (byte(i) & 0xC0u) == 0x80u; };
+  const unsigned first = byte(0), second = byte(1);
+  if (first < 0x80) return 1;
+  if (first >= 0xC2 && first <= 0xDF) return tail(1) ? 2 : 0;
+  if (first >= 0xE0 && first <= 0xEF) {
+    const bool overlong = first == 0xE0 && second < 0xA0, surrogate = first == 0xED && second > 0x9F;
+    return tail(1) && tail(2) && !overlong && !surrogate ? 3 : 0;
+  }
+  if (first >= 0xF0 && first <= 0xF4) {
+    const bool overlong = first == 0xF0 && second < 0x90, beyond = first == 0xF4 && second > 0x8F;
+    return tail(1) && tail(2) && tail(3) && !overlong && !beyond ? 4 : 0;
+  }
+  return 0;
+}
+
+bool is_utf8(std::string_view text) {
+  for (std::size_t length; !text.empty(); text.remove_prefix(length))
+    if (length = utf8_length(text); length == 0) return false;
+  return true;
+}
+
 // What events tell of block or flow style: `EmitterStyle::value` in yaml-cpp 0.7, an `enum class
 // EmitterStyle` in the newest.
 template <class T, bool is_enum = std::is_enum_v<T>>
@@ -71,6 +95,9 @@ class TreeBuilder : public YAML::EventHandler {
     refuse_properties(node.mark, tag, anchor);
     node.quoted = tag == "!";  // yaml-cpp's tag of quoted and block scalars
     if (node.quoted) check_quotes(node.mark, static_cast<std::size_t>(mark.pos));
+    // The file is UTF-8, but yaml-cpp turns the escapes \N and \_ into single bytes.
+    if (!is_utf8(value))
+      fail_at(node.mark, "the escapes \\N and \\_ are not supported", "write \\u0085 or \\u00a0");
     node.scalar = value;
     place(std::move(node));
   }
@@ -174,24 +201,6 @@ class TreeBuilder : public YAML::EventHandler {
   YamlNode root_;
   std::vector<Frame> open_;
 };
-
-// Length of the well-formed UTF-8 sequence that `s` starts with, or 0 (Unicode 15, table 3-7).
-std::size_t utf8_length(std::string_view s) {
-  const auto byte = [&](std::size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0u; };
-  const auto tail = [&](std::size_t i) { return (byte(i) & 0xC0u) == 0x80u; };
-  const unsigned first = byte(0), second = byte(1);
-  if (first < 0x80) return 1;
-  if (first >= 0xC2 && first <= 0xDF) return tail(1) ? 2 : 0;
-  if (first >= 0xE0 && first <= 0xEF) {
-    const bool overlong = first == 0xE0 && second < 0xA0, surrogate = first == 0xED && second > 0x9F;
-    return tail(1) && tail(2) && !overlong && !surrogate ? 3 : 0;
-  }
-  if (first >= 0xF0 && first <= 0xF4) {
-    const bool overlong = first == 0xF0 && second < 0x90, beyond = first == 0xF4 && second > 0x8F;
-    return tail(1) && tail(2) && tail(3) && !overlong && !beyond ? 4 : 0;
-  }
-  return 0;
-}
 
 // yaml-cpp takes byte 4 for the end of the file, guesses UTF-16 from NUL bytes and counts lines by '\n' only.
 void refuse_odd_bytes(std::string_view text, const std::string& name) {

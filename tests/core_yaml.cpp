@@ -108,6 +108,8 @@ TEST(Yaml, RefusesWhatIsNotStrict) {
       {"a: 'it''s\n", "the quote ' is never closed"},
       {"a: \"\\\"\n", "the quote \" is never closed"},
       {"a: \"x", "not valid YAML"},
+      {"a: \"x\\N\"\n", "f.yaml:1:4: the escapes \\N and \\_ are not supported"},
+      {"\"\\_\": 1\n", "f.yaml:1:1: the escapes \\N and \\_ are not supported"},
       {"a: b: c\n", "f.yaml:1:5: not valid YAML"},
       {std::string("a: 1\0b: 2\n", 10), "f.yaml:1:5: control character 0x00"},
       {"a: 1\n\x04"
