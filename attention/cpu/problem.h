@@ -157,17 +157,18 @@ template <class T>
 void pack_rows(const T* from, std::int64_t ld, std::int64_t rows, std::int64_t padded_rows, std::int64_t D,
                T factor, T* to, std::int64_t stride) {
   constexpr int L = kLine<T>;
-  for (std::int64_t d = 0; d < D; d += L) {
-    T* panel = to + d / L * stride;
-    if (const auto n = std::min<std::int64_t>(L, D - d); n == L) {
-      for (std::int64_t r = 0; r < rows; ++r)
-        for (int c = 0; c < L; c += kLanes<T>) store(panel + r * L + c, load(from + r * ld + d + c) * factor);
-    } else {
-      for (std::int64_t r = 0; r < rows; ++r)
-        for (std::int64_t c = 0; c < L; ++c) panel[r * L + c] = c < n ? from[r * ld + d + c] * factor : T(0);
-    }
-    std::fill(panel + rows * L, panel + padded_rows * L, T(0));
+  const std::int64_t panels = D / L, rest = D % L;
+  for (std::int64_t r = 0; r < rows; ++r, from += ld) {
+    for (std::int64_t p = 0; p < panels; ++p)
+      for (int c = 0; c < L; c += kLanes<T>)
+        store(to + p * stride + r * L + c, load(from + p * L + c) * factor);
+    if (rest == 0) continue;
+    T* last = to + panels * stride + r * L;
+    for (std::int64_t c = 0; c < L; ++c) last[c] = c < rest ? from[panels * L + c] * factor : T(0);
   }
+  if (rows < padded_rows)
+    for (std::int64_t p = 0; p < panels + (rest != 0); ++p)
+      std::fill(to + p * stride + rows * L, to + p * stride + padded_rows * L, T(0));
 }
 
 // The transpose, D x T, of one tile of `rows` rows of D elements: panels of L rows each, padded_dim lines
@@ -194,18 +195,14 @@ template <class T>
 void add_rows(const T* panels, std::int64_t stride, std::int64_t rows, std::int64_t D, T factor, T* to,
               std::int64_t ld) {
   constexpr int L = kLine<T>;
-  for (std::int64_t d = 0; d < D; d += L) {
-    const T* panel = panels + d / L * stride;
-    if (const auto n = std::min<std::int64_t>(L, D - d); n == L) {
-      for (std::int64_t r = 0; r < rows; ++r)
-        for (int c = 0; c < L; c += kLanes<T>) {
-          T* place = to + r * ld + d + c;
-          store(place, load(place) + load(panel + r * L + c) * factor);
-        }
-    } else {
-      for (std::int64_t r = 0; r < rows; ++r)
-        for (std::int64_t c = 0; c < n; ++c) to[r * ld + d + c] += panel[r * L + c] * factor;
-    }
+  const std::int64_t whole = D / L;
+  for (std::int64_t r = 0; r < rows; ++r, panels += L, to += ld) {
+    for (std::int64_t p = 0; p < whole; ++p)
+      for (int c = 0; c < L; c += kLanes<T>) {
+        T* place = to + p * L + c;
+        store(place, load(place) + load(panels + p * stride + c) * factor);
+      }
+    for (std::int64_t d = whole * L; d < D; ++d) to[d] += panels[whole * stride + d % L] * factor;
   }
 }
 
