@@ -1,4 +1,4 @@
-// The subcommands: one file each, one line each in main.cpp.
+// The subcommands: one file each, one line each in command_line.cpp.
 #pragma once
 
 #include <fmt/format.h>

@@ -1,0 +1,67 @@
+// The frame of the command line: the list of commands, and errors to exit codes.
+#include "train/commands/command_line.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <new>
+
+#include "core/build_info.h"
+#include "core/check.h"
+#include "core/yaml.h"
+#include "train/commands/commands.h"
+
+namespace filigree {
+namespace {
+
+int report(const char* message, const std::string& hint, int exit_code) {
+  std::fflush(stdout);
+  fmt::print(stderr, "filigree: {}\n", message);
+  if (!hint.empty()) fmt::print(stderr, "  hint: {}\n", hint);
+  return exit_code;
+}
+
+// CLI11 only says that a subcommand is required.
+void refuse_unknown_command(const CLI::App& app, const std::string& word) {
+  std::vector<std::string> known;
+  for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+  if (word.starts_with('-') || std::ranges::count(known, word) > 0) return;
+  const std::string near = nearest(word, known);
+  throw Error(ErrorKind::usage, fmt::format("there is no command '{}'", word),
+              near.empty() ? "filigree --help lists the commands" : fmt::format("did you mean '{}'?", near));
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv) {
+  Invocation invocation;
+  for (int i = 0; i < argc; ++i) invocation.command_line += std::string(i ? " " : "") + argv[i];
+
+  CLI::App app{"filigree trains long-sequence transformers with sparse attention", "filigree"};
+  app.set_version_flag("--version", "filigree " + version());
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::simple);
+  add_prepare(app, invocation);
+  add_train(app, invocation);
+  add_eval(app, invocation);
+  add_generate(app, invocation);
+  add_explain(app, invocation);
+  add_inspect(app, invocation);
+  add_doctor(app, invocation);
+
+  try {
+    if (argc > 1) refuse_unknown_command(app, argv[1]);
+    app.parse(argc, argv);
+    return invocation.exit_code;
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : static_cast<int>(ErrorKind::usage);
+  } catch (const Error& e) {
+    return report(e.what(), e.hint(), e.exit_code());
+  } catch (const std::bad_alloc&) {
+    return report("out of memory", "lower train.micro_batch_size or data.seq_len",
+                  static_cast<int>(ErrorKind::out_of_memory));
+  } catch (const std::exception& e) {
+    return report(e.what(), "this is a bug in filigree; please report it with the command and the config", 1);
+  }
+}
+
+}  // namespace filigree
