@@ -200,9 +200,13 @@ class CachingAllocator final : public Allocator {
 class Heap final : public Source {
  public:
   void* take(std::int64_t bytes) override {
+    if (bytes > kGreatest) return nullptr;  // AddressSanitizer would end the process
     return std::aligned_alloc(kAlignment, static_cast<std::size_t>(bytes));
   }
   void give(void* pointer, std::int64_t) override { std::free(pointer); }
+
+ private:
+  static constexpr std::int64_t kGreatest = std::int64_t{1} << 39;
 };
 
 std::unique_ptr<Source> cpu_source() {

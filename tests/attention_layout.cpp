@@ -13,6 +13,7 @@
 
 #include "attention/pattern.h"
 #include "core/hdf5.h"
+#include "tests/lsan_suppressions.h"
 #include "tests/random_patterns.h"
 #include "tests/temporary_folder.h"
 

@@ -6,9 +6,9 @@
 namespace filigree {
 namespace {
 
-// What a thread's own buffers in the attention and matrix kernels come to, and what a first use of oneDNN
-// maps.
-constexpr std::int64_t kBytesPerThread = std::int64_t{3} << 20;
+// What is not in tensors: buffers of the attention and matrix kernels, and what a first use of oneDNN maps.
+constexpr std::int64_t kBytesBeside = std::int64_t{5} << 20;
+constexpr std::int64_t kBytesPerThread = std::int64_t{1} << 19;
 
 Batch meta_batch(const Config& config, const ModelConfig& model) {
   const std::int64_t b = config.train.micro_batch_size, n = config.data.seq_len;
@@ -48,7 +48,7 @@ MemoryPlan plan_memory(const Config& config, const ModelConfig& model_config,
   }
   meta.release_cached();
   allocator(Device::cpu()).release_cached();  // what the run's tensors would take over is not counted twice
-  plan.process = resident_bytes() + plan.tensors + n_threads() * kBytesPerThread;
+  plan.process = resident_bytes() + plan.tensors + kBytesBeside + n_threads() * kBytesPerThread;
   return plan;
 }
 
