@@ -73,28 +73,26 @@ Tensor short_documents(std::int64_t B, std::int64_t N) {
 using AttentionFunction =
     std::function<Var(const std::vector<Var>&, const LayoutPtr&, const AttentionOptions&)>;
 
-// 20 shapes against differences. `least_gate`: 0 also tries gates that are switched off, whose difference
-// needs m < 0, which only the reference can do.
-void check_gradients(const AttentionFunction& attention, double least_gate) {
+// 20 shapes against differences. `switched_off`: every second case has a gate at 0, whose difference needs m
+// < 0, which only the reference can do; each row keeps another tile, for without one it jumps to 0.
+void check_gradients(const AttentionFunction& attention, bool switched_off) {
   Random random(test_seed(), 7);
   for (int i = 0; i < 20; ++i) {
-    const std::int64_t G = random.range(1, 2), H = G * random.range(1, 2), N = random.size(1, 22);
+    const bool gated = i % 2, zero = gated && switched_off;
+    const std::int64_t G = random.range(1, 2), H = G * random.range(1, 2), N = random.size(zero ? 17 : 1, 22);
     const std::int64_t B = random.range(1, 2), D = random.size(1, 9);
     const auto heads = static_cast<int>(H);
-    const std::string pattern = test::random_pattern(random.stream(), N, heads, 1);
-    const auto layout = layout_of(pattern, N, heads, 16, random.coin());
+    const std::string pattern = zero ? "{full: {}}" : test::random_pattern(random.stream(), N, heads, 1);
+    const auto layout = layout_of(pattern, N, heads, 16, !zero && random.coin());
     SCOPED_TRACE(fmt::format("B={} N={} H={} G={} D={} {}", B, N, H, G, D, pattern));
     const Inputs in = random_inputs(random, B, N, H, G, D);
     std::vector<Tensor> leaves = {in.q, in.k, in.v};
     AttentionOptions options;
-    if (i % 2 && layout->gate_size() > 0) {
-      const std::int64_t S = layout->gate_size();
-      Tensor gate = random.uniform(random.coin() ? Shape{S} : Shape{B, S}, 0.3, 2);
-      if (least_gate == 0 && N > 16)
-        gate.data<double>()[gate.numel() - 1] = 0;  // other tiles of the row stay
-      leaves.push_back(gate);
+    if (const std::int64_t S = layout->gate_size(); gated && S > 0) {
+      leaves.push_back(random.uniform(random.coin() ? Shape{S} : Shape{B, S}, 0.3, 2));
+      if (zero) leaves.back().data<double>()[leaves.back().numel() - 1] = 0;
     }
-    if (i % 3 == 1) options.row_bounds = short_documents(B, N);
+    if (i % 3 == 1 && !zero) options.row_bounds = short_documents(B, N);
     if (i % 5 == 1) options.alibi_slopes = alibi_slopes(heads, DType::f64, Device::cpu());
     ASSERT_TRUE(gradients_agree(
         [&](const std::vector<Var>& v) {
@@ -111,7 +109,7 @@ TEST(SparseAttention, GradientsAgreeWithDifferences) {
       [](const std::vector<Var>& v, const LayoutPtr& layout, const AttentionOptions& options) {
         return sparse_attention(v[0], v[1], v[2], layout, options);
       },
-      0.3);
+      false);
 }
 
 TEST(ReferenceAttention, GradientsAgreeWithDifferences) {
@@ -119,7 +117,7 @@ TEST(ReferenceAttention, GradientsAgreeWithDifferences) {
       [](const std::vector<Var>& v, const LayoutPtr& layout, const AttentionOptions& options) {
         return reference_attention(v[0], v[1], v[2], allowed_pairs(*layout), *layout, options);
       },
-      0);
+      true);
 }
 
 // Several row blocks per key tile, so that tasks take turns at dk and dv, and long columns beside short ones.
