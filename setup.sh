@@ -51,12 +51,12 @@ case "${1:-}" in
     build filigree
     text=$(cxx_headers)
     [ -n "$text" ] || { echo "setup.sh: cannot find the C++ standard library's headers of ${CXX:-c++}" >&2; exit 2; }
-    build/release/filigree train configs/quickstart.yaml --resume never --overwrite "data.train=[$text]"
+    build/release/filigree train configs/quickstart.yaml --overwrite "data.train=[$text]"
     echo
     build/release/filigree generate runs/quickstart --prompt "  template<typename _Tp>" --tokens 300
     cat <<'END'
 
-checkpoint  runs/quickstart/best.h5
+checkpoint  runs/quickstart/checkpoints/best.h5
 metrics     runs/quickstart/metrics.jsonl
 config      configs/quickstart.yaml   (resolved: runs/quickstart/config.yaml)
 next step   see a pattern:        build/release/filigree explain configs/quickstart.yaml
