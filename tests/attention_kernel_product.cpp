@@ -100,6 +100,15 @@ TYPED_TEST(TileKernel, PowersOfTwo) {
   EXPECT_TRUE(std::isnan(exp2<T>(broadcast(std::numeric_limits<T>::quiet_NaN()))[0]));
 }
 
+TYPED_TEST(TileKernel, TransposesSquares) {
+  using T = TypeParam;
+  Vector<T> square[kLanes<T>];
+  for (int r = 0; r < kLanes<T>; ++r) square[r] = iota<T>() + T(100 * r);
+  transpose<T>(square);
+  for (int r = 0; r < kLanes<T>; ++r)
+    for (int c = 0; c < kLanes<T>; ++c) EXPECT_EQ(square[r][c], 100 * c + r);
+}
+
 TYPED_TEST(TileKernel, KeepsTheLanesOfSetBits) {
   using T = TypeParam;
   Random random(test_seed());

@@ -186,7 +186,14 @@ class Forward {
       const bool empty = row.sum[r] == 0;
       const T inverse = empty ? T(0) : 1 / row.sum[r];
       T* to = o_ + p_.query_offset(b, n, h);
-      for (std::int64_t d = 0; d < p_.D; ++d) to[d] = row.o[(d / L * p_.tile + r) * L + d % L] * inverse;
+      for (std::int64_t d = 0; d < p_.D; d += L) {
+        const T* from = row.o + d * p_.tile + r * L;
+        if (d + L <= p_.D) {
+          for (int c = 0; c < L; c += kLanes<T>) store(to + d + c, load(from + c) * inverse);
+        } else {
+          for (std::int64_t c = 0; d + c < p_.D; ++c) to[d + c] = from[c] * inverse;
+        }
+      }
       lse_[(b * p_.H + h) * p_.N + n] =
           empty ? kMinusInfinity : static_cast<T>(kLn2 * (row.max[r] + std::log2(row.sum[r])));
     }

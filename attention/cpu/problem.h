@@ -176,17 +176,19 @@ void pack_rows(const T* from, std::int64_t ld, std::int64_t rows, std::int64_t p
 template <class T>
 void pack_transposed(const T* from, std::int64_t ld, std::int64_t rows, std::int64_t tile, std::int64_t D,
                      std::int64_t padded_dim, T* to) {
-  constexpr int L = kLine<T>;
-  for (std::int64_t first = 0; first < tile; first += L, to += padded_dim * L) {
-    const std::int64_t n = std::clamp<std::int64_t>(rows - first, 0, L);
-    if (n < L || D < padded_dim) std::fill(to, to + padded_dim * L, T(0));
-    if (n == L) {
-      for (std::int64_t d = 0; d < D; ++d)
-        for (int c = 0; c < L; ++c) to[d * L + c] = from[(first + c) * ld + d];
-    } else {
-      for (std::int64_t c = 0; c < n; ++c)
-        for (std::int64_t d = 0; d < D; ++d) to[d * L + c] = from[(first + c) * ld + d];
+  constexpr int L = kLine<T>, n = kLanes<T>;
+  for (std::int64_t first = 0; first < tile; first += n) {
+    T* lanes = to + first / L * padded_dim * L + first % L;  // column `first` of the transpose
+    const T* source = from + first * ld;
+    std::int64_t d = 0;
+    for (; first + n <= rows && d + n <= D; d += n) {
+      Vector<T> square[n];
+      for (int i = 0; i < n; ++i) square[i] = load(source + i * ld + d);
+      transpose<T>(square);
+      for (int i = 0; i < n; ++i) store(lanes + (d + i) * L, square[i]);
     }
+    for (; d < padded_dim; ++d)
+      for (int i = 0; i < n; ++i) lanes[d * L + i] = first + i < rows && d < D ? source[i * ld + d] : T(0);
   }
 }
 

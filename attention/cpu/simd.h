@@ -34,6 +34,8 @@ template <class T>
 using Vector = typename VectorOf<T>::type;
 template <class T>
 using Unsigned = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+template <class T>
+using Signed = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
 template <class T>
 inline Vector<T> load(const T* p) {  // any alignment
@@ -80,6 +82,29 @@ inline Vector<T> keep(std::uint64_t bits, Vector<T> v, Vector<T> otherwise) {
   for (int i = 0; i < kLanes<T>; ++i) lane_bit[i] = Unsigned<T>{1} << i;
   const Vector<Unsigned<T>> set = broadcast(static_cast<Unsigned<T>>(bits)) & lane_bit;
   return set == lane_bit ? v : otherwise;
+}
+
+// Transposes the square whose rows are v[0], v[1], ...: blocks of half its size change places, then the
+// blocks within each half, and so on down to single lanes.
+template <class T>
+inline void transpose(Vector<T> (&v)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  using Indices = Vector<Signed<T>>;
+#pragma GCC unroll 4
+  for (int width = n / 2; width >= 1; width /= 2) {
+    Indices low{}, high{};  // lanes of a pair of rows, n + i for lane i of the second
+    for (int i = 0; i < n; ++i) {
+      low[i] = i & width ? n + i - width : i;
+      high[i] = i & width ? n + i : i + width;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) {
+      if (i & width) continue;
+      const Vector<T> first = v[i], second = v[i + width];
+      v[i] = __builtin_shuffle(first, second, low);
+      v[i + width] = __builtin_shuffle(first, second, high);
+    }
+  }
 }
 
 // 2^x for x <= 127 (f32) or 1023 (f64); 0 below -125 or -1021, where it would soon be subnormal; NaN for NaN.

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <functional>
+#include <thread>
 
 #include "attention/pattern.h"
 #include "attention/sparse_attention.h"
@@ -18,7 +19,10 @@ namespace {
 
 constexpr int kRepetitions = 8;
 
+// Starts after a pause: for some milliseconds after a matrix product, OpenMP's threads spin and hold the
+// cores.
 double seconds(const std::function<void()>& f) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
   const auto start = std::chrono::steady_clock::now();
   f();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
