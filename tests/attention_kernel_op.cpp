@@ -165,6 +165,36 @@ TEST(SparseAttention, AnyNumberOfThreadsGivesTheSameBits) {
   set_n_threads(0);
 }
 
+// Every task wants to add to the same few keys (many queries) or to the same few queries (many keys), out of
+// turn if it could.
+TEST(SparseAttention, TasksTakeTurns) {
+  Random random(test_seed(), 15);
+  for (const auto& [N, M] : {std::pair(30000, 40), std::pair(40, 30000)}) {
+    TilePattern all;
+    all.row_offsets.push_back(0);
+    const int tile = 16, key_tiles = (M + tile - 1) / tile;
+    for (int q = 0; q * tile < N; ++q) {
+      for (int k = 0; k < key_tiles; ++k) all.columns.push_back(k);
+      all.row_offsets.push_back(static_cast<std::int32_t>(all.columns.size()));
+    }
+    all.mask_id.assign(all.columns.size(), kFullTile);
+    const auto layout =
+        std::make_shared<TileLayout>(N, M, tile, false, std::vector{all}, std::vector{0}, MaskTable(tile));
+    const Tensor q = random.normal({1, N, 1, 16}, DType::f32), k = random.normal({1, M, 1, 16}, DType::f32);
+    const Inputs in = {q, k, random.normal(k.shape(), DType::f32)};
+    const Tensor o_grad = random.normal(q.shape(), DType::f32);
+    set_n_threads(1);
+    const Outcome one = run(in, layout, o_grad);
+    set_n_threads(4);
+    for (int i = 0; i < 5; ++i) {
+      const Outcome four = run(in, layout, o_grad);
+      for (std::size_t x = 0; x < one.grads.size(); ++x)
+        EXPECT_TRUE(same_bits(one.grads[x], four.grads[x])) << x;
+    }
+  }
+  set_n_threads(0);
+}
+
 TEST(SparseAttention, GatesAtOneChangeNothing) {
   Random random(test_seed(), 10);
   const auto layout = layout_of("{local: {window: 30}}", 100, 2);
