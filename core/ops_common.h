@@ -32,6 +32,12 @@ Tensor computed(const Shape& shape, const Tensor& x, F&& f) {
   return y;
 }
 
+// y = op(a) op(b) + beta y, and y = x w^T + bias. To be called instead of the kernels: on meta these take and
+// give back the memory that the CPU's products need.
+void matmul_into(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, double beta,
+                 Tensor& y);
+void linear_into(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& y);
+
 // x as a matrix whose rows are its last dimension.
 inline Tensor as_rows(const Tensor& x) {
   return x.reshape({x.shape().drop_last().numel(), x.dim(-1)});

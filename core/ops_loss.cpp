@@ -39,7 +39,7 @@ struct LinearGradients {
 void run_chunk(std::int64_t begin, const Tensor& x, const Tensor& w, const Tensor& bias,
                const Tensor& targets, const Tensor& divisor, bool record, Tensor& logits, Tensor& row_losses,
                LinearGradients& grads) {
-  on_device(x.device(), [&](auto context) { linear(context, x, w, bias, logits); });
+  linear_into(x, w, bias, logits);
   if (!record) {
     Tensor not_kept;
     on_device(x.device(),
@@ -51,11 +51,9 @@ void run_chunk(std::int64_t begin, const Tensor& x, const Tensor& w, const Tenso
   const Tensor& dlogits = logits;
   if (grads.x.defined()) {
     Tensor dx = grads.x.slice(begin, begin + x.dim(0));
-    on_device(x.device(), [&](auto context) { matmul(context, dlogits, w, false, false, 0, dx); });
+    matmul_into(dlogits, w, false, false, 0, dx);
   }
-  if (grads.w.defined())
-    on_device(x.device(),
-              [&](auto context) { matmul(context, dlogits, x, true, false, begin > 0, grads.w); });
+  if (grads.w.defined()) matmul_into(dlogits, x, true, false, begin > 0, grads.w);
   if (grads.bias.defined()) {
     const Tensor share =
         computed(bias.shape(), x, [&](auto context, Tensor& sum) { sum_leading(context, dlogits, sum); });

@@ -1,7 +1,15 @@
+#include "core/cpu/gemm.h"
 #include "core/ops_common.h"
 
 namespace filigree::ops {
 namespace {
+
+void take_partial_sums(const Tensor& y, std::int64_t k) {
+  if (y.device() != Device::meta()) return;
+  if (y.rank() > 2 && y.shape().drop_last().drop_last().numel() >= cpu::kSmallBatch) return;
+  const std::int64_t n = cpu::gemm_partial_sums(y.dim(-2), y.dim(-1), k);
+  if (n > 0) Tensor::empty({n}, y.dtype(), y.device());
+}
 
 // The last two dimensions of y = op(a) op(b), with a's leading ones.
 Shape product_shape(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
@@ -9,11 +17,23 @@ Shape product_shape(const Tensor& a, const Tensor& b, bool transpose_a, bool tra
 }
 
 Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
-  return computed(product_shape(a, b, transpose_a, transpose_b), a,
-                  [&](auto context, Tensor& y) { matmul(context, a, b, transpose_a, transpose_b, 0, y); });
+  Tensor y = Tensor::empty(product_shape(a, b, transpose_a, transpose_b), a.dtype(), a.device());
+  matmul_into(a, b, transpose_a, transpose_b, 0, y);
+  return y;
 }
 
 }  // namespace
+
+void matmul_into(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, double beta,
+                 Tensor& y) {
+  take_partial_sums(y, a.dim(transpose_a ? -2 : -1));
+  on_device(y.device(), [&](auto context) { matmul(context, a, b, transpose_a, transpose_b, beta, y); });
+}
+
+void linear_into(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& y) {
+  take_partial_sums(y, x.dim(-1));
+  on_device(y.device(), [&](auto context) { linear(context, x, w, bias, y); });
+}
 
 Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
   require_same_kind("matmul", a.value(), b.value());
@@ -50,9 +70,8 @@ Var linear(const Var& x, const Var& w, const Var& bias) {
             w.shape().str());
   }
   const Tensor x_rows = as_rows(x.value());
-  Tensor y = computed({x_rows.dim(0), w.dim(0)}, x.value(), [&](auto context, Tensor& out) {
-    linear(context, x_rows, w.value(), bias.value(), out);
-  });
+  Tensor y = Tensor::empty({x_rows.dim(0), w.dim(0)}, x.dtype(), x.device());
+  linear_into(x_rows, w.value(), bias.value(), y);
   return make_result(
       "linear", y.reshape(x.shape().with(-1, w.dim(0))), {x, w, bias},
       [x_kept = kept_if(w.requires_grad(), x_rows), w_kept = kept_if(x.requires_grad(), w.value()),

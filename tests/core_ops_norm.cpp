@@ -51,7 +51,7 @@ TEST_P(Norm, SingleAgreesWithDouble) {
     for (auto& t : inputs) t = t.to(DType::f32);
     const auto single = run_op(c, inputs, DType::f32), exact = run_op(c, inputs, DType::f64);
     for (std::size_t t = 0; t < exact.size(); ++t)
-      EXPECT_LE(relative_error(single[t], exact[t]), c.f32_error) << t << ' ' << inputs[0].shape().str();
+      EXPECT_LE(relative_error(single[t], exact[t], 0.1), c.f32_error) << t << ' ' << inputs[0].shape().str();
   }
 }
 TEST_P(Norm, SameBitsForAnyNumberOfThreads) {
@@ -94,7 +94,7 @@ TEST(NormValues, ALargeMeanCostsNoPrecision) {
   const Var w(Tensor::full({n}, 1)), b(Tensor::zeros({n}));
   const Tensor y = ops::layer_norm(Var(x), w, b, 1e-5).value();
   const Var w64(w.value().to(DType::f64)), b64(b.value().to(DType::f64));
-  EXPECT_LE(relative_error(y, ops::layer_norm(Var(x.to(DType::f64)), w64, b64, 1e-5).value()), 1e-4);
+  EXPECT_LE(relative_error(y, ops::layer_norm(Var(x.to(DType::f64)), w64, b64, 1e-5).value(), 0), 1e-4);
 }
 
 TEST(SoftmaxValues, FollowTheFormula) {

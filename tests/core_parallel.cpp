@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
@@ -51,12 +52,17 @@ TEST_P(Parallel, RangesCoverEverythingAndDependOnTheGrainAlone) {
 TEST_P(Parallel, RethrowsTheExceptionAndStaysUsable) {
   for (int round = 0; round < 20; ++round) {
     std::atomic<int> started = 0;
-    EXPECT_THROW(parallel_tasks(100000,
-                                [&](std::int64_t i) {
-                                  ++started;
-                                  if (i == 5) throw std::runtime_error("five");
-                                }),
-                 std::runtime_error);
+    std::atomic<bool> thrown = false;
+    const auto task = [&](std::int64_t i) {
+      ++started;
+      if (i == 5) {
+        thrown = true;
+        throw std::runtime_error("five");
+      }
+      // The thread that throws may lose its core on the way; the others must not finish meanwhile.
+      if (thrown) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    };
+    EXPECT_THROW(parallel_tasks(100000, task), std::runtime_error);
     EXPECT_LT(started, 100000);
     std::atomic<int> sum = 0;
     parallel_tasks(10, [&](std::int64_t i) { sum += static_cast<int>(i); });

@@ -4,10 +4,9 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <memory>
 
-#include "core/check.h"
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace filigree::cpu {
 namespace {
@@ -118,6 +117,7 @@ struct Plan {
     block_k = divide_up(k, slices);
     slices = divide_up(k, block_k);
   }
+  int64_t partial_sums(int64_t m, int64_t n) const { return (slices - 1) * m * n; }
 };
 
 // `bias`, if given, is added to every row; beta must then be 0.
@@ -127,15 +127,15 @@ void multiply_blocks(bool transpose_a, bool transpose_b, int64_t m, int64_t n, i
   if (m == 0 || n == 0) return;
   const Plan plan(m, n, std::max<int64_t>(k, 1));
   // Slice 0 goes to C itself, slice s > 0 to partial s - 1; then they are added in order.
-  const auto partials =
-      std::make_unique_for_overwrite<T[]>(static_cast<std::size_t>((plan.slices - 1) * m * n));
+  Tensor partials = plan.slices > 1 ? Tensor::empty({plan.partial_sums(m, n)}, dtype_of<T>()) : Tensor{};
+  T* const partial_sums = plan.slices > 1 ? partials.data<T>() : nullptr;
   const int64_t blocks = plan.blocks_m * plan.blocks_n;
   parallel_tasks(blocks * plan.slices, [&](int64_t task) {
     const int64_t slice = task / blocks, block = task % blocks;
     const int64_t i = block / plan.blocks_n * plan.block_m, j = block % plan.blocks_n * plan.block_n;
     const int64_t p = slice * plan.block_k;
     const int64_t mb = std::min(plan.block_m, m - i), nb = std::min(plan.block_n, n - j);
-    T* out = slice == 0 ? c + i * ldc + j : partials.get() + ((slice - 1) * m + i) * n + j;
+    T* out = slice == 0 ? c + i * ldc + j : partial_sums + ((slice - 1) * m + i) * n + j;
     T keep = slice == 0 ? beta : T(0);
     if (bias && slice == 0) {
       for (int64_t r = 0; r < mb; ++r) std::copy_n(bias + j, nb, out + r * ldc);
@@ -149,7 +149,7 @@ void multiply_blocks(bool transpose_a, bool transpose_b, int64_t m, int64_t n, i
   parallel_for(m, divide_up(1 << 14, n), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       for (int64_t s = 0; s < plan.slices - 1; ++s) {
-        const T* partial = partials.get() + (s * m + i) * n;
+        const T* partial = partial_sums + (s * m + i) * n;
 #pragma omp simd
         for (int64_t j = 0; j < n; ++j) c[i * ldc + j] += partial[j];
       }
@@ -157,6 +157,10 @@ void multiply_blocks(bool transpose_a, bool transpose_b, int64_t m, int64_t n, i
 }
 
 }  // namespace
+
+int64_t gemm_partial_sums(int64_t m, int64_t n, int64_t k) {
+  return m && n ? Plan(m, n, std::max<int64_t>(k, 1)).partial_sums(m, n) : 0;
+}
 
 template <class T>
 void gemm_serial(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a,

@@ -20,6 +20,12 @@ template <class T>
 void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha,
           const T* a, std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc);
 
+// Batches of fewer products are computed by gemm, one after the other; of more, each by one gemm_serial.
+constexpr std::int64_t kSmallBatch = 8;
+
+// Elements that gemm and gemm_bias take from the CPU's allocator for partial sums.
+std::int64_t gemm_partial_sums(std::int64_t m, std::int64_t n, std::int64_t k);
+
 // As gemm with alpha = 1, beta = 0, and bias [n] added to every row while its block is in the cache.
 template <class T>
 void gemm_bias(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, const T* a,

@@ -16,8 +16,7 @@ void matmul(Context, const Tensor& a, const Tensor& b, bool transpose_a, bool tr
       gemm_function(transpose_a, transpose_b, m, n, k, T(1), pa + i * m * k, a.dim(-1), pb + i * k * n,
                     b.dim(-1), static_cast<T>(beta), py + i * m * n, n);
     };
-    // Many small products are tasks themselves; a few large ones are cut one after the other.
-    constexpr std::int64_t kSmallBatch = 8, kTaskFlops = 1 << 20;
+    constexpr std::int64_t kTaskFlops = 1 << 20;
     if (batch < kSmallBatch) {
       for (std::int64_t i = 0; i < batch; ++i) multiply(gemm<T>, i);
       return;
