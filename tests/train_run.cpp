@@ -330,10 +330,11 @@ TEST_F(RunTest, DryRunPredictsThePeakWithinTenPercent) {
   GTEST_SKIP() << "a sanitizer's own memory is in the resident set";
 #endif
   // Large enough that tensors, not the program itself, are most of it.
-  const std::vector<std::string> shape = {
-      "model.dim=128",      "model.n_heads=4",          "data.seq_len=1024",
-      "train.steps=3",      "train.eval_interval=0",    "checkpoint.interval=0",
-      "train.batch_size=8", "train.micro_batch_size=4", "train.out=memory"};
+  const std::vector<std::string> shape = {"model.dim=128",         "model.n_heads=4",
+                                          "data.seq_len=1024",     "train.steps=3",
+                                          "train.eval_interval=0", "checkpoint.interval=0",
+                                          "train.batch_size=8",    "train.micro_batch_size=4",
+                                          "train.out=memory",      "threads=2"};
   std::vector<std::string> dry = {"train", "config.yaml", "--dry-run"}, real = {"train", "config.yaml"};
   dry.insert(dry.end(), shape.begin(), shape.end());
   real.insert(real.end(), shape.begin(), shape.end());

@@ -1,19 +1,18 @@
 #include "train/memory_plan.h"
 
 #include "core/build_info.h"
+#include "core/cpu/gemm.h"
 #include "core/parallel.h"
 
 namespace filigree {
 namespace {
 
-// What is not in tensors: buffers of the attention kernels, what a first use of oneDNN maps, and, where
-// products are large, the holes that its packing buffers (0.5 to 2 MiB) leave in the heap of every thread.
-// Measured with 1 to 8 threads on Zen 3.
+// What is not in tensors: buffers of the attention kernels, what a first use of oneDNN maps, holes in the
+// heap.
 std::int64_t bytes_beside(const Config& config, const ModelConfig& model) {
   constexpr std::int64_t kOnce = std::int64_t{5} << 20, kPerThread = std::int64_t{1} << 19;
-  constexpr std::int64_t kHolesPerThread = std::int64_t{8} << 20, kPackedProduct = std::int64_t{1} << 20;
   const std::int64_t largest = config.train.micro_batch_size * config.data.seq_len * 4 * model.dim;
-  return kOnce + n_threads() * (kPerThread + (largest >= kPackedProduct ? kHolesPerThread : 0));
+  return kOnce + n_threads() * (kPerThread + cpu::gemm_heap_holes(largest));
 }
 
 Batch meta_batch(const Config& config, const ModelConfig& model) {

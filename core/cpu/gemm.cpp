@@ -162,6 +162,12 @@ int64_t gemm_partial_sums(int64_t m, int64_t n, int64_t k) {
   return m && n ? Plan(m, n, std::max<int64_t>(k, 1)).partial_sums(m, n) : 0;
 }
 
+int64_t gemm_heap_holes(int64_t elements) {
+  const bool avx512 = (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+  constexpr int64_t kPacked = int64_t{1} << 20, kHoles = int64_t{8} << 20;
+  return !avx512 && elements >= kPacked ? kHoles : 0;
+}
+
 template <class T>
 void gemm_serial(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a,
                  int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
