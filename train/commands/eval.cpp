@@ -9,7 +9,7 @@
 namespace filigree {
 namespace {
 
-struct Arguments {
+struct EvalArguments {
   std::string model;
   std::vector<std::string> data;
   std::int64_t batches = 0;
@@ -28,7 +28,7 @@ Dataset evaluation_data(const Config& config, const std::vector<std::string>& na
   return *std::move(opened.validation);
 }
 
-void run(const Arguments& arguments) {
+void run(const EvalArguments& arguments) {
   const LoadedModel loaded = load_model(arguments.model);
   const Dataset data = evaluation_data(loaded.config, arguments.data);
   require(data.vocabulary().size <= loaded.config.model.vocab_size,
@@ -43,7 +43,7 @@ void run(const Arguments& arguments) {
 
 void add_eval(CLI::App& app, Invocation&) {
   auto* command = app.add_subcommand("eval", "Evaluate a checkpoint");
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<EvalArguments>();
   command->add_option("model", arguments->model, "Checkpoint file or run folder")->required();
   command->add_option("--data", arguments->data,
                       "Files, folders or globs; default: the run's validation data");

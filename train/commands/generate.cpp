@@ -8,12 +8,12 @@
 namespace filigree {
 namespace {
 
-struct Arguments {
+struct GenerateArguments {
   std::string model, prompt;
   GenerateOptions options;
 };
 
-void run(const Arguments& arguments) {
+void run(const GenerateArguments& arguments) {
   const LoadedModel loaded = load_model(arguments.model);
   const auto tokenizer = make_tokenizer(loaded.config.data.tokenizer);
   std::vector<std::uint32_t> encoded;
@@ -37,7 +37,7 @@ void run(const Arguments& arguments) {
 
 void add_generate(CLI::App& app, Invocation&) {
   auto* command = app.add_subcommand("generate", "Sample text from a trained decoder");
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<GenerateArguments>();
   command->add_option("model", arguments->model, "Checkpoint file or run folder")->required();
   command->add_option("--prompt", arguments->prompt, "Text to go on from");
   command->add_option("--tokens", arguments->options.tokens, "Tokens to make at most")

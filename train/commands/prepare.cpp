@@ -7,7 +7,7 @@
 namespace filigree {
 namespace {
 
-struct Arguments {
+struct PrepareArguments {
   std::vector<std::string> inputs;
   std::string output;
   PrepareOptions options;
@@ -18,7 +18,7 @@ void describe(const std::filesystem::path& path, const TokenCounts& counts) {
              counts.n_documents, counts.n_bytes);
 }
 
-void run(const Arguments& arguments) {
+void run(const PrepareArguments& arguments) {
   std::optional<Progress> bar;
   const PrepareResult result = prepare(arguments.inputs, arguments.output, arguments.options,
                                        [&](std::int64_t done, std::int64_t total) {
@@ -37,7 +37,7 @@ void run(const Arguments& arguments) {
 
 void add_prepare(CLI::App& app, Invocation&) {
   auto* command = app.add_subcommand("prepare", "Encode text into a token file, streaming");
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<PrepareArguments>();
   command
       ->add_option("inputs", arguments->inputs,
                    "Files, folders (with all below) and globs; each file is a document")

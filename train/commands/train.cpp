@@ -7,7 +7,7 @@
 namespace filigree {
 namespace {
 
-struct Arguments {
+struct TrainArguments {
   std::string config;
   std::vector<std::string> overrides;
   bool print_config = false;
@@ -18,7 +18,7 @@ struct Arguments {
 
 void add_train(CLI::App& app, Invocation& invocation) {
   auto* command = app.add_subcommand("train", "Train a model from a YAML config");
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<TrainArguments>();
   command->add_option("config", arguments->config, "YAML file")->required();
   command->add_option("overrides", arguments->overrides, "key=value, e.g. train.steps=200");
   command
