@@ -33,6 +33,13 @@ std::vector<std::string> pattern_names() {
 }
 
 PatternPtr make_nested(const YamlNode& node, const PatternContext& context) {
+  if (node.is_scalar()) {  // a name alone: the pattern with its defaults
+    YamlNode named = YamlNode::make_map();
+    YamlNode body = YamlNode::make_map();
+    named.mark = body.mark = node.mark;
+    named.entries.emplace_back(node, body);
+    return make_nested(named, context);
+  }
   if (!node.is_map() || node.entries.size() != 1)
     fail_at(node.mark, "a pattern is a map with one key, its name", "for example {local: {window: 64}}");
   const auto& [key, body] = node.entries.front();

@@ -269,6 +269,15 @@ TEST(Draws, RandomBlocksAreWholeBlocks) {
 
 // --- choice by layer and head ---
 
+TEST(Patterns, ANameAloneMeansTheDefaults) {
+  const Geometry g{300, true, 32};
+  for (const char* name : {"full", "bigbird"}) {
+    const auto brief = parse_pattern(name, 1, 0, 1),
+               whole = parse_pattern(fmt::format("{{{}: {{}}}}", name), 1, 0, 1);
+    EXPECT_TRUE(build_layout(*brief, g, 1) == build_layout(*whole, g, 1)) << name;
+  }
+}
+
 TEST(PatternLists, LaterLayerEntryWins) {
   const std::string text =
       "{layers: [{layers: 0-3, pattern: {full: {}}}, {layers: [1, 3], pattern: {local: {window: 1}}},"
@@ -340,7 +349,8 @@ TEST_P(PatternMistakes, AreErrorsWithPositionAndAdvice) {
 INSTANTIATE_TEST_SUITE_P(
     Patterns, PatternMistakes,
     testing::Values(
-        Mistake{"full", "1:1", "a map with one key"}, Mistake{"{full: {}, local: {}}", "1:1", "one key"},
+        Mistake{"[full]", "1:1", "a map with one key"}, Mistake{"ful", "1:1", "did you mean 'full'?"},
+        Mistake{"local", "1:1", "local.window"}, Mistake{"{full: {}, local: {}}", "1:1", "one key"},
         Mistake{"{locl: {window: 4}}", "1:2", "did you mean 'local'?"},
         Mistake{"{zzzzzzzz: {}}", "1:2", "known patterns: full, local"},
         Mistake{"{block_topk: {k: 4}}", "1:2", "unknown pattern 'block_topk'"},

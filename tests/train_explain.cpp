@@ -48,6 +48,11 @@ TEST_F(ExplainCommand, TakesAPatternWrittenOut) {
     EXPECT_NE(outcome.text.find(part), std::string::npos) << part;
 }
 
+TEST_F(ExplainCommand, TakesTheNameOfAPattern) {
+  const auto json = Json::parse(explain_command("full --n 100 --json").text);
+  EXPECT_EQ(json["total"]["exact_pairs"], 100 * 101 / 2);
+}
+
 TEST_F(ExplainCommand, TakesAPatternFile) {
   const auto path = file("p.yaml", "causal: false\ntile: 32\npattern: {local: {window: 5}}\n");
   const auto outcome = explain_command(path + " --n 100 --json");

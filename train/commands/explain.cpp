@@ -37,7 +37,9 @@ ExplainRequest request_of_pattern(const PatternFile& file, const ExplainOptions&
 }
 
 ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& options) {
-  if (options.target.starts_with('{')) {
+  const auto names = pattern_names();
+  if (options.target.starts_with('{') ||
+      std::find(names.begin(), names.end(), options.target) != names.end()) {
     PatternFile written;
     written.pattern = parse_yaml(options.target, "PATTERN");
     return request_of_pattern(written, options);
@@ -84,8 +86,9 @@ void add_explain(CLI::App& app, Invocation&) {
   auto options = std::make_shared<ExplainOptions>();
   auto* command = app.add_subcommand("explain", "Show what a pattern sees and what it costs");
   command
-      ->add_option("config", options->target,
-                   "a config, a file with just `pattern:`, or a pattern such as '{local: {window: 64}}'")
+      ->add_option(
+          "config", options->target,
+          "a config, a file with just `pattern:`, or a pattern such as full or '{local: {window: 64}}'")
       ->required();
   command->add_option("--n", options->n, "sequence length (default: the config's, or 4096)")
       ->check(CLI::Range(std::int64_t{1}, kMaxLength));
