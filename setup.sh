@@ -53,7 +53,7 @@ case "${1:-}" in
     [ -n "$text" ] || { echo "setup.sh: cannot find the C++ standard library's headers of ${CXX:-c++}" >&2; exit 2; }
     build/release/filigree train configs/quickstart.yaml --overwrite "data.train=[$text]"
     echo
-    build/release/filigree generate runs/quickstart --prompt "  template<typename _Tp>" --tokens 300
+    build/release/filigree generate runs/quickstart --prompt "  template<typename _Tp>" --temperature 0.7 --tokens 300
     cat <<'END'
 
 checkpoint  runs/quickstart/checkpoints/best.h5
