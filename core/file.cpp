@@ -48,6 +48,9 @@ int write_all(int fd, std::string_view text) {
 }  // namespace
 
 void write_file_atomically(const fs::path& target, std::string_view text) {
+  std::error_code ignored;
+  require(!fs::exists(target, ignored) || fs::is_regular_file(target, ignored),
+          "{} is not a regular file; it would be replaced", target.string());
   const fs::path temporary = target.string() + ".tmp";
   const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0) fail_write(target, "open", errno);

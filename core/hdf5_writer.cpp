@@ -219,12 +219,16 @@ Writer::Writer(const fs::path& target) : impl_(std::make_unique<Impl>()) {
   impl_->need_system(fs::is_directory(folder_of(target), ignored) || (errno = ENOENT, false),
                      "folder " + folder_of(target).string());
   impl_->need_system(!fs::is_directory(target, ignored) || (errno = EISDIR, false), "the target");
+  require(!fs::exists(target, ignored) || fs::is_regular_file(target, ignored),
+          "{} is not a regular file; it would be replaced", target.string());
+  impl_->need_system(::access(folder_of(target).c_str(), W_OK) == 0, "folder " + folder_of(target).string());
   remove_stale_temporaries(folder_of(target), target.filename().string());
   const Lock lock;
   Handle creation = fresh_properties(H5P_FILE_CREATE);
   check(H5Pset_obj_track_times(creation, false) >= 0, "H5Pset_obj_track_times");
   impl_->file =
       Handle(H5Fcreate(impl_->temporary.c_str(), H5F_ACC_EXCL, creation, file_access(true)), H5Fclose);
+  if (!impl_->file.ok()) ::unlink(impl_->temporary.c_str());
   impl_->need(impl_->file.ok(), "creating a temporary file beside it");
 }
 

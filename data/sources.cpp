@@ -105,6 +105,11 @@ class Finder {
         if (errno != ENOENT && errno != ELOOP) fail_on(path, errno);
         ++sources_.n_other;  // a link to nowhere
       } else if (S_ISDIR(info.st_mode)) {
+        // A run of filigree below its own data: reading it would change the data while it trains.
+        if (fs::exists(path / "run.json", error) && fs::exists(path / "checkpoints", error)) {
+          ++sources_.n_runs;
+          continue;
+        }
         walk(path, below, info);
       } else if (S_ISREG(info.st_mode)) {
         add_file(path, below, info, false);
@@ -180,6 +185,7 @@ std::string Sources::describe() const {
   add(n_binary, "binary");
   add(n_empty, "empty");
   add(n_other, "neither file nor folder");
+  add(n_runs, n_runs == 1 ? "run folder" : "run folders");
   return fmt::format("{} file{}, {}B{}", files.size(), files.size() == 1 ? "" : "s",
                      human_count(static_cast<double>(bytes)),
                      skipped.empty() ? "" : " (skipped: " + skipped + ")");

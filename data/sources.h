@@ -25,6 +25,7 @@ struct Sources {
   std::int64_t n_binary = 0;     // skipped: a NUL in the first 8 KiB
   std::int64_t n_empty = 0;      // skipped
   std::int64_t n_other = 0;      // skipped: dangling links, sockets, devices
+  std::int64_t n_runs = 0;       // skipped: run folders of filigree
   std::string describe() const;  // "783 files, 12.3 MB (skipped: 2 binary, 1 empty)"
 };
 
@@ -32,9 +33,9 @@ struct Sources {
 // if an input does not exist or matches nothing.
 std::vector<std::filesystem::path> expand_paths(const std::vector<std::string>& inputs);
 
-// The text files below the inputs. In folders, hidden entries are left out and links are followed, each
-// folder once. A binary or empty file that was named itself, and whatever cannot be read, is Error(data); so
-// is nothing to read at all.
+// The text files below the inputs. In folders, hidden entries and the run folders of filigree are left out
+// and links are followed, each folder once. A binary or empty file that was named itself, and whatever cannot
+// be read, is Error(data); so is nothing to read at all.
 Sources find_sources(const std::vector<std::string>& inputs);
 
 // Splits by file: the files in the order of the hash of (seed, relative path) go to validation as long as

@@ -191,7 +191,7 @@ TEST(Config, EveryMistakeIsNamedWhereItStands) {
       // ranges
       {with("", "", "", "tile: 48\n"), "c.yaml:4:7: tile must be one of 16, 32, 64, 128, not 48"},
       {with("", "", "", "tile: 256\n"), "c.yaml:4:7: tile must be between 16 and 128, not '256'"},
-      {with("", "", "", "threads: -1\n"), "... threads must be between 0 and 4096, not '-1'"},
+      {with("", "", "", "threads: -1\n"), "... threads must be between 0 and 1024, not '-1'"},
       {with("", "", "", "seed: -1\n"), "... seed must be at least 0, not '-1'"},
       {with("dropout: 1"), "c.yaml:1:52: model.dropout must be below 1"},
       {with("dropout: 1.5"), "... model.dropout must be between 0 and 1, not '1.5'"},

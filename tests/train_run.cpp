@@ -201,6 +201,70 @@ TEST_F(RunTest, ASecondSignalEndsAtOnce) {
   EXPECT_EQ(process.finish().exit_code, 128 + SIGINT);
 }
 
+// timeout(1) signals a process and then its group.
+TEST_F(RunTest, OneWishThatArrivesTwiceStillSaves) {
+  Process process = start({"train", "config.yaml", "train.steps=100000", "checkpoint.interval=0"});
+  ASSERT_TRUE(process.wait_for("| loss ")) << process.output();
+  process.send(SIGTERM);
+  process.send(SIGTERM);
+  EXPECT_EQ(process.finish().exit_code, 75);
+  EXPECT_NE(run({"inspect", "full"}).output.find("step"), std::string::npos);
+}
+
+TEST_F(RunTest, ALayoutFileIsPartOfTheRun) {
+  const auto dump = [&](const std::string& pattern) {
+    write("pattern.yaml", "tile: 16\npattern: " + pattern);
+    const Outcome outcome =
+        run({"explain", "pattern.yaml", "--n", "48", "--heads", "2", "--dump", "layout.h5"});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  };
+  const std::string pattern = "pattern={block: {file: layout.h5}}";
+  dump("{local: {window: 16}}");
+  const Outcome first = run({"train", "config.yaml", pattern, "train.out=laid"});
+  ASSERT_EQ(first.exit_code, 0) << first.output;
+  // A layout file fits its own length only; generating pads to that.
+  const Outcome text = run({"generate", "laid", "--prompt", "tile ", "--tokens", "5"});
+  EXPECT_EQ(text.exit_code, 0) << text.output;
+  dump("{local: {window: 2}}");
+  for (const char* command : {"eval", "generate"}) {
+    const Outcome changed = run({command, "laid"});
+    EXPECT_EQ(changed.exit_code, 3) << changed.output;
+    EXPECT_NE(changed.output.find("layout file"), std::string::npos) << changed.output;
+  }
+}
+
+TEST_F(RunTest, FilesThatAreNoRunsStay) {
+  fs::create_directories(path("mine"));
+  write("mine/config.yaml", "# precious\n" + std::string(kConfig));
+  for (const char* mode : {"--resume=auto", "--overwrite"}) {
+    const Outcome outcome = run({"train", "mine/config.yaml", "train.out=mine", mode});
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.output;
+    EXPECT_NE(outcome.output.find("would replace its config.yaml"), std::string::npos) << outcome.output;
+  }
+  std::ifstream kept(path("mine/config.yaml"));
+  std::string line;
+  std::getline(kept, line);
+  EXPECT_EQ(line, "# precious");
+}
+
+TEST_F(RunTest, ARunBelowItsDataIsNotReadAsData) {
+  const std::vector<std::string> command = {"train", "config.yaml", "data.train=text", "train.out=text/run"};
+  Process process = start(command);
+  ASSERT_TRUE(process.wait_for("step 12/24")) << process.output();
+  process.send(SIGTERM);
+  ASSERT_EQ(process.finish().exit_code, 75);
+  const Outcome again = run(command);
+  EXPECT_EQ(again.exit_code, 0) << again.output;
+  EXPECT_NE(again.output.find("1 run folder"), std::string::npos) << again.output;
+  const Outcome same = run({"train", "config.yaml", "data.train=text", "train.out=text"});
+  EXPECT_EQ(same.exit_code, 2) << same.output;
+}
+
+TEST_F(RunTest, MoreMemoryThanThereIsIsRefused) {
+  const Outcome outcome = run({"train", "config.yaml", "model.vocab_size=1073741824"});
+  EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+}
+
 TEST_F(RunTest, KilledAtOnceResumesBitwise) {
   ASSERT_EQ(run({"train", "config.yaml"}).exit_code, 0);
   Process process = start({"train", "config.yaml", "train.out=killed"});

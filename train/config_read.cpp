@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "attention/sparse_attention.h"
 #include "train/config.h"
 #include "train/config_internal.h"
 
@@ -88,6 +89,10 @@ void check_heads(MapReader& reader, ModelConfig& model) {
   } else {
     model.head_dim = model.dim / model.n_heads;
   }
+  if (model.head_dim > kMaxHeadDim)
+    fail_at(mark_of(reader, reader.has("head_dim") ? "head_dim" : "n_heads"),
+            fmt::format("the head dimension must be at most {}, not {}", kMaxHeadDim, model.head_dim),
+            "take more heads, or set model.head_dim");
   if (model.n_heads % model.n_kv_heads != 0)
     fail_at(mark_of(reader, "n_kv_heads"),
             fmt::format("model.n_kv_heads must divide model.n_heads: {} / {} leaves {}", model.n_heads,
@@ -370,7 +375,7 @@ Config parse_config(const YamlNode& root_node, const std::string& name) {
   config.pattern = read_pattern(root);
   config.tile = read_tile(root);
   config.device = read_enum(root, "device", config.device);
-  config.threads = static_cast<int>(root.integer("threads", 0, 4096, 0));
+  config.threads = static_cast<int>(root.integer("threads", 0, 1024, 0));
   config.seed = root.integer("seed", 0, kMaxCount, config.seed);
   root.find("causal");
   for (const char* key : {"model", "data", "train"}) root.at(key);

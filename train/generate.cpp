@@ -43,12 +43,13 @@ void generate(const LoadedModel& loaded, std::vector<std::int32_t> text, const G
   std::map<std::int64_t, std::vector<LayoutPtr>> layouts;  // by padded length
   RandomStream random(RandomKey{options.seed, random_site("generate"), 0});
   const NoGrad no_tape;
+  const bool any_length = pattern_fits(config, 1);
   for (std::int64_t made = 0; made < options.tokens; ++made) {
     if (std::ssize(text) > longest)
       text.erase(text.begin(), text.end() - std::max<std::int64_t>(1, longest / 2));
     const auto length = std::ssize(text);
     // Padding to whole tiles keeps the number of layouts small; causality hides it from the text.
-    const std::int64_t padded = std::min(longest, (length + tile - 1) / tile * tile);
+    const std::int64_t padded = any_length ? std::min(longest, (length + tile - 1) / tile * tile) : longest;
     auto& layout = layouts[padded];
     if (layout.empty()) layout = build_layouts(config, padded);
     std::vector<std::int32_t> ids = text;

@@ -2,7 +2,47 @@
 
 #include <fmt/format.h>
 
+#include "core/file.h"
+#include "core/hash.h"
+
 namespace filigree {
+namespace {
+
+void add_layout_files(const YamlNode& node, Xxhash64& sum, std::int64_t& count) {
+  for (const YamlNode& item : node.items) add_layout_files(item, sum, count);
+  for (const auto& [key, value] : node.entries) {
+    const YamlNode* file = key.scalar == "block" ? value.find("file") : nullptr;
+    if (!file) {
+      add_layout_files(value, sum, count);
+      continue;
+    }
+    const std::string bytes = read_file(file->scalar);
+    sum.update(bytes.data(), bytes.size());
+    ++count;
+  }
+}
+
+}  // namespace
+
+std::string layout_files_sum(const Config& config) {
+  Xxhash64 sum;
+  std::int64_t count = 0;
+  add_layout_files(config.pattern, sum, count);
+  return count ? hex64(sum.digest()) : "";
+}
+
+bool pattern_fits(const Config& config, std::int64_t seq_len) {
+  const ModelConfig& model = config.model;
+  const Geometry geometry{seq_len, config.causal, config.tile};
+  try {
+    for (const PatternPtr& pattern : make_layer_patterns(config.pattern, model.n_layers, model.n_heads))
+      pattern->validate(geometry, model.n_heads);
+    return true;
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::usage) throw;
+    return false;
+  }
+}
 
 std::vector<LayoutPtr> build_layouts(const Config& config, std::int64_t seq_len) {
   const auto patterns = make_layer_patterns(config.pattern, config.model.n_layers, config.model.n_heads);

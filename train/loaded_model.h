@@ -14,12 +14,12 @@ namespace filigree {
 struct LoadedModel {
   std::filesystem::path checkpoint;  // the file that was read
   Config config;                     // resolved, as stored
-  std::string state_json;
+  std::string tokenizer;             // of the data that it was trained on; empty: only its ids are known
   std::unique_ptr<Transformer> model;
 };
 
 // `path`: a checkpoint file, or a run folder, of which best.h5 is read, or else the newest that is intact.
-// Error(data) if there is none.
+// Error(data) if there is none, or if a layout file of its pattern is not the one that it was trained with.
 LoadedModel load_model(const std::filesystem::path& path);
 
 }  // namespace filigree

@@ -94,10 +94,27 @@ int take_lock(const fs::path& folder) {
   return file;
 }
 
+// Files that a run would replace, in a folder that holds none: they are the user's own.
+void refuse_foreign(const fs::path& folder) {
+  std::error_code ignored;
+  std::vector<fs::path> files = {folder / "config.yaml", folder / "metrics.jsonl",
+                                 checkpoint_folder(folder) / "best.h5"};
+  for (const auto& [step, path] : list_checkpoints(folder)) files.push_back(path);
+  for (const fs::path& file : files)
+    if (fs::exists(file, ignored))
+      throw Error(ErrorKind::usage,
+                  fmt::format("{} is no run's folder, but a run would replace its {}", folder.string(),
+                              file.lexically_relative(folder).string()),
+                  "choose another train.out");
+}
+
 void refuse_existing(const fs::path& folder, RunMode mode) {
-  if (mode == RunMode::overwrite) return;
+  if (mode == RunMode::overwrite) {
+    if (!fs::exists(run_file(folder))) refuse_foreign(folder);
+    return;
+  }
   const Json status = read_status(folder);
-  if (status.empty()) return;
+  if (status.empty()) return refuse_foreign(folder);
   if (status["status"] == "finished")
     throw Error(ErrorKind::usage, fmt::format("{} holds a finished run", folder.string()),
                 "--overwrite starts it anew; or choose another train.out");
@@ -172,7 +189,9 @@ std::optional<RunFolder::Found> RunFolder::latest() const {
   throw Error(
       ErrorKind::data,
       fmt::format("every checkpoint of {} is damaged: {}", folder_.string(), fmt::join(found.damaged, "; ")),
-      "--overwrite starts the run anew");
+      fs::exists(best_path())
+          ? "--resume " + best_path().string() + " goes on from the best one; --overwrite starts anew"
+          : "--overwrite starts the run anew");
 }
 
 void RunFolder::begin(const Config& config, const std::string& command_line, std::int64_t resumed_step) {

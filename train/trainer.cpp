@@ -1,5 +1,6 @@
 #include "train/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -8,7 +9,9 @@
 
 #include "core/build_info.h"
 #include "data/entropy.h"
+#include "data/sources.h"
 #include "train/evaluate.h"
+#include "train/layouts.h"
 #include "train/run_folder.h"
 #include "train/run_setup.h"
 #include "train/schedule.h"
@@ -32,6 +35,8 @@ struct Progression {
   double best_loss = std::numeric_limits<double>::infinity();
   bool evaluation_due = false;  // stopped between a step and its evaluation
   std::string data;             // fingerprint
+  std::string tokenizer;        // of the data; empty: unknown
+  std::string layout_files;     // see layout_files_sum
 
   std::string to_json() const {
     const bool has_best = std::isfinite(best_loss);
@@ -40,7 +45,9 @@ struct Progression {
                 {"next_sample", position.next_sample},
                 {"best_loss", has_best ? Json(best_loss) : Json(nullptr)},
                 {"evaluation_due", evaluation_due},
-                {"data", data}}
+                {"data", data},
+                {"tokenizer", tokenizer},
+                {"layout_files", layout_files}}
         .dump();
   }
 
@@ -53,6 +60,8 @@ struct Progression {
       if (!j.at("best_loss").is_null()) p.best_loss = j.at("best_loss");
       p.evaluation_due = j.at("evaluation_due");
       p.data = j.at("data");
+      p.tokenizer = j.at("tokenizer");
+      p.layout_files = j.at("layout_files");
       return p;
     } catch (const Json::exception& e) {
       fail(ErrorKind::data, "{}: its state is not one of a training run ({})", origin, e.what());
@@ -75,6 +84,8 @@ class Trainer {
         optimizer_(config_.train, model_.parameters()),
         loader_(setup_.data.train, train_loader_options()) {
     at_.data = setup_.data.train.fingerprint();
+    at_.tokenizer = setup_.data.train.vocabulary().tokenizer;
+    at_.layout_files = layout_files_sum(config_);
     at_.position = loader_.position();
     resume(request);
     folder_.begin(config_, request.command_line, at_.step);
@@ -117,7 +128,8 @@ class Trainer {
 
   void resume(const TrainRequest& request) {
     if (request.resume != "auto" && request.resume != "never") {
-      load(read_checkpoint(request.resume), request.resume);
+      const std::filesystem::path path = find_checkpoint(request.resume);
+      load(read_checkpoint(path), path.string());
       return;
     }
     const auto found = folder_.latest();
@@ -133,6 +145,10 @@ class Trainer {
       throw Error(ErrorKind::data,
                   fmt::format("{}: the training data has changed since this checkpoint", origin),
                   "restore the data, or start a new run with another train.out");
+    if (saved.layout_files != at_.layout_files)
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: a layout file of the pattern has changed since this checkpoint", origin),
+                  "restore the file, or start a new run with another train.out");
     load_tensors_into(weights(), checkpoint.weights, origin);
     load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
     optimizer_.set_steps(saved.step);
@@ -218,6 +234,19 @@ class Trainer {
   std::optional<Evaluation> last_evaluation_;
 };
 
+// Reading what the run itself writes would change the data while it trains.
+void refuse_own_folder(const Config& config) {
+  auto run = std::filesystem::weakly_canonical(config.train.out);
+  if (!run.has_filename()) run = run.parent_path();  // written with a slash at its end
+  for (const auto* inputs : {&config.data.train, &config.data.val})
+    for (const auto& path : expand_paths(*inputs)) {
+      const auto input = std::filesystem::weakly_canonical(path);
+      const auto [end, rest] = std::mismatch(run.begin(), run.end(), input.begin(), input.end());
+      require(end != run.end(), "the data {} is in the run's own folder; choose another train.out",
+              path.string());
+    }
+}
+
 }  // namespace
 
 int train(const TrainRequest& request) {
@@ -225,6 +254,10 @@ int train(const TrainRequest& request) {
   fmt::print("{}", describe(setup));
   std::fflush(stdout);
   if (request.dry_run) return 0;
+  if (setup.memory.process > available_bytes() + resident_bytes())
+    throw Error(ErrorKind::out_of_memory, "the expected peak is more memory than there is",
+                "lower train.micro_batch_size or data.seq_len, or set model.activation_checkpointing: true");
+  refuse_own_folder(setup.config);
   return Trainer(std::move(setup), request).run();
 }
 

@@ -2,8 +2,11 @@
 #include "train/commands/command_line.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <new>
+#include <system_error>
 
 #include "core/build_info.h"
 #include "core/check.h"
@@ -30,6 +33,10 @@ void refuse_unknown_command(const CLI::App& app, const std::string& word) {
               near.empty() ? "filigree --help lists the commands" : fmt::format("did you mean '{}'?", near));
 }
 
+[[noreturn]] void fail_output() {
+  fail(ErrorKind::disk, "cannot write the output: {}", std::strerror(errno));
+}
+
 }  // namespace
 
 int run_command_line(int argc, char** argv) {
@@ -51,6 +58,7 @@ int run_command_line(int argc, char** argv) {
   try {
     if (argc > 1) refuse_unknown_command(app, argv[1]);
     app.parse(argc, argv);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout)) fail_output();
     return invocation.exit_code;
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : static_cast<int>(ErrorKind::usage);
@@ -59,6 +67,9 @@ int run_command_line(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return report("out of memory", "lower train.micro_batch_size or data.seq_len",
                   static_cast<int>(ErrorKind::out_of_memory));
+  } catch (const std::system_error& e) {  // of fmt::print
+    return report(fmt::format("cannot write the output: {}", e.what()).c_str(), "",
+                  static_cast<int>(ErrorKind::disk));
   } catch (const std::exception& e) {
     return report(e.what(), "this is a bug in filigree; please report it with the command and the config", 1);
   }

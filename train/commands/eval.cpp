@@ -31,6 +31,11 @@ Dataset evaluation_data(const Config& config, const std::vector<std::string>& na
 void run(const EvalArguments& arguments) {
   const LoadedModel loaded = load_model(arguments.model);
   const Dataset data = evaluation_data(loaded.config, arguments.data);
+  if (data.vocabulary().tokenizer != loaded.tokenizer)
+    throw Error(ErrorKind::data,
+                fmt::format("the data has the tokenizer '{}', the model was trained with '{}'",
+                            data.vocabulary().tokenizer, loaded.tokenizer),
+                "'' is that of .bin files, of which only the ids are known");
   require(data.vocabulary().size <= loaded.config.model.vocab_size,
           "the data has {} kinds of tokens, the model knows {}", data.vocabulary().size,
           loaded.config.model.vocab_size);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 
 #include "train/commands/commands.h"
@@ -43,6 +44,12 @@ ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& 
     PatternFile written;
     written.pattern = parse_yaml(options.target, "PATTERN");
     return request_of_pattern(written, options);
+  }
+  if (!std::filesystem::exists(options.target)) {
+    const std::string near = nearest(options.target, names);
+    throw Error(ErrorKind::usage, fmt::format("{}: no such file, and no pattern's name", options.target),
+                near.empty() ? fmt::format("patterns: {}", fmt::join(names, ", "))
+                             : fmt::format("did you mean '{}'?", near));
   }
   if (const auto file = load_pattern_file(options.target)) return request_of_pattern(*file, options);
   for (const char* name : {"--layers", "--heads", "--head-dim"})

@@ -1,6 +1,7 @@
 // filigree generate: text from a trained decoder.
 #include "train/generate.h"
 
+#include <cmath>
 #include <cstdio>
 
 #include "train/commands/commands.h"
@@ -14,8 +15,12 @@ struct GenerateArguments {
 };
 
 void run(const GenerateArguments& arguments) {
+  require(std::isfinite(arguments.options.temperature), "--temperature must be a number");
   const LoadedModel loaded = load_model(arguments.model);
-  const auto tokenizer = make_tokenizer(loaded.config.data.tokenizer);
+  if (loaded.tokenizer.empty())
+    throw Error(ErrorKind::data, "this model was trained on .bin files, whose tokenizer is unknown",
+                "prepare the text with filigree prepare to generate text");
+  const auto tokenizer = make_tokenizer(loaded.tokenizer);
   std::vector<std::uint32_t> encoded;
   if (const auto separator = tokenizer->separator()) encoded.push_back(*separator);
   tokenizer->encode(arguments.prompt, encoded);

@@ -30,7 +30,9 @@ void run(const PrepareArguments& arguments) {
   describe(arguments.output, result.train);
   if (result.validation) describe(result.validation_path, *result.validation);
   fmt::print("next: filigree train CONFIG 'data.train=[{}]'{}\n", arguments.output,
-             result.validation ? fmt::format(" 'data.val=[{}]'", result.validation_path.string()) : "");
+             result.validation
+                 ? fmt::format(" 'data.val=[{}]' data.val_fraction=null", result.validation_path.string())
+                 : "");
 }
 
 }  // namespace

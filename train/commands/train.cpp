@@ -23,11 +23,11 @@ void add_train(CLI::App& app, Invocation& invocation) {
   command->add_option("overrides", arguments->overrides, "key=value, e.g. train.steps=200");
   command
       ->add_option("--resume", arguments->request.resume,
-                   "auto: go on where this run is; never: start anew; or a checkpoint file")
+                   "auto: go on where this run is; never: start anew; or a checkpoint file or run folder")
       ->capture_default_str();
   command->add_flag("--overwrite", arguments->request.overwrite, "Remove the run that is in train.out");
   command->add_flag("--dry-run", arguments->request.dry_run,
-                    "Check everything, print the plan, write nothing");
+                    "Check the config and the data, print the plan, write nothing");
   command->add_flag("--print-config", arguments->print_config, "Print the fully resolved config and stop");
   command->footer(
       "Example:\n  filigree train configs/quickstart.yaml train.steps=200 'data.train=[README.md]'");
