@@ -39,8 +39,9 @@ class Pattern {
 };
 using PatternPtr = std::shared_ptr<const Pattern>;
 
-// Builds a pattern from its YAML, e.g. {local: {window: 64}}, {union: [...]} or, with its defaults, full. `layer` picks the entry of a
-// `layers:` list (later entries win). Every mistake is an Error(usage) with file:line:column.
+// Builds a pattern from its YAML, e.g. {local: {window: 64}}, {union: [...]} or, with its defaults, full.
+// `layer` picks the entry of a `layers:` list (later entries win). Every mistake is an Error(usage) with
+// file:line:column.
 PatternPtr make_pattern(const YamlNode& node, int layer, int n_layers, int n_heads);
 
 // The pattern of every layer. Layers share one object where no `layers:` stands anywhere in the YAML.

@@ -19,7 +19,8 @@ struct OpCase {
   // Makes f64 inputs from a random shape.
   std::function<std::vector<Tensor>(Random&, const Shape&)> inputs;
   GradcheckFunction f;
-  double f32_error = 2e-6;  // of results and gradients, relative to the greatest of each tensor (to 0.1 at least)
+  double f32_error =
+      2e-6;  // of results and gradients, relative to the greatest of each tensor (to 0.1 at least)
 };
 
 inline void PrintTo(const OpCase& c, std::ostream* out) {
