@@ -1,5 +1,5 @@
 // The attention room's raw kernels, declared once (kernels.inc) and given a body per device, as in
-// core/kernels.h: attention/cpu/*.cpp in namespace cpu.
+// core/kernels.h: attention/cpu/*.cpp in namespace cpu, attention/cuda/*.cu in namespace cuda.
 #pragma once
 
 #include "attention/tile_layout.h"
@@ -7,14 +7,36 @@
 
 namespace filigree {
 
-// What the op was given, checked. Undefined tensors as in AttentionOptions; `scale` is final.
+// Some of the heads of a tensor [B, N, all heads, D]: queries, keys or values, apart or in one tensor as the
+// qkv projection leaves them. Element (b, n, h, d) is at tensor's element ((b N + n) all_heads + first + h) D
+// + d.
+struct Heads {
+  Tensor tensor;
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+
+  static Heads all(const Tensor& t) { return {t, 0, t.dim(2)}; }
+  std::int64_t batch() const { return tensor.dim(0); }
+  std::int64_t rows() const { return tensor.dim(1); }
+  std::int64_t dim() const { return tensor.dim(3); }
+  std::int64_t row_stride() const { return tensor.dim(2) * tensor.dim(3); }  // elements from row n to n + 1
+  template <class T>
+  T* data() const {
+    return static_cast<T*>(tensor.raw_data()) + first * tensor.dim(3);
+  }
+};
+
+// What the op was given, checked. Undefined tensors as in AttentionOptions; `scale` is final. gate and
+// alibi_slopes are acc.
 struct AttentionInput {
-  Tensor q, k, v;
+  Heads q, k, v;
   LayoutPtr layout;
   Tensor gate;
   Tensor row_bounds;
   Tensor alibi_slopes;
   double scale = 1;
+
+  DType dtype() const { return q.tensor.dtype(); }
 };
 
 }  // namespace filigree
@@ -22,3 +44,9 @@ struct AttentionInput {
 namespace filigree::cpu {
 #include "attention/kernels.inc"
 }  // namespace filigree::cpu
+
+#ifdef FILIGREE_CUDA
+namespace filigree::cuda {
+#include "attention/kernels.inc"
+}  // namespace filigree::cuda
+#endif

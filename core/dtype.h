@@ -1,4 +1,5 @@
-// Element types. bf16 is for storage: CPU kernels compute in f32 (training) or f64 (gradient checks).
+// Element types. CPU kernels compute in f32 (training) or f64 (gradient checks), CUDA's in bf16 as well;
+// elsewhere bf16 is for storage.
 #pragma once
 
 #include <bit>
@@ -61,6 +62,11 @@ constexpr const char* dtype_name(DType type) {
       return "u32";
   }
   return "?";
+}
+
+// What sums beside elements of this type are kept in.
+constexpr DType accumulation_dtype(DType type) {
+  return type == DType::bf16 ? DType::f32 : type;
 }
 
 template <class T>

@@ -3,7 +3,8 @@
 //
 // A kernel's first argument is its device's Context, so a call inside on_device() finds the right body:
 //   on_device(x.device(), [&](auto context) { gelu_forward(context, x, kind, y); });
-// Kernels trust their callers: ops check shapes and dtypes. Outputs are allocated by the caller.
+// Kernels trust their callers: ops check shapes and dtypes. Outputs are allocated by the caller. CUDA kernels
+// are enqueued on the device's stream and do not wait, unless they return something to the host.
 #pragma once
 
 #include "core/ops.h"
@@ -14,6 +15,15 @@ namespace filigree::cpu {
 struct Context {};
 #include "core/kernels.inc"
 }  // namespace filigree::cpu
+
+#ifdef FILIGREE_CUDA
+namespace filigree::cuda {
+struct Context {
+  int device = 0;
+};
+#include "core/kernels.inc"
+}  // namespace filigree::cuda
+#endif
 
 namespace filigree {
 
@@ -26,9 +36,13 @@ void on_device(Device device, F&& f) {
     case Device::Type::cpu:
       return f(cpu::Context{});
     case Device::Type::cuda:
+#ifdef FILIGREE_CUDA
+      return f(cuda::Context{device.index});
+#else
       break;
+#endif
   }
-  throw Error(ErrorKind::usage, "this filigree was built without CUDA", "use device: cpu");
+  fail_without_cuda();
 }
 
 }  // namespace filigree

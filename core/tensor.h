@@ -32,8 +32,8 @@ class Shape {
   Shape with(int i, std::int64_t dim) const;  // a copy with one dimension replaced
   Shape append(std::int64_t dim) const;       // a copy with one more dimension at the end
   Shape drop_last() const;                    // a copy without the last dimension
-  bool operator==(const Shape& o) const { return std::ranges::equal(dims(), o.dims()); }
-  std::string str() const;  // "[2, 3]"
+  bool operator==(const Shape& o) const { return rank_ == o.rank_ && dims_ == o.dims_; }  // unused dims are 0
+  std::string str() const;                                                                // "[2, 3]"
 
  private:
   std::array<std::int64_t, kMaxRank> dims_{};
