@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "attention/kernels.h"
+#include "core/ops_common.h"
 
 namespace filigree {
 namespace {
@@ -16,82 +17,134 @@ void check_tensor(const Tensor& t, const char* name, const Shape& shape, DType d
           device.str());
 }
 
-void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const LayoutPtr& layout,
-                  const AttentionOptions& options) {
+void check_inputs(const Heads& q, const Heads& k, const LayoutPtr& layout, const AttentionOptions& options) {
   require(layout != nullptr, "[sparse_attention] no layout");
-  require(q.rank() == 4, "[sparse_attention] q has shape {}, expected [B, N, H, D]", q.shape().str());
-  require(k.rank() == 4, "[sparse_attention] k has shape {}, expected [B, M, G, D]", k.shape().str());
-  require(q.dtype() == DType::f32 || q.dtype() == DType::f64,
-          "[sparse_attention] q is {}, expected f32 or f64", dtype_name(q.dtype()));
-  const std::int64_t B = q.dim(0), N = q.dim(1), M = k.dim(1), H = q.dim(2), G = k.dim(2), D = q.dim(3);
+  ops::require_computing("sparse_attention", q.tensor);
+  const std::int64_t B = q.batch(), N = q.rows(), M = k.rows(), H = q.count, G = k.count, D = q.dim();
   require(D >= 1 && D <= kMaxHeadDim, "[sparse_attention] head dim {}, expected 1 to {}", D, kMaxHeadDim);
   require(G >= 1 && H % G == 0, "[sparse_attention] {} query heads for {} kv heads, expected a multiple", H,
           G);
-  check_tensor(k, "k", {B, M, G, D}, q.dtype(), q.device());
-  check_tensor(v, "v", {B, M, G, D}, q.dtype(), q.device());
   require(layout->n_queries() == N && layout->n_keys() == M && layout->n_heads() == H,
           "[sparse_attention] the layout is for {} queries, {} keys, {} heads, but q has {} queries and {} "
           "heads, k "
           "{} keys",
           layout->n_queries(), layout->n_keys(), layout->n_heads(), N, H, M);
+  const DType sums = accumulation_dtype(q.tensor.dtype());
+  const Device device = q.tensor.device();
   if (options.gate.defined()) {
     const Shape shared = {layout->gate_size()}, each = {B, layout->gate_size()};
     require(options.gate.shape() == shared || options.gate.shape() == each,
             "[sparse_attention] gate has shape {}, expected {} or {}", options.gate.shape().str(),
             shared.str(), each.str());
-    check_tensor(options.gate.value(), "gate", options.gate.shape(), q.dtype(), q.device());
+    check_tensor(options.gate.value(), "gate", options.gate.shape(), sums, device);
   }
   if (options.row_bounds.defined())
-    check_tensor(options.row_bounds, "row_bounds", {B, N, 2}, DType::i32, q.device());
-  if (options.alibi_slopes.defined())
-    check_tensor(options.alibi_slopes, "alibi_slopes", {H}, q.dtype(), q.device());
+    check_tensor(options.row_bounds, "row_bounds", {B, N, 2}, DType::i32, device);
+  if (options.alibi_slopes.defined()) check_tensor(options.alibi_slopes, "alibi_slopes", {H}, sums, device);
 }
 
-// Room for k and v in the order of the device's kernel. It asks for as much on every device, so that meta
-// counts it.
+AttentionInput checked_input(const Heads& q, const Heads& k, const Heads& v, const LayoutPtr& layout,
+                             const AttentionOptions& options) {
+  check_inputs(q, k, layout, options);
+  const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(q.dim()));
+  return {q, k, v, layout, options.gate.value(), options.row_bounds, options.alibi_slopes, scale};
+}
+
+// Room for k and v in the order of the CPU's kernel; its meta device counts it too.
 Tensor room_for_keys(const AttentionInput& in) {
-  const std::int64_t padded_dim = (in.k.dim(3) + 15) / 16 * 16;
-  return Tensor::empty({2, in.k.dim(0), in.k.dim(2), in.layout->key_tiles(), in.layout->tile(), padded_dim},
-                       in.k.dtype(), in.k.device());
+  if (in.k.tensor.device().like_cuda()) return {};
+  const std::int64_t padded_dim = (in.k.dim() + 15) / 16 * 16;
+  return Tensor::empty({2, in.k.batch(), in.k.count, in.layout->key_tiles(), in.layout->tile(), padded_dim},
+                       in.dtype(), in.k.tensor.device());
 }
 
-std::vector<Tensor> gradients(const AttentionInput& in, const Tensor& o, const Tensor& lse,
-                              const Tensor& o_grad, bool want_gate) {
-  Tensor q_grad = Tensor::zeros_like(in.q), k_grad = Tensor::zeros_like(in.k),
-         v_grad = Tensor::zeros_like(in.v);
-  const std::int64_t B = in.q.dim(0), S = in.layout->gate_size();
-  Tensor gate_grad = want_gate ? Tensor::zeros({B, S}, in.q.dtype(), in.q.device()) : Tensor{};
-  Tensor delta = Tensor::empty_like(lse);
-  on_device(in.q.device(), [&](auto context) {
-    sparse_attention_backward(context, in, o, lse, o_grad, delta, q_grad, k_grad, v_grad, gate_grad);
+struct Output {
+  Tensor o, lse;
+};
+
+Output forward(const AttentionInput& in, const AttentionOptions& options) {
+  const Device device = in.q.tensor.device();
+  Output out{Tensor::empty({in.q.batch(), in.q.rows(), in.q.count, in.q.dim()}, in.dtype(), device),
+             Tensor::empty({in.q.batch(), in.q.count, in.q.rows()}, accumulation_dtype(in.dtype()), device)};
+  Tensor packed = room_for_keys(in);
+  on_device(device, [&](auto context) { sparse_attention_forward(context, in, packed, out.o, out.lse); });
+  if (options.lse) *options.lse = out.lse;
+  return out;
+}
+
+// Fills the gradients of q, k and v; returns that of the gate, undefined if it is not wanted.
+Tensor backward(const AttentionInput& in, const Output& out, const Tensor& o_grad, bool want_gate,
+                Heads& q_grad, Heads& k_grad, Heads& v_grad) {
+  const Device device = in.q.tensor.device();
+  Tensor gate_grad;
+  if (want_gate) gate_grad = Tensor::empty({in.q.batch(), in.layout->gate_size()}, in.gate.dtype(), device);
+  Tensor delta = Tensor::empty_like(out.lse);
+  on_device(device, [&](auto context) {
+    sparse_attention_backward(context, in, out.o, out.lse, o_grad, delta, q_grad, k_grad, v_grad, gate_grad);
   });
-  if (!want_gate) return {q_grad, k_grad, v_grad, {}};
-  if (in.gate.rank() == 2) return {q_grad, k_grad, v_grad, gate_grad};
+  if (!want_gate || in.gate.rank() == 2) return gate_grad;
   Tensor shared = Tensor::empty_like(in.gate);
-  on_device(in.q.device(), [&](auto context) { sum_leading(context, gate_grad, shared); });
-  return {q_grad, k_grad, v_grad, shared};
+  on_device(device, [&](auto context) { sum_leading(context, gate_grad, shared); });
+  return shared;
 }
 
 }  // namespace
 
 Var sparse_attention(const Var& q, const Var& k, const Var& v, const LayoutPtr& layout,
                      const AttentionOptions& options) {
-  check_inputs(q.value(), k.value(), v.value(), layout, options);
-  const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(q.dim(3)));
-  const AttentionInput in{
-      q.value(), k.value(), v.value(), layout, options.gate.value(), options.row_bounds, options.alibi_slopes,
-      scale};
-  Tensor o = Tensor::empty_like(in.q);
-  Tensor lse = Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, q.dtype(), q.device());
-  {
-    Tensor packed = room_for_keys(in);
-    on_device(q.device(), [&](auto context) { sparse_attention_forward(context, in, packed, o, lse); });
-  }
-  if (options.lse) *options.lse = lse;
+  require(q.rank() == 4, "[sparse_attention] q has shape {}, expected [B, N, H, D]", q.shape().str());
+  require(k.rank() == 4, "[sparse_attention] k has shape {}, expected [B, M, G, D]", k.shape().str());
+  const Shape keys = {q.dim(0), k.dim(1), k.dim(2), q.dim(3)};
+  check_tensor(k.value(), "k", keys, q.dtype(), q.device());
+  check_tensor(v.value(), "v", keys, q.dtype(), q.device());
+  const AttentionInput in =
+      checked_input(Heads::all(q.value()), Heads::all(k.value()), Heads::all(v.value()), layout, options);
+  const Output out = forward(in, options);
   const Var gate = options.gate;
-  return make_result("sparse_attention", o, {q, k, v, gate},
-                     [in, o, lse, want_gate = gate.requires_grad()](const Tensor& o_grad) {
-                       return gradients(in, o, lse, o_grad, want_gate);
+  return make_result("sparse_attention", out.o, {q, k, v, gate},
+                     [in, out, want_gate = gate.requires_grad()](const Tensor& o_grad) {
+                       Heads q_grad = Heads::all(Tensor::empty_like(in.q.tensor));
+                       Heads k_grad = Heads::all(Tensor::empty_like(in.k.tensor));
+                       Heads v_grad = Heads::all(Tensor::empty_like(in.v.tensor));
+                       const Tensor gate_grad = backward(in, out, o_grad, want_gate, q_grad, k_grad, v_grad);
+                       return std::vector<Tensor>{q_grad.tensor, k_grad.tensor, v_grad.tensor, gate_grad};
+                     });
+}
+
+Var sparse_attention_qkv(Var qkv, std::int64_t n_kv_heads, const LayoutPtr& layout, double rope_theta,
+                         const AttentionOptions& options) {
+  require(qkv.rank() == 4 && n_kv_heads >= 1 && qkv.dim(2) > 2 * n_kv_heads,
+          "[sparse_attention] qkv has shape {}, expected [B, N, H + 2 * {}, D]", qkv.shape().str(),
+          n_kv_heads);
+  require(rope_theta == 0 || qkv.dim(3) % 2 == 0, "[sparse_attention] rope of an odd head dim {}",
+          qkv.dim(3));
+  const std::int64_t n_heads = qkv.dim(2) - 2 * n_kv_heads;
+  Tensor turned = std::move(qkv.value());
+  qkv.value() = {};
+  if (rope_theta != 0) {
+    if (!turned.unique()) turned = turned.clone();
+    on_device(turned.device(), [&](auto context) {
+      rope(context, turned, n_heads + n_kv_heads, rope_theta, 0, false, turned);
+    });
+  }
+  const auto part = [=](const Tensor& t, std::int64_t first, std::int64_t count) {
+    return Heads{t, first, count};
+  };
+  const AttentionInput in = checked_input(part(turned, 0, n_heads), part(turned, n_heads, n_kv_heads),
+                                          part(turned, n_heads + n_kv_heads, n_kv_heads), layout, options);
+  const Output out = forward(in, options);
+  const Var gate = options.gate;
+  return make_result("sparse_attention", out.o, {qkv, gate},
+                     [in, out, want_gate = gate.requires_grad(), rope_theta](const Tensor& o_grad) {
+                       Tensor grad = Tensor::empty_like(in.q.tensor);
+                       Heads q_grad{grad, in.q.first, in.q.count}, k_grad{grad, in.k.first, in.k.count};
+                       Heads v_grad{grad, in.v.first, in.v.count};
+                       const Tensor gate_grad = backward(in, out, o_grad, want_gate, q_grad, k_grad, v_grad);
+                       if (rope_theta != 0)
+                         on_device(grad.device(), [&](auto context) {
+                           rope(context, grad, in.q.count + in.k.count, rope_theta, 0, true, grad);
+                         });
+                       return std::vector<Tensor>{grad, gate_grad};
                      });
 }
 

@@ -9,11 +9,17 @@
 #include <set>
 #include <tuple>
 #include <unordered_map>
+#include <vector>
+
+#ifdef FILIGREE_CUDA
+#include "core/cuda/runtime.h"
+#endif
 
 namespace filigree {
 namespace {
 
-constexpr std::int64_t kAlignment = 64;
+constexpr std::int64_t kCacheLine = 64;       // alignment on the CPU
+constexpr std::int64_t kCudaAlignment = 256;  // of cudaMalloc
 constexpr std::int64_t kHugePage = std::int64_t{2} << 20;
 constexpr std::int64_t kSmall = std::int64_t{1} << 20;  // smaller requests share segments of one huge page
 constexpr std::int64_t kMinSplit = 512;                 // a smaller remainder stays with its block
@@ -73,12 +79,19 @@ struct BySize {
 
 class CachingAllocator final : public Allocator {
  public:
-  CachingAllocator(std::string name, std::unique_ptr<Source> source)
-      : name_(std::move(name)), source_(std::move(source)) {}
+  // Adds to `statistics`, which several allocators of one device may share.
+  CachingAllocator(std::string name, std::unique_ptr<Source> source, bool pooling = true,
+                   std::int64_t alignment = kCacheLine,
+                   std::shared_ptr<MemoryStatistics> statistics = std::make_shared<MemoryStatistics>())
+      : name_(std::move(name)),
+        source_(std::move(source)),
+        pooling_(pooling),
+        alignment_(alignment),
+        statistics_(std::move(statistics)) {}
 
   void* allocate(std::int64_t bytes) override {
     const std::lock_guard lock(mutex_);
-    const std::int64_t size = round_up(std::max<std::int64_t>(bytes, 1), kAlignment);
+    const std::int64_t size = round_up(std::max<std::int64_t>(bytes, 1), alignment_);
     const bool small = size < kSmall;
     auto& pool = pool_[small];
     Block probe{-1, -1, size, nullptr};
@@ -88,9 +101,14 @@ class CachingAllocator final : public Allocator {
     if (block->size - size >= kMinSplit) split(block, size);
     block->free = false;
     used_[block->address] = block;
-    statistics_.in_use += block->size;
-    statistics_.peak_in_use = std::max(statistics_.peak_in_use, statistics_.in_use);
+    statistics_->in_use += block->size;
+    statistics_->peak_in_use = std::max(statistics_->peak_in_use, statistics_->in_use);
     return block->address;
+  }
+
+  bool owns(void* pointer) const {
+    const std::lock_guard lock(mutex_);
+    return used_.contains(static_cast<char*>(pointer));
   }
 
   void deallocate(void* pointer) override {
@@ -99,7 +117,7 @@ class CachingAllocator final : public Allocator {
     check(found != used_.end(), "freed memory that the allocator does not own");
     Block* block = found->second;
     used_.erase(found);
-    statistics_.in_use -= block->size;
+    statistics_->in_use -= block->size;
     block->free = true;
     block = merge_with_next(block);
     if (block->previous && block->previous->free) {
@@ -107,18 +125,18 @@ class CachingAllocator final : public Allocator {
       block = merge_with_next(block->previous);
     }
     pool_[block->small].insert(block);
-    if (!kPooling) release(block);
+    if (!pooling_) release(block);
   }
 
   MemoryStatistics statistics() const override {
     const std::lock_guard lock(mutex_);
-    return statistics_;
+    return *statistics_;
   }
 
   void reset_peak() override {
     const std::lock_guard lock(mutex_);
-    statistics_.peak_in_use = statistics_.in_use;
-    statistics_.peak_reserved = statistics_.reserved;
+    statistics_->peak_in_use = statistics_->in_use;
+    statistics_->peak_reserved = statistics_->reserved;
   }
 
   void release_cached() override {
@@ -132,7 +150,7 @@ class CachingAllocator final : public Allocator {
   static std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
 
   Block* new_segment(std::int64_t size, bool small) {
-    const std::int64_t bytes = kPooling ? round_up(size, kHugePage) : size;
+    const std::int64_t bytes = pooling_ ? round_up(size, kHugePage) : size;
     void* memory = source_->take(bytes);
     if (!memory) {
       release_all();
@@ -142,10 +160,11 @@ class CachingAllocator final : public Allocator {
       throw Error(
           ErrorKind::out_of_memory,
           fmt::format("{}: no memory for {:.1f} MiB; {:.1f} MiB are in use, {:.1f} MiB at the peak", name_,
-                      size / 1048576.0, statistics_.in_use / 1048576.0, statistics_.peak_in_use / 1048576.0),
+                      size / 1048576.0, statistics_->in_use / 1048576.0,
+                      statistics_->peak_in_use / 1048576.0),
           "lower train.micro_batch_size or data.seq_len, or set model.activation_checkpointing: true");
-    statistics_.reserved += bytes;
-    statistics_.peak_reserved = std::max(statistics_.peak_reserved, statistics_.reserved);
+    statistics_->reserved += bytes;
+    statistics_->peak_reserved = std::max(statistics_->peak_reserved, statistics_->reserved);
     auto* block = new Block{next_segment_++, 0, bytes, static_cast<char*>(memory)};
     block->small = small;
     pool_[small].insert(block);
@@ -177,7 +196,7 @@ class CachingAllocator final : public Allocator {
   void release(Block* block) {
     if (block->previous || block->next) return;  // the segment is still in use
     pool_[block->small].erase(block);
-    statistics_.reserved -= block->size;
+    statistics_->reserved -= block->size;
     source_->give(block->address, block->size);
     delete block;
   }
@@ -193,7 +212,9 @@ class CachingAllocator final : public Allocator {
   std::set<Block*, BySize> pool_[2];  // free blocks: large, small
   std::unordered_map<char*, Block*> used_;
   std::int64_t next_segment_ = 0;
-  MemoryStatistics statistics_;
+  bool pooling_;
+  std::int64_t alignment_;
+  std::shared_ptr<MemoryStatistics> statistics_;
 };
 
 // For AddressSanitizer: plain allocations, so that red zones surround every tensor.
@@ -201,7 +222,7 @@ class Heap final : public Source {
  public:
   void* take(std::int64_t bytes) override {
     if (bytes > kGreatest) return nullptr;  // AddressSanitizer would end the process
-    return std::aligned_alloc(kAlignment, static_cast<std::size_t>(bytes));
+    return std::aligned_alloc(kCacheLine, static_cast<std::size_t>(bytes));
   }
   void give(void* pointer, std::int64_t) override { std::free(pointer); }
 
@@ -214,6 +235,77 @@ std::unique_ptr<Source> cpu_source() {
   return std::make_unique<Heap>();
 }
 
+std::unique_ptr<CachingAllocator> meta_allocator(std::int64_t alignment) {
+  return std::make_unique<CachingAllocator>("meta", std::make_unique<NoMemory>(), true, alignment);
+}
+
+#ifdef FILIGREE_CUDA
+
+class CudaMemory final : public Source {
+ public:
+  explicit CudaMemory(int device) : device_(device) {}
+  void* take(std::int64_t bytes) override { return cuda::allocate(device_, bytes); }
+  void give(void* pointer, std::int64_t) override { cuda::release(device_, pointer); }
+
+ private:
+  int device_;
+};
+
+// The memory of one GPU. What a graph was captured with must stay the graph's: it lives in a pool of its own.
+class CudaAllocator final : public Allocator {
+ public:
+  explicit CudaAllocator(int device) : device_(device), statistics_(std::make_shared<MemoryStatistics>()) {
+    pools_.push_back(make_pool());
+  }
+
+  void* allocate(std::int64_t bytes) override { return pools_.back()->allocate(bytes); }
+  void deallocate(void* pointer) override {
+    const auto owner = std::ranges::find_if(pools_, [=](const auto& pool) { return pool->owns(pointer); });
+    if (owner != pools_.end()) return (*owner)->deallocate(pointer);
+    for (const auto& pool : closed_)
+      if (const auto open = pool.lock(); open && open->owns(pointer)) return open->deallocate(pointer);
+    check(false, "freed memory that the allocator does not own");
+  }
+  MemoryStatistics statistics() const override { return pools_[0]->statistics(); }
+  void reset_peak() override { pools_[0]->reset_peak(); }
+  void release_cached() override { pools_[0]->release_cached(); }
+
+  void open_pool() { pools_.push_back(make_pool()); }
+  std::shared_ptr<void> close_pool() {
+    auto pool = pools_.back();
+    pools_.pop_back();
+    closed_.push_back(pool);
+    return pool;
+  }
+
+ private:
+  std::shared_ptr<CachingAllocator> make_pool() const {
+    return std::make_shared<CachingAllocator>(Device::cuda(device_).str(),
+                                              std::make_unique<CudaMemory>(device_), true, kCudaAlignment,
+                                              statistics_);
+  }
+
+  int device_;
+  std::shared_ptr<MemoryStatistics> statistics_;
+  std::vector<std::shared_ptr<CachingAllocator>> pools_;  // the last one serves; the first is no graph's
+  std::vector<std::weak_ptr<CachingAllocator>> closed_;
+};
+
+CudaAllocator& cuda_allocator(int index) {
+  static auto* devices = new std::map<int, std::unique_ptr<CudaAllocator>>;
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  auto& found = (*devices)[index];
+  if (!found) {
+    if (const std::string why = cuda::why_unavailable(); !why.empty())
+      throw Error(ErrorKind::usage, "device: cuda cannot be used: " + why, "use device: cpu");
+    found = std::make_unique<CudaAllocator>(index);
+  }
+  return *found;
+}
+
+#endif
+
 }  // namespace
 
 std::string Device::str() const {
@@ -222,13 +314,41 @@ std::string Device::str() const {
   return fmt::format("cuda:{}", index);
 }
 
+void fail_without_cuda() {
+  throw Error(ErrorKind::usage, "this filigree was built without CUDA",
+              "use device: cpu, or install the CUDA toolkit (nvcc) and build again");
+}
+
 Allocator& allocator(Device device) {
   // Never destroyed: tensors of static lifetime may outlive main.
-  static auto* cpu = new CachingAllocator("cpu", cpu_source());
-  static auto* meta = new CachingAllocator("meta", std::make_unique<NoMemory>());
+  static auto* cpu = new CachingAllocator("cpu", cpu_source(), kPooling);
+  static auto* meta = meta_allocator(kCacheLine).release();
+  static auto* meta_cuda = meta_allocator(kCudaAlignment).release();
   if (device.is_cpu()) return *cpu;
-  if (device.is_meta()) return *meta;
-  throw Error(ErrorKind::usage, "this filigree was built without CUDA", "use device: cpu");
+  if (device.is_meta()) return device.like_cuda() ? *meta_cuda : *meta;
+#ifdef FILIGREE_CUDA
+  return cuda_allocator(device.index);
+#else
+  fail_without_cuda();
+#endif
+}
+
+GraphPool::GraphPool(Device device) : device_(device) {
+#ifdef FILIGREE_CUDA
+  if (device_.is_cuda()) cuda_allocator(device_.index).open_pool();
+#endif
+}
+
+std::shared_ptr<void> GraphPool::close() {
+  open_ = false;
+#ifdef FILIGREE_CUDA
+  if (device_.is_cuda()) return cuda_allocator(device_.index).close_pool();
+#endif
+  return nullptr;
+}
+
+GraphPool::~GraphPool() {
+  if (open_) close();
 }
 
 }  // namespace filigree

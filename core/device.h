@@ -1,11 +1,12 @@
 // Devices and their memory.
 //
 // `meta` is a device without memory or kernels: tensors have shapes and count bytes, kernels do nothing.
-// Running a training step on it gives the exact peak memory in milliseconds (`--dry-run`). There is one in the
-// place of the CPU and one in the place of a GPU, since their kernels want different workspaces.
+// Running a training step on it gives the exact peak memory in milliseconds (`--dry-run`). There is one in
+// the place of the CPU and one in the place of a GPU, since their kernels want different workspaces.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "core/check.h"
@@ -50,6 +51,21 @@ class Allocator {
 };
 
 Allocator& allocator(Device device);
+
+// While one is open, the device's new tensors lie in memory of their own, which only the result of close()
+// keeps: what a captured graph works in.
+class GraphPool {
+ public:
+  explicit GraphPool(Device device);
+  ~GraphPool();
+  GraphPool(const GraphPool&) = delete;
+  GraphPool& operator=(const GraphPool&) = delete;
+  std::shared_ptr<void> close();
+
+ private:
+  Device device_;
+  bool open_ = true;
+};
 
 [[noreturn]] void fail_without_cuda();  // Error(usage): this build has no CUDA
 

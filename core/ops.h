@@ -1,6 +1,9 @@
 // Differentiable operations. Device-free: each calls kernels (core/kernels.h) through on_device().
 // Shapes: B batch, N positions, H heads, D head dim, C features; "..." any leading dimensions.
-// Every op throws Error(usage) "[op] ..." on shapes or dtypes that do not fit. Computing dtypes: f32 and f64.
+// Every op throws Error(usage) "[op] ..." on shapes or dtypes that do not fit. Computing dtypes: f32 and f64,
+// on CUDA also bf16 (computed and summed in f32, stored in bf16). Parameters may be f32 beside bf16 inputs:
+// matrix products round a weight to bf16 for the product and give its gradient in f32; norms use them as they
+// are.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +31,9 @@ Var gelu(const Var& x, Gelu kind = Gelu::erf);  // Hendrycks & Gimpel 2016
 Var silu(const Var& x);
 Var swiglu(const Var& gate, const Var& up);  // silu(gate) * up (Shazeer 2020)
 // Inverted dropout; draw i decides element i. p = 0 returns x.
-Var dropout(const Var& x, double p, RandomKey key);
+// `step`, u32 [1] on x's device, if defined, is added to key.step when the kernel runs.
+Var dropout(const Var& x, double p, RandomKey key, const Tensor& step = {});
+Var convert(const Var& x, DType type);  // between f32, f64 and bf16; the gradient comes back in x's dtype
 
 // --- shape ---
 Var reshape(const Var& x, const Shape& shape);                                   // one dimension may be -1
@@ -50,14 +55,29 @@ Var mean_rows(const Var& x, const Tensor& row_bounds);  // [B, N, C] -> [B, C]: 
 Var matmul(const Var& a, const Var& b, bool transpose_a = false, bool transpose_b = false);
 // x w^T + bias: x [..., in], w [out, in], bias [out] or undefined -> [..., out].
 Var linear(const Var& x, const Var& w, const Var& bias = {});
+struct Weights {
+  Var w, bias;  // of a linear layer; bias may be undefined
+};
+// linear(gelu(linear(x, up)), down), and linear(silu(linear(x, gate)) * linear(x, up), down) (Shazeer 2020).
+// They keep what goes into the activation but not what comes out: backward computes that again.
+Var gelu_mlp(const Var& x, const Weights& up, const Weights& down, Gelu kind);
+Var swiglu_mlp(const Var& x, const Weights& gate, const Weights& up, const Weights& down);
 
 // --- normalisation ---
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps);  // bias may be undefined
 Var rms_norm(const Var& x, const Var& weight, double eps);                     // Zhang & Sennrich 2019
-Var softmax(const Var& x);                                                     // over the last dimension
+// x + branch and its norm, in one pass over memory.
+struct Normed {
+  Var sum, normed;
+};
+Normed add_layer_norm(const Var& x, const Var& branch, const Var& weight, const Var& bias, double eps);
+Normed add_rms_norm(const Var& x, const Var& branch, const Var& weight, double eps);
+Var softmax(const Var& x);  // over the last dimension
 
 // --- models ---
-Var embedding(const Var& table, const Tensor& ids);  // table [V, C], ids i32 [...] -> [..., C]
+// table [V, C], ids i32 [...] -> [..., C], of the table's dtype or bf16 beside an f32 table.
+Var embedding(const Var& table, const Tensor& ids);
+Var embedding(const Var& table, const Tensor& ids, DType type);
 // Rotary positions (Su et al. 2021) on x [B, N, H, D], D even, halves paired (i, i + D/2) as in Llama's
 // Hugging Face layout; position n0 + n for row n.
 Var rope(const Var& x, double theta = 10000.0, std::int64_t n0 = 0);
@@ -66,10 +86,10 @@ inline constexpr std::int32_t kIgnoreIndex = -100;
 // [R]. 0 with zero gradients where every target is ignored.
 Var cross_entropy(const Var& logits, const Tensor& targets);
 // cross_entropy(linear(x, w, bias), targets) in chunks of rows: the full logits never exist. x [R, C], w [V,
-// C]. `row_losses`, if given, receives the loss of each row (0 where ignored), f32/f64 [R]. `denominator`:
-// what the sum is divided by; 0 means the number of targets that count.
+// C]. `row_losses`, if given, receives the loss of each row (0 where ignored), f32/f64 [R]. `denominator`,
+// f64 [1] on x's device: what the sum is divided by; undefined means the number of targets that count.
 Var linear_cross_entropy(const Var& x, const Var& w, const Var& bias, const Tensor& targets,
-                         double denominator = 0, Tensor* row_losses = nullptr);
+                         const Tensor& denominator = {}, Tensor* row_losses = nullptr);
 
 // --- not recorded ---
 void add_in_place(Tensor& into, const Tensor& x);  // into += x

@@ -16,9 +16,9 @@ void scale_in_place(Tensor& x, double factor) {
 }
 
 double sum_of_squares(const Tensor& x) {
-  double result = 0;
-  on_device(x.device(), [&](auto context) { sum_of_squares(context, x, result); });
-  return result;
+  Tensor result = Tensor::empty({1}, DType::f64, x.device());
+  on_device(x.device(), [&](auto context) { sum_of_squares(context, std::span(&x, 1), result); });
+  return result.item();
 }
 
 bool all_finite(const Tensor& x) {

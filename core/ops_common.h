@@ -7,8 +7,10 @@
 namespace filigree::ops {
 
 inline void require_computing(const char* op, const Tensor& x) {
-  require(x.dtype() == DType::f32 || x.dtype() == DType::f64, "[{}] computes in f32 or f64, not {}", op,
-          dtype_name(x.dtype()));
+  const DType type = x.dtype();
+  require(type == DType::f32 || type == DType::f64 || (type == DType::bf16 && x.device().like_cuda()),
+          "[{}] computes in f32 or f64{}, not {}", op, x.device().like_cuda() ? " or bf16" : "",
+          dtype_name(type));
 }
 
 inline void require_same_kind(const char* op, const Tensor& a, const Tensor& b) {
@@ -17,11 +19,25 @@ inline void require_same_kind(const char* op, const Tensor& a, const Tensor& b) 
           dtype_name(a.dtype()), a.device().str(), dtype_name(b.dtype()), b.device().str());
 }
 
+// A parameter beside x: of x's dtype or, beside bf16, f32.
+inline void require_parameter(const char* op, const Tensor& parameter, const Tensor& x) {
+  require_computing(op, x);
+  require((parameter.dtype() == x.dtype() || parameter.dtype() == accumulation_dtype(x.dtype())) &&
+              parameter.device() == x.device(),
+          "[{}] a parameter in {} on {} with {} on {}", op, dtype_name(parameter.dtype()),
+          parameter.device().str(), dtype_name(x.dtype()), x.device().str());
+}
+
 // Token ids, targets or bounds beside x.
 inline void require_indices(const char* op, const char* name, const Tensor& indices, const Tensor& x) {
   require(indices.dtype() == DType::i32, "[{}] {} are i32, not {}", op, name, dtype_name(indices.dtype()));
   require(indices.device() == x.device(), "[{}] {} on {} with {}", op, name, indices.device().str(),
           x.device().str());
+}
+
+// A new tensor of the dtype that sums beside x are kept in.
+inline Tensor empty_sum(const Shape& shape, const Tensor& x) {
+  return Tensor::empty(shape, accumulation_dtype(x.dtype()), x.device());
 }
 
 // A new tensor of x's dtype and device, filled by f(context, tensor).
@@ -37,6 +53,7 @@ Tensor computed(const Shape& shape, const Tensor& x, F&& f) {
 void matmul_into(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, double beta,
                  Tensor& y);
 void linear_into(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& y);
+void linear_backward_weight_into(const Tensor& dy, const Tensor& x, double beta, Tensor& dw, Tensor& dbias);
 
 // x as a matrix whose rows are its last dimension.
 inline Tensor as_rows(const Tensor& x) {

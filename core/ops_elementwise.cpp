@@ -1,13 +1,11 @@
 // Arithmetic, activations and dropout.
-#include "core/kernels.h"
-#include "core/ops.h"
+#include "core/ops_common.h"
 
 namespace filigree::ops {
 namespace {
 
 void require_float(const char* op, const Var& x) {
-  require(x.dtype() == DType::f32 || x.dtype() == DType::f64, "[{}] computes in f32 or f64, not {}", op,
-          dtype_name(x.dtype()));
+  require_computing(op, x.value());
 }
 
 void require_alike(const char* op, const Var& a, const Var& b) {
@@ -34,11 +32,6 @@ Tensor computed_like(const Tensor& x, F&& f) {
   Tensor y = Tensor::empty_like(x);
   on_device(x.device(), [&](auto context) { f(context, y); });
   return y;
-}
-
-// The tensor, if a backward will need it.
-Tensor saved_if(bool needed, const Tensor& t) {
-  return needed ? t : Tensor{};
 }
 
 Tensor product(const Tensor& a, const Tensor& b) {
@@ -82,7 +75,7 @@ Var mul(const Var& a, const Var& b) {
   require_suffix("mul", a, b);
   return make_result(
       "mul", product(a.value(), b.value()), {a, b},
-      [a_value = saved_if(b.requires_grad(), a.value()), b_value = saved_if(a.requires_grad(), b.value()),
+      [a_value = kept_if(b.requires_grad(), a.value()), b_value = kept_if(a.requires_grad(), b.value()),
        shape_b = b.shape()](const Tensor& dy) {
         Tensor da, db;
         if (b_value.defined()) da = product(dy, b_value);
@@ -102,7 +95,7 @@ Var div(const Var& a, const Var& b) {
       computed_like(a.value(), [&](auto context, Tensor& y) { divide(context, a.value(), b.value(), y); });
   return make_result(
       "div", value, {a, b},
-      [b_value = b.value(), y = saved_if(b.requires_grad(), value),
+      [b_value = b.value(), y = kept_if(b.requires_grad(), value),
        wants_a = a.requires_grad()](const Tensor& dy) {
         Tensor da, db;
         if (wants_a)
@@ -203,15 +196,23 @@ Var swiglu(const Var& gate, const Var& up) {
                      });
 }
 
-Var dropout(const Var& x, double p, RandomKey key) {
+Var dropout(const Var& x, double p, RandomKey key, const Tensor& step) {
   require_float("dropout", x);
   require(p >= 0 && p < 1, "[dropout] probability {} is not in [0, 1)", p);
+  require(!step.defined() || (step.dtype() == DType::u32 && step.numel() == 1 && step.device() == x.device()),
+          "[dropout] the step is not one u32 on {}", x.device().str());
   if (p == 0) return x;
-  const auto masked = [p, key](const Tensor& t) {
-    return computed_like(t, [&](auto context, Tensor& y) { dropout(context, t, p, key, y); });
+  const auto masked = [p, key, step](const Tensor& t) {
+    return computed_like(t, [&](auto context, Tensor& y) { dropout(context, t, p, key, step, y); });
   };
   return make_result("dropout", masked(x.value()), {x},
                      [masked](const Tensor& dy) { return std::vector<Tensor>{masked(dy)}; });
+}
+
+Var convert(const Var& x, DType type) {
+  if (type == x.dtype()) return x;
+  return make_result("convert", x.value().to(type), {x},
+                     [before = x.dtype()](const Tensor& dy) { return std::vector<Tensor>{dy.to(before)}; });
 }
 
 }  // namespace filigree::ops

@@ -10,11 +10,11 @@ void require_targets(const char* op, const Tensor& x, const Tensor& targets) {
   require_indices(op, "targets", targets, x);
 }
 
-Tensor make_divisor(const Tensor& targets, std::int64_t n_classes, double given) {
-  Tensor divisor = Tensor::empty({1}, DType::f64, targets.device());
-  on_device(targets.device(),
-            [&](auto context) { target_divisor(context, targets, n_classes, given, divisor); });
-  return divisor;
+// The number of targets that count; also checks them.
+Tensor target_count(const Tensor& targets, std::int64_t n_classes) {
+  Tensor count = Tensor::empty({1}, DType::f64, targets.device());
+  on_device(targets.device(), [&](auto context) { count_targets(context, targets, n_classes, count); });
+  return count;
 }
 
 Tensor total(const Tensor& row_losses, const Tensor& divisor) {
@@ -23,11 +23,13 @@ Tensor total(const Tensor& row_losses, const Tensor& divisor) {
 }
 
 // Rows of logits at a time. A chunk's product adds to the whole gradient of w, so a chunk may be as large as
-// w, within bounds: below 16 MiB products become inefficient, above 64 MiB nothing is gained.
+// w, within bounds: on a CPU products become inefficient below 16 MiB, and above 64 MiB nothing is gained; a
+// GPU wants more rows at once, in whole tiles of its products.
 std::int64_t chunk_rows(std::int64_t rows, const Tensor& w) {
-  constexpr std::int64_t kLeast = std::int64_t{16} << 20, kMost = std::int64_t{64} << 20;
+  constexpr std::int64_t kMiB = std::int64_t{1} << 20, kTile = 256;
   const std::int64_t row_bytes = std::max<std::int64_t>(1, w.dim(0) * dtype_size(w.dtype()));
-  const std::int64_t n = std::clamp(w.bytes(), kLeast, kMost) / row_bytes;
+  std::int64_t n = std::clamp(w.bytes(), 16 * kMiB, 64 * kMiB) / row_bytes;
+  if (w.device().like_cuda()) n = std::max(kTile, 512 * kMiB / row_bytes / kTile * kTile);
   return std::clamp<std::int64_t>(n, 1, std::max<std::int64_t>(rows, 1));
 }
 
@@ -55,8 +57,8 @@ void run_chunk(std::int64_t begin, const Tensor& x, const Tensor& w, const Tenso
   }
   if (grads.w.defined()) matmul_into(dlogits, x, true, false, begin > 0, grads.w);
   if (grads.bias.defined()) {
-    const Tensor share =
-        computed(bias.shape(), x, [&](auto context, Tensor& sum) { sum_leading(context, dlogits, sum); });
+    Tensor share = Tensor::empty_like(grads.bias);
+    on_device(x.device(), [&](auto context) { sum_leading(context, dlogits, share); });
     add_in_place(grads.bias, share);
   }
 }
@@ -67,10 +69,10 @@ Var cross_entropy(const Var& logits, const Tensor& targets) {
   require_computing("cross_entropy", logits.value());
   require_targets("cross_entropy", logits.value(), targets);
   const std::int64_t rows = logits.dim(0);
-  const Tensor divisor = make_divisor(targets, logits.dim(1), 0);
-  Tensor softmax_rows = Tensor::empty({rows, 2}, logits.dtype(), logits.device());
-  const Tensor row_losses = computed({rows}, logits.value(), [&](auto context, Tensor& losses) {
-    cross_entropy_forward(context, logits.value(), targets, losses, softmax_rows);
+  const Tensor divisor = target_count(targets, logits.dim(1));
+  Tensor softmax_rows = empty_sum({rows, 2}, logits.value()), row_losses = empty_sum({rows}, logits.value());
+  on_device(logits.device(), [&](auto context) {
+    cross_entropy_forward(context, logits.value(), targets, row_losses, softmax_rows);
   });
   return make_result("cross_entropy", total(row_losses, divisor), {logits},
                      [x = logits.value(), targets, softmax_rows, divisor](const Tensor& dy) {
@@ -81,22 +83,26 @@ Var cross_entropy(const Var& logits, const Tensor& targets) {
 }
 
 Var linear_cross_entropy(const Var& x, const Var& w, const Var& bias, const Tensor& targets,
-                         double denominator, Tensor* row_losses) {
+                         const Tensor& denominator, Tensor* row_losses) {
   constexpr const char* kOp = "linear_cross_entropy";
-  require_same_kind(kOp, x.value(), w.value());
+  require_parameter(kOp, w.value(), x.value());
   require_targets(kOp, x.value(), targets);
   require(w.rank() == 2 && w.dim(1) == x.dim(1), "[{}] x {} with weight {}", kOp, x.shape().str(),
           w.shape().str());
-  require(denominator >= 0, "[{}] denominator {}", kOp, denominator);
+  require(!denominator.defined() || (denominator.dtype() == DType::f64 && denominator.numel() == 1 &&
+                                     denominator.device() == x.device()),
+          "[{}] the denominator is not one f64 on {}", kOp, x.device().str());
   if (bias.defined()) {
-    require_same_kind(kOp, x.value(), bias.value());
+    require_parameter(kOp, bias.value(), x.value());
     require(bias.shape() == Shape{w.dim(0)}, "[{}] bias {} with weight {}", kOp, bias.shape().str(),
             w.shape().str());
   }
   const bool record = recording({x, w, bias});
-  const std::int64_t rows = x.dim(0), chunk = chunk_rows(rows, w.value());
-  const Tensor divisor = make_divisor(targets, w.dim(0), denominator);
-  Tensor losses = Tensor::empty({rows}, x.dtype(), x.device());
+  const Tensor w_rounded = w.value().to(x.dtype());
+  const Tensor bias_rounded = bias.defined() ? bias.value().to(x.dtype()) : Tensor{};
+  const std::int64_t rows = x.dim(0), chunk = chunk_rows(rows, w_rounded);
+  const Tensor count = target_count(targets, w.dim(0)), divisor = denominator.defined() ? denominator : count;
+  Tensor losses = empty_sum({rows}, x.value());
   LinearGradients grads;
   if (record && x.requires_grad()) grads.x = Tensor::empty_like(x.value());
   if (record && w.requires_grad())
@@ -107,7 +113,7 @@ Var linear_cross_entropy(const Var& x, const Var& w, const Var& bias, const Tens
     for (std::int64_t begin = 0; begin < rows; begin += chunk) {
       const std::int64_t end = std::min(rows, begin + chunk);
       Tensor logits = buffer.slice(0, end - begin), chunk_losses = losses.slice(begin, end);
-      run_chunk(begin, x.value().slice(begin, end), w.value(), bias.value(), targets.slice(begin, end),
+      run_chunk(begin, x.value().slice(begin, end), w_rounded, bias_rounded, targets.slice(begin, end),
                 divisor, record, logits, chunk_losses, grads);
     }
   }

@@ -1,3 +1,4 @@
+// Matrix products, linear layers and the position-wise networks made of them.
 #include "core/cpu/gemm.h"
 #include "core/ops_common.h"
 
@@ -22,6 +23,47 @@ Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpos
   return y;
 }
 
+// A linear layer's parameters in the dtype of its input, and which gradients they want.
+struct Rounded {
+  Tensor w, bias;
+  DType type;  // of the parameters and their gradients
+  bool wants_w, wants_bias;
+
+  Rounded(const char* op, const Var& x, const Weights& weights, std::int64_t in)
+      : type(weights.w.dtype()),
+        wants_w(weights.w.requires_grad()),
+        wants_bias(weights.bias.requires_grad()) {
+    require_parameter(op, weights.w.value(), x.value());
+    require(weights.w.rank() == 2 && weights.w.dim(1) == in, "[{}] weight {} for {} features", op,
+            weights.w.shape().str(), in);
+    w = weights.w.value().to(x.dtype());
+    if (!weights.bias.defined()) return;
+    require_parameter(op, weights.bias.value(), x.value());
+    require(weights.bias.shape() == Shape{w.dim(0)}, "[{}] bias {} with weight {}", op,
+            weights.bias.shape().str(), w.shape().str());
+    bias = weights.bias.value().to(x.dtype());
+  }
+
+  Tensor forward(const Tensor& x_rows) const {
+    Tensor y = Tensor::empty({x_rows.dim(0), w.dim(0)}, x_rows.dtype(), x_rows.device());
+    linear_into(x_rows, w, bias, y);
+    return y;
+  }
+
+  // Appends dw and dbias; undefined where not wanted.
+  void append_gradients(const Tensor& dy_rows, const Tensor& x_rows, std::vector<Tensor>& grads) const {
+    Tensor dw, dbias;
+    if (wants_bias) dbias = empty_sum(bias.shape(), dy_rows);
+    if (wants_w) {
+      dw = empty_sum(w.shape(), dy_rows);
+      linear_backward_weight_into(dy_rows, x_rows, 0, dw, dbias);
+    } else if (wants_bias) {
+      on_device(dy_rows.device(), [&](auto context) { sum_leading(context, dy_rows, dbias); });
+    }
+    for (const Tensor& g : {dw, dbias}) grads.push_back(g.defined() ? g.to(type) : g);
+  }
+};
+
 }  // namespace
 
 void matmul_into(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, double beta,
@@ -33,6 +75,11 @@ void matmul_into(const Tensor& a, const Tensor& b, bool transpose_a, bool transp
 void linear_into(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& y) {
   take_partial_sums(y, x.dim(-1));
   on_device(y.device(), [&](auto context) { linear(context, x, w, bias, y); });
+}
+
+void linear_backward_weight_into(const Tensor& dy, const Tensor& x, double beta, Tensor& dw, Tensor& dbias) {
+  take_partial_sums(dw, x.dim(0));
+  on_device(dw.device(), [&](auto context) { linear_backward_weight(context, dy, x, beta, dw, dbias); });
 }
 
 Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
@@ -61,30 +108,87 @@ Var matmul(const Var& a, const Var& b, bool transpose_a, bool transpose_b) {
 }
 
 Var linear(const Var& x, const Var& w, const Var& bias) {
-  require_same_kind("linear", x.value(), w.value());
-  require(x.rank() >= 1 && w.rank() == 2 && x.dim(-1) == w.dim(1), "[linear] x {} with weight {}",
-          x.shape().str(), w.shape().str());
-  if (bias.defined()) {
-    require_same_kind("linear", x.value(), bias.value());
-    require(bias.shape() == Shape{w.dim(0)}, "[linear] bias {} with weight {}", bias.shape().str(),
-            w.shape().str());
-  }
+  require(x.rank() >= 1, "[linear] x has no dimension");
+  const Rounded layer("linear", x, {w, bias}, x.dim(-1));
   const Tensor x_rows = as_rows(x.value());
-  Tensor y = Tensor::empty({x_rows.dim(0), w.dim(0)}, x.dtype(), x.device());
-  linear_into(x_rows, w.value(), bias.value(), y);
-  return make_result(
-      "linear", y.reshape(x.shape().with(-1, w.dim(0))), {x, w, bias},
-      [x_kept = kept_if(w.requires_grad(), x_rows), w_kept = kept_if(x.requires_grad(), w.value()),
-       x_shape = x.shape(), wants_bias = bias.requires_grad()](const Tensor& dy) {
-        const Tensor dy_rows = as_rows(dy);
-        Tensor dx, dw, dbias;
-        if (w_kept.defined()) dx = product(dy_rows, w_kept, false, false).reshape(x_shape);
-        if (x_kept.defined()) dw = product(dy_rows, x_kept, true, false);
-        if (wants_bias)
-          dbias = computed({dy_rows.dim(1)}, dy,
-                           [&](auto context, Tensor& sum) { sum_leading(context, dy_rows, sum); });
-        return std::vector<Tensor>{dx, dw, dbias};
-      });
+  Tensor y = layer.forward(x_rows).reshape(x.shape().with(-1, w.dim(0)));
+  return make_result("linear", std::move(y), {x, w, bias},
+                     [layer, x_kept = kept_if(layer.wants_w, x_rows), x_shape = x.shape(),
+                      wants_x = x.requires_grad()](const Tensor& dy) {
+                       const Tensor dy_rows = as_rows(dy);
+                       std::vector<Tensor> grads(1);
+                       if (wants_x) grads[0] = product(dy_rows, layer.w, false, false).reshape(x_shape);
+                       layer.append_gradients(dy_rows, x_kept, grads);
+                       return grads;
+                     });
+}
+
+Var gelu_mlp(const Var& x, const Weights& up, const Weights& down, Gelu kind) {
+  require(x.rank() >= 1, "[gelu_mlp] x has no dimension");
+  const Rounded first("gelu_mlp", x, up, x.dim(-1)), second("gelu_mlp", x, down, up.w.dim(0));
+  const Tensor x_rows = as_rows(x.value());
+  Tensor before = Tensor::empty({x_rows.dim(0), first.w.dim(0)}, x.dtype(), x.device()), y;
+  {
+    Tensor hidden = Tensor::empty_like(before);
+    take_partial_sums(before, x_rows.dim(1));
+    on_device(x.device(),
+              [&](auto context) { linear_gelu(context, x_rows, first.w, first.bias, kind, before, hidden); });
+    y = second.forward(hidden).reshape(x.shape().with(-1, down.w.dim(0)));
+  }
+  return make_result("gelu_mlp", std::move(y), {x, up.w, up.bias, down.w, down.bias},
+                     [first, second, x_rows, before, kind, x_shape = x.shape(),
+                      wants_x = x.requires_grad()](const Tensor& dy) {
+                       const Tensor dy_rows = as_rows(dy);
+                       std::vector<Tensor> of_second, grads(1);
+                       {
+                         const Tensor hidden = computed(
+                             before.shape(), before,
+                             [&](auto context, Tensor& out) { gelu_forward(context, before, kind, out); });
+                         second.append_gradients(dy_rows, hidden, of_second);
+                       }
+                       Tensor dbefore = Tensor::empty_like(before);
+                       take_partial_sums(dbefore, dy_rows.dim(1));
+                       on_device(dy.device(), [&](auto context) {
+                         matmul_gelu_backward(context, dy_rows, second.w, before, kind, dbefore);
+                       });
+                       if (wants_x) grads[0] = product(dbefore, first.w, false, false).reshape(x_shape);
+                       first.append_gradients(dbefore, x_rows, grads);
+                       grads.insert(grads.end(), of_second.begin(), of_second.end());
+                       return grads;
+                     });
+}
+
+Var swiglu_mlp(const Var& x, const Weights& gate, const Weights& up, const Weights& down) {
+  require(x.rank() >= 1, "[swiglu_mlp] x has no dimension");
+  const Rounded gating("swiglu_mlp", x, gate, x.dim(-1)), rising("swiglu_mlp", x, up, x.dim(-1));
+  const Rounded last("swiglu_mlp", x, down, up.w.dim(0));
+  require(gate.w.shape() == up.w.shape(), "[swiglu_mlp] weights {} and {} differ", gate.w.shape().str(),
+          up.w.shape().str());
+  const Tensor x_rows = as_rows(x.value());
+  const Tensor g = gating.forward(x_rows), u = rising.forward(x_rows);
+  const auto activation = [](const Tensor& a, const Tensor& b) {
+    return computed(a.shape(), a, [&](auto context, Tensor& y) { swiglu_forward(context, a, b, y); });
+  };
+  Tensor y = last.forward(activation(g, u)).reshape(x.shape().with(-1, down.w.dim(0)));
+  return make_result("swiglu_mlp", std::move(y), {x, gate.w, gate.bias, up.w, up.bias, down.w, down.bias},
+                     [gating, rising, last, x_rows, g, u, activation, x_shape = x.shape(),
+                      wants_x = x.requires_grad()](const Tensor& dy) {
+                       const Tensor dy_rows = as_rows(dy);
+                       std::vector<Tensor> of_last, grads(1);
+                       last.append_gradients(dy_rows, activation(g, u), of_last);
+                       Tensor dg = product(dy_rows, last.w, false, false), du = Tensor::empty_like(u);
+                       on_device(dy.device(),
+                                 [&](auto context) { swiglu_backward(context, dg, g, u, dg, du); });
+                       if (wants_x) {
+                         Tensor dx = product(dg, gating.w, false, false);
+                         matmul_into(du, rising.w, false, false, 1, dx);
+                         grads[0] = dx.reshape(x_shape);
+                       }
+                       gating.append_gradients(dg, x_rows, grads);
+                       rising.append_gradients(du, x_rows, grads);
+                       grads.insert(grads.end(), of_last.begin(), of_last.end());
+                       return grads;
+                     });
 }
 
 }  // namespace filigree::ops

@@ -5,6 +5,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/kernels.h"
+
+#ifdef FILIGREE_CUDA
+#include "core/cuda/runtime.h"
+#endif
+
 namespace filigree {
 
 Shape::Shape(std::span<const std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
@@ -54,7 +60,14 @@ Tensor Tensor::empty(const Shape& shape, DType type, Device device) {
   Tensor t;
   t.shape_ = shape;
   t.type_ = type;
-  t.storage_ = std::make_shared<Storage>(t.bytes(), device);
+  try {
+    t.storage_ = std::make_shared<Storage>(t.bytes(), device);
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::out_of_memory) throw;
+    throw Error(e.kind(),
+                fmt::format("{}, wanted for a tensor {} {}", e.what(), dtype_name(type), shape.str()),
+                e.hint());
+  }
   return t;
 }
 
@@ -115,24 +128,24 @@ void* Tensor::raw(DType type) const {
 double Tensor::item(std::int64_t i) const {
   if (device().is_meta()) return 0;
   check(i >= 0 && i < numel(), "item out of range");
-  const Tensor host = to(Device::cpu());
+  if (!device().is_cpu()) return reshape({-1}).slice(i, i + 1).to(Device::cpu()).item();
   switch (type_) {
     case DType::f32:
-      return host.data<float>()[i];
+      return data<float>()[i];
     case DType::f64:
-      return host.data<double>()[i];
+      return data<double>()[i];
     case DType::bf16:
-      return static_cast<float>(host.data<bf16>()[i]);
+      return static_cast<float>(data<bf16>()[i]);
     case DType::i32:
-      return host.data<std::int32_t>()[i];
+      return data<std::int32_t>()[i];
     case DType::i64:
-      return static_cast<double>(host.data<std::int64_t>()[i]);
+      return static_cast<double>(data<std::int64_t>()[i]);
     case DType::u8:
-      return host.data<std::uint8_t>()[i];
+      return data<std::uint8_t>()[i];
     case DType::u16:
-      return host.data<std::uint16_t>()[i];
+      return data<std::uint16_t>()[i];
     case DType::u32:
-      return host.data<std::uint32_t>()[i];
+      return data<std::uint32_t>()[i];
   }
   return 0;
 }
@@ -166,53 +179,47 @@ Tensor Tensor::clone() const {
   return t;
 }
 
-void Tensor::copy_from(const Tensor& source) {
-  require(shape_ == source.shape_ && type_ == source.type_, "[copy] {} {} from {} {}", dtype_name(type_),
-          shape_.str(), dtype_name(source.type_), source.shape_.str());
-  if (device().is_meta() || source.device().is_meta()) return;
-  std::memcpy(raw_data(), source.raw_data(), static_cast<std::size_t>(bytes()));
-}
-
-void Tensor::fill_zero() {
-  if (!device().is_meta()) std::memset(raw_data(), 0, static_cast<std::size_t>(bytes()));
-}
-
 namespace {
 
-template <class From, class To>
-void convert(const Tensor& from, Tensor& to) {
-  const From* a = from.data<From>();
-  To* b = to.data<To>();
-  for (std::int64_t i = 0, n = from.numel(); i < n; ++i) {
-    if constexpr (std::is_same_v<From, bf16>) {
-      b[i] = static_cast<To>(static_cast<float>(a[i]));
-    } else if constexpr (std::is_same_v<To, bf16>) {
-      b[i] = bf16(static_cast<float>(a[i]));
-    } else {
-      b[i] = static_cast<To>(a[i]);
-    }
+void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::int64_t bytes) {
+  if (to_device.is_cpu() && from_device.is_cpu()) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+    return;
   }
-}
-
-template <class F>
-void with_floating(DType type, F&& f) {
-  if (type == DType::f32) return f(float{});
-  if (type == DType::f64) return f(double{});
-  if (type == DType::bf16) return f(bf16{});
-  fail(ErrorKind::usage, "[to] conversions are between f32, f64 and bf16, not {}", dtype_name(type));
+#ifdef FILIGREE_CUDA
+  if (to_device.is_cpu()) return cuda::copy_to_host(from_device.index, to, from, bytes);
+  if (from_device.is_cpu()) return cuda::copy_to_device(to_device.index, to, from, bytes);
+  check(to_device == from_device, "a copy between two GPUs");
+  cuda::copy_on_device(to_device.index, to, from, bytes);
+#else
+  fail_without_cuda();
+#endif
 }
 
 }  // namespace
 
+void Tensor::copy_from(const Tensor& source) {
+  require(shape_ == source.shape_ && type_ == source.type_, "[copy] {} {} from {} {}", dtype_name(type_),
+          shape_.str(), dtype_name(source.type_), source.shape_.str());
+  if (device().is_meta() || source.device().is_meta() || numel() == 0) return;
+  copy_bytes(raw_data(), device(), source.raw_data(), source.device(), bytes());
+}
+
+void Tensor::fill_zero() {
+  if (device().is_meta()) return;
+#ifdef FILIGREE_CUDA
+  if (device().is_cuda()) return cuda::zero(device().index, raw_data(), bytes());
+#endif
+  std::memset(raw_data(), 0, static_cast<std::size_t>(bytes()));
+}
+
 Tensor Tensor::to(DType type) const {
   if (type == type_) return *this;
+  for (const DType t : {type_, type})
+    require(t == DType::f32 || t == DType::f64 || t == DType::bf16,
+            "[to] conversions are between f32, f64 and bf16, not {}", dtype_name(t));
   Tensor t = empty(shape_, type, device());
-  with_floating(type_, [&](auto from) {
-    with_floating(type, [&](auto to) {
-      if constexpr (!std::is_same_v<decltype(from), decltype(to)>)
-        if (!device().is_meta()) convert<decltype(from), decltype(to)>(*this, t);
-    });
-  });
+  on_device(device(), [&](auto context) { convert(context, *this, t); });
   return t;
 }
 

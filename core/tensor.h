@@ -85,7 +85,7 @@ class Tensor {
   Tensor slice(std::int64_t begin, std::int64_t end) const;  // of the leading dimension
   Tensor clone() const;
   Tensor to(DType type) const;     // converts (rounds to nearest even for bf16); itself if nothing changes
-  Tensor to(Device device) const;  // copies; itself if nothing changes
+  Tensor to(Device device) const;  // copies; itself if nothing changes. To and from the CPU it waits
   void copy_from(const Tensor& source);  // same shape and dtype
   void fill_zero();
 

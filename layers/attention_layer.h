@@ -28,12 +28,11 @@ class AttentionLayer : public Module {
   void visit(const Visitor& visitor) override;
 
  private:
-  Var heads(Var x, std::int64_t n_heads, bool rotate) const;
-
   std::int64_t n_heads_, n_kv_heads_, head_dim_;
   Positions positions_;
   double rope_theta_;
   Linear qkv_, out_;
+  mutable Tensor slopes_;  // ALiBi's, where they were last needed
 };
 
 }  // namespace filigree

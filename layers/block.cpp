@@ -1,5 +1,7 @@
 #include "layers/block.h"
 
+#include <utility>
+
 #include "core/ops.h"
 
 namespace filigree {
@@ -13,13 +15,21 @@ Block::Block(const ParameterFactory& make, const std::string& name, const ModelC
       mlp_norm_(make, name + ".mlp_norm", config),
       mlp_(make, name + ".mlp", config) {}
 
-Var Block::forward(Var x, const AttentionMask& mask, const ForwardContext& context) const {
-  x = ops::add(x, attention_branch(x, mask, context));
-  return ops::add(x, mlp_branch(x, context));
+Block::Residual Block::forward(Residual in, const AttentionMask& mask, const ForwardContext& context) const {
+  ops::Normed h = in.branch.defined() ? attention_norm_.add_forward(in.x, in.branch)
+                                      : ops::Normed{in.x, attention_norm_.forward(in.x)};
+  in = {};
+  const Var attended = attend(std::move(h.normed), mask, context);
+  h = mlp_norm_.add_forward(h.sum, attended);
+  return {h.sum, dropout(mlp_.forward(h.normed), dropout_, mlp_site_, context)};
+}
+
+Var Block::attend(Var normed, const AttentionMask& mask, const ForwardContext& context) const {
+  return dropout(attention_.forward(std::move(normed), mask), dropout_, attention_site_, context);
 }
 
 Var Block::attention_branch(const Var& x, const AttentionMask& mask, const ForwardContext& context) const {
-  return dropout(attention_.forward(attention_norm_.forward(x), mask), dropout_, attention_site_, context);
+  return attend(attention_norm_.forward(x), mask, context);
 }
 
 Var Block::mlp_branch(const Var& x, const ForwardContext& context) const {

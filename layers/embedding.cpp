@@ -8,8 +8,8 @@ Embedding::Embedding(const ParameterFactory& make, const std::string& name, std:
                      std::int64_t dim, double deviation)
     : weight_(make.normal(name + ".weight", {rows, dim}, deviation)) {}
 
-Var Embedding::forward(const Tensor& ids) const {
-  return ops::embedding(weight_.var, ids);
+Var Embedding::forward(const Tensor& ids, DType type) const {
+  return ops::embedding(weight_.var, ids, type);
 }
 
 Var Embedding::first_rows(std::int64_t n) const {

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "core/ops.h"
 #include "layers/module.h"
 
 namespace filigree {
@@ -13,6 +14,7 @@ class Linear : public Module {
   Linear(const ParameterFactory& make, const std::string& name, std::int64_t in, std::int64_t out, bool bias,
          double deviation);
   Var forward(const Var& x) const;  // [..., in] -> [..., out]
+  ops::Weights weights() const { return {weight_.var, bias_.var}; }
   void visit(const Visitor& visitor) override;
 
  private:

@@ -4,25 +4,6 @@
 #include "layers/initial.h"
 
 namespace filigree {
-namespace {
-
-Var activate(Activation kind, const Var& x) {
-  switch (kind) {
-    case Activation::gelu:
-      return ops::gelu(x, ops::Gelu::erf);
-    case Activation::gelu_tanh:
-      return ops::gelu(x, ops::Gelu::tanh);
-    case Activation::silu:
-      return ops::silu(x);
-    case Activation::swiglu:
-      break;
-  }
-  check(false, "swiglu takes two inputs");
-  return {};
-}
-
-}  // namespace
-
 Mlp::Mlp(const ParameterFactory& make, const std::string& name, const ModelConfig& config)
     : activation_(config.activation),
       up_(make, name + ".up", config.dim, config.ffn_dim, config.bias, kInitialDeviation),
@@ -31,17 +12,18 @@ Mlp::Mlp(const ParameterFactory& make, const std::string& name, const ModelConfi
     gate_.emplace(make, name + ".gate", config.dim, config.ffn_dim, config.bias, kInitialDeviation);
 }
 
-Var Mlp::forward(Var x) const {
-  Var h = up_.forward(x);
-  if (gate_) {
-    const Var gate = gate_->forward(x);
-    x = {};
-    h = ops::swiglu(gate, h);
-  } else {
-    x = {};
-    h = activate(activation_, h);
+Var Mlp::forward(const Var& x) const {
+  switch (activation_) {
+    case Activation::gelu:
+      return ops::gelu_mlp(x, up_.weights(), down_.weights(), ops::Gelu::erf);
+    case Activation::gelu_tanh:
+      return ops::gelu_mlp(x, up_.weights(), down_.weights(), ops::Gelu::tanh);
+    case Activation::silu:
+      return down_.forward(ops::silu(up_.forward(x)));
+    case Activation::swiglu:
+      break;
   }
-  return down_.forward(h);
+  return ops::swiglu_mlp(x, gate_->weights(), up_.weights(), down_.weights());
 }
 
 void Mlp::visit(const Visitor& visitor) {

@@ -13,8 +13,7 @@ class Mlp : public Module {
  public:
   // Parameters: <name>.gate (swiglu only) and <name>.up [ffn_dim, dim], <name>.down [dim, ffn_dim].
   Mlp(const ParameterFactory& make, const std::string& name, const ModelConfig& config);
-  // [..., dim] -> [..., dim]. By value, so that a caller may move x in and it dies as soon as it is used.
-  Var forward(Var x) const;
+  Var forward(const Var& x) const;  // [..., dim] -> [..., dim]
   void visit(const Visitor& visitor) override;
 
  private:

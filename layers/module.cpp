@@ -10,7 +10,7 @@ namespace filigree {
 
 Var dropout(const Var& x, double p, std::uint32_t site, const ForwardContext& context) {
   if (!context.training || p == 0) return x;
-  return ops::dropout(x, p, {context.seed, site, context.step});
+  return ops::dropout(x, p, {context.seed, site, context.step}, context.step_base);
 }
 
 std::vector<Parameter*> Module::parameters() {

@@ -14,6 +14,11 @@ Var Norm::forward(const Var& x) const {
   return ops::layer_norm(x, weight_.var, bias_.var, eps_);
 }
 
+ops::Normed Norm::add_forward(const Var& x, const Var& branch) const {
+  if (kind_ == NormKind::rms_norm) return ops::add_rms_norm(x, branch, weight_.var, eps_);
+  return ops::add_layer_norm(x, branch, weight_.var, bias_.var, eps_);
+}
+
 void Norm::visit(const Visitor& visitor) {
   visitor(weight_);
   if (bias_.var.defined()) visitor(bias_);

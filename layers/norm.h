@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "core/ops.h"
 #include "layers/model_config.h"
 #include "layers/module.h"
 
@@ -14,6 +15,7 @@ class Norm : public Module {
   // [dim].
   Norm(const ParameterFactory& make, const std::string& name, const ModelConfig& config);
   Var forward(const Var& x) const;
+  ops::Normed add_forward(const Var& x, const Var& branch) const;  // x + branch and its norm
   void visit(const Visitor& visitor) override;
 
  private:

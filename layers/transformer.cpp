@@ -1,5 +1,7 @@
 #include "layers/transformer.h"
 
+#include <utility>
+
 #include "core/ops.h"
 #include "layers/initial.h"
 
@@ -29,7 +31,13 @@ bool finite(Module& module, const Var& output) {
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device device, DType dtype)
+    : Transformer(config, seed, device, dtype, dtype) {}
+
+Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device device, DType dtype,
+                         DType compute)
     : config_(resolved(config)),
+      device_(device),
+      compute_(compute),
       embedding_site_(random_site("embedding.dropout")),
       token_embedding_({seed, device, dtype}, "token_embedding", config_.vocab_size, config_.dim,
                        kInitialDeviation),
@@ -89,24 +97,30 @@ ModelInput Transformer::checked(const ModelInput& input) const {
 }
 
 Var Transformer::embed(const Tensor& tokens, const ForwardContext& context) const {
-  Var x = token_embedding_.forward(tokens);
-  if (position_embedding_) x = ops::add(x, position_embedding_->first_rows(tokens.dim(1)));
+  Var x = token_embedding_.forward(tokens, compute_);
+  if (position_embedding_)
+    x = ops::add(x, ops::convert(position_embedding_->first_rows(tokens.dim(1)), compute_));
   return dropout(x, config_.dropout, embedding_site_, context);
 }
 
-Var Transformer::run_block(std::size_t layer, const Var& x, const AttentionMask& mask,
-                           const ForwardContext& context) const {
+Block::Residual Transformer::run_block(std::size_t layer, Block::Residual in, const AttentionMask& mask,
+                                       const ForwardContext& context) const {
   const Block& block = blocks_[layer];
-  if (!config_.activation_checkpointing) return block.forward(x, mask, context);
-  return checkpoint([&block, mask, context](const Var& v) { return block.forward(v, mask, context); }, x);
+  if (!config_.activation_checkpointing) return block.forward(std::move(in), mask, context);
+  // A checkpoint keeps one tensor: the sum, made here.
+  const auto replay = [&block, mask, context](const Var& v) {
+    const Block::Residual out = block.forward({v, {}}, mask, context);
+    return ops::add(out.x, out.branch);
+  };
+  return {checkpoint(replay, in.x), {}};
 }
 
 Var Transformer::forward(const ModelInput& input, const ForwardContext& context) const {
   const ModelInput in = checked(input);
-  Var x = embed(in.tokens, context);
+  Block::Residual x{embed(in.tokens, context), {}};
   for (std::size_t i = 0; i < blocks_.size(); ++i)
-    x = run_block(i, x, {in.layouts[i], in.row_bounds}, context);
-  return final_norm_.forward(x);
+    x = run_block(i, std::move(x), {in.layouts[i], in.row_bounds}, context);
+  return x.branch.defined() ? final_norm_.add_forward(x.x, x.branch).normed : final_norm_.forward(x.x);
 }
 
 const Var& Transformer::head_weight() const {

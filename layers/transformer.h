@@ -39,18 +39,22 @@ struct ModelInput {
 };
 
 struct LossOptions {
-  // What the sum of the losses is divided by; 0: the number of targets that count. Micro batches of one
-  // global batch give that batch's count.
-  double denominator = 0;
+  // What the sum of the losses is divided by, f64 [1] on the model's device; undefined: the number of targets
+  // that count. Micro batches of one global batch give that batch's count.
+  Tensor denominator;
   Tensor* row_losses = nullptr;  // receives the loss of each target, flat; 0 where ignored
 };
 
 class Transformer : public Module {
  public:
+  // Parameters in `dtype`. `compute`: what activations are stored and products computed in, the parameters'
+  // dtype or, on CUDA and beside f32 parameters, bf16.
   Transformer(const ModelConfig& config, std::uint64_t seed, Device device = Device::cpu(),
               DType dtype = DType::f32);
+  Transformer(const ModelConfig& config, std::uint64_t seed, Device device, DType dtype, DType compute);
 
   const ModelConfig& config() const { return config_; }  // resolved
+  Device device() const { return device_; }
 
   // Hidden states after the final norm, [B, N, C].
   Var forward(const ModelInput& input, const ForwardContext& context) const;
@@ -75,12 +79,14 @@ class Transformer : public Module {
  private:
   ModelInput checked(const ModelInput& input) const;
   Var embed(const Tensor& tokens, const ForwardContext& context) const;
-  Var run_block(std::size_t layer, const Var& x, const AttentionMask& mask,
-                const ForwardContext& context) const;
+  Block::Residual run_block(std::size_t layer, Block::Residual in, const AttentionMask& mask,
+                            const ForwardContext& context) const;
   Var features(const Var& hidden, const ModelInput& input) const;
   const Var& head_weight() const;
 
   ModelConfig config_;
+  Device device_;
+  DType compute_;
   std::uint32_t embedding_site_;
   Embedding token_embedding_;
   std::optional<Embedding> position_embedding_;

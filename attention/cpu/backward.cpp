@@ -9,6 +9,7 @@
 // ahead, long columns (global tokens) come last, and batches and heads, which share nothing, alternate.
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <thread>
 
 #include "attention/cpu/problem.h"
@@ -51,7 +52,7 @@ template <class T>
 class Backward {
  public:
   Backward(const AttentionInput& in, const Tensor& lse, const Tensor& o_grad, const Tensor& delta,
-           Tensor& q_grad, Tensor& k_grad, Tensor& v_grad, Tensor& gate_grad)
+           Heads& q_grad, Heads& k_grad, Heads& v_grad, Tensor& gate_grad)
       : p_(in),
         block_tiles_(kBlockRows / p_.tile),
         group_tiles_(std::max<std::int64_t>(1, kGroupRows / p_.tile)),
@@ -142,11 +143,14 @@ class Backward {
   void run_task(std::int64_t b, const Task& task) {
     typename ScratchPool<T>::Loan scratch(scratch_);
     const Buffers buffers = take_buffers(scratch);
-    const std::int64_t keys = p_.key_offset(b, task.key_tile * p_.tile, task.g), ld = p_.G * p_.D;
+    const std::int64_t first = task.key_tile * p_.tile;
+    const std::int64_t keys = p_.k_offset(b, first, task.g), values = p_.v_offset(b, first, task.g);
     const std::int64_t key_rows = p_.key_rows(task.key_tile), stride = p_.tile * L;
-    pack_transposed(p_.k + keys, ld, key_rows, p_.tile, p_.D, p_.padded_dim, buffers.keys_transposed);
-    pack_transposed(p_.v + keys, ld, key_rows, p_.tile, p_.D, p_.padded_dim, buffers.values_transposed);
-    pack_rows(p_.k + keys, ld, key_rows, p_.tile, p_.D, T(1), buffers.keys, stride);
+    pack_transposed(p_.k + keys, p_.k_stride, key_rows, p_.tile, p_.D, p_.padded_dim,
+                    buffers.keys_transposed);
+    pack_transposed(p_.v + values, p_.v_stride, key_rows, p_.tile, p_.D, p_.padded_dim,
+                    buffers.values_transposed);
+    pack_rows(p_.k + keys, p_.k_stride, key_rows, p_.tile, p_.D, T(1), buffers.keys, stride);
     std::fill_n(buffers.k_grad, tile_elements_, T(0));
     std::fill_n(buffers.v_grad, tile_elements_, T(0));
 
@@ -156,8 +160,8 @@ class Backward {
     const std::int64_t turn_of = (b * p_.G + task.g) * p_.layout.key_tiles() + task.key_tile;
     key_turns_.wait(turn_of, task.turn);
     // The queries were scaled by scale log2(e) for S; dk = scale dS^T q.
-    add_rows(buffers.k_grad, stride, key_rows, p_.D, static_cast<T>(kLn2), k_grad_ + keys, ld);
-    add_rows(buffers.v_grad, stride, key_rows, p_.D, T(1), v_grad_ + keys, ld);
+    add_rows(buffers.k_grad, stride, key_rows, p_.D, static_cast<T>(kLn2), k_grad_ + keys, p_.k_stride);
+    add_rows(buffers.v_grad, stride, key_rows, p_.D, T(1), v_grad_ + values, p_.v_stride);
     key_turns_.pass(turn_of, task.turn);
   }
 
@@ -250,8 +254,8 @@ class Backward {
       const std::int32_t mine = turn(h, key_tile, query_tile);
       query_turns_.wait(turn_of, mine);
       add_rows(to.q_grad + static_cast<std::int64_t>(i) * p_.tile * L, row_stride, p_.query_rows(query_tile),
-               p_.D, static_cast<T>(p_.scale), q_grad_ + p_.query_offset(b, query_tile * p_.tile, h),
-               p_.H * p_.D);
+               p_.D, static_cast<T>(p_.scale), q_grad_ + p_.q_offset(b, query_tile * p_.tile, h),
+               p_.q_stride);
       query_turns_.pass(turn_of, mine);
     }
   }
@@ -262,10 +266,11 @@ class Backward {
     for (std::size_t i = 0; i < group.size(); ++i) {
       const std::int64_t first = group[i].query_tile * p_.tile,
                          place = static_cast<std::int64_t>(i) * p_.tile;
-      const std::int64_t from = p_.query_offset(b, first, h), rows = p_.query_rows(group[i].query_tile);
-      pack_rows(p_.q + from, p_.H * p_.D, rows, p_.tile, p_.D, static_cast<T>(p_.scale * kLog2E),
-                to.queries + place * L, row_stride);
-      pack_rows(o_grad_ + from, p_.H * p_.D, rows, p_.tile, p_.D, T(1), to.o_grad + place * L, row_stride);
+      const std::int64_t rows = p_.query_rows(group[i].query_tile);
+      pack_rows(p_.q + p_.q_offset(b, first, h), p_.q_stride, rows, p_.tile, p_.D,
+                static_cast<T>(p_.scale * kLog2E), to.queries + place * L, row_stride);
+      pack_rows(o_grad_ + p_.o_offset(b, first, h), p_.H * p_.D, rows, p_.tile, p_.D, T(1),
+                to.o_grad + place * L, row_stride);
       const std::int64_t of_rows = (b * p_.H + h) * p_.N + first;
       for (std::int64_t r = 0; r < p_.tile; ++r) {
         const T lse = r < rows ? lse_[of_rows + r] : -kInfinity;
@@ -333,12 +338,26 @@ void row_products(const Tensor& o, const Tensor& o_grad, Tensor& delta) {
   });
 }
 
+// The heads' rows, which may lie between those of others.
+void fill_zero(Heads& heads) {
+  const std::int64_t bytes = heads.count * heads.dim() * dtype_size(heads.tensor.dtype());
+  const std::int64_t stride = heads.row_stride() * dtype_size(heads.tensor.dtype());
+  char* const first = static_cast<char*>(heads.tensor.raw_data()) +
+                      heads.first * heads.dim() * dtype_size(heads.tensor.dtype());
+  parallel_for(heads.batch() * heads.rows(), 64, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row)
+      std::memset(first + row * stride, 0, static_cast<std::size_t>(bytes));
+  });
+}
+
 }  // namespace
 
 void sparse_attention_backward(Context, const AttentionInput& in, const Tensor& o, const Tensor& lse,
-                               const Tensor& o_grad, Tensor& delta, Tensor& q_grad, Tensor& k_grad,
-                               Tensor& v_grad, Tensor& gate_grad) {
-  with_float(in.q.dtype(), [&]<class T>(T) {
+                               const Tensor& o_grad, Tensor& delta, Heads& q_grad, Heads& k_grad,
+                               Heads& v_grad, Tensor& gate_grad) {
+  for (Heads* grad : {&q_grad, &k_grad, &v_grad}) fill_zero(*grad);
+  if (gate_grad.defined()) gate_grad.fill_zero();
+  with_float(in.dtype(), [&]<class T>(T) {
     row_products<T>(o, o_grad, delta);
     Backward<T>(in, lse, o_grad, delta, q_grad, k_grad, v_grad, gate_grad).run();
   });

@@ -58,10 +58,12 @@ class Forward {
   }
 
   void pack(std::int64_t b, std::int64_t g, std::int64_t key_tile) {
-    const std::int64_t from = p_.key_offset(b, key_tile * p_.tile, g), ld = p_.G * p_.D;
-    const std::int64_t to = packed_offset(b, g, key_tile), rows = p_.key_rows(key_tile);
-    pack_transposed(p_.k + from, ld, rows, p_.tile, p_.D, p_.padded_dim, packed_keys_ + to);
-    pack_rows(p_.v + from, ld, rows, p_.tile, p_.D, T(1), packed_values_ + to, p_.tile * L);
+    const std::int64_t first = key_tile * p_.tile, rows = p_.key_rows(key_tile);
+    const std::int64_t to = packed_offset(b, g, key_tile);
+    pack_transposed(p_.k + p_.k_offset(b, first, g), p_.k_stride, rows, p_.tile, p_.D, p_.padded_dim,
+                    packed_keys_ + to);
+    pack_rows(p_.v + p_.v_offset(b, first, g), p_.v_stride, rows, p_.tile, p_.D, T(1), packed_values_ + to,
+              p_.tile * L);
   }
 
   // (head, query tile) pairs by descending number of tiles.
@@ -89,8 +91,8 @@ class Forward {
     row.shrink = scratch.take(p_.tile);
     std::fill_n(row.max, p_.tile, kMinusInfinity);
     std::fill_n(row.sum, p_.tile, T(0));
-    pack_rows(p_.q + p_.query_offset(b, query_tile * p_.tile, h), p_.H * p_.D, p_.query_rows(query_tile),
-              p_.tile, p_.D, static_cast<T>(p_.scale * kLog2E), row.q, p_.tile * L);
+    pack_rows(p_.q + p_.q_offset(b, query_tile * p_.tile, h), p_.q_stride, p_.query_rows(query_tile), p_.tile,
+              p_.D, static_cast<T>(p_.scale * kLog2E), row.q, p_.tile * L);
     RowBounds bounds;
     bounds.load(p_, b, query_tile);
 
@@ -185,7 +187,7 @@ class Forward {
       // A NaN sum must stay visible, hence no comparison with > 0.
       const bool empty = row.sum[r] == 0;
       const T inverse = empty ? T(0) : 1 / row.sum[r];
-      T* to = o_ + p_.query_offset(b, n, h);
+      T* to = o_ + p_.o_offset(b, n, h);
       for (std::int64_t d = 0; d < p_.D; d += L) {
         const T* from = row.o + d * p_.tile + r * L;
         if (d + L <= p_.D) {
@@ -208,7 +210,7 @@ class Forward {
 }  // namespace
 
 void sparse_attention_forward(Context, const AttentionInput& in, Tensor& packed, Tensor& o, Tensor& lse) {
-  with_float(in.q.dtype(), [&]<class T>(T) { Forward<T>(in, packed, o, lse).run(); });
+  with_float(in.dtype(), [&]<class T>(T) { Forward<T>(in, packed, o, lse).run(); });
 }
 
 }  // namespace filigree::cpu

@@ -28,7 +28,8 @@ struct Problem {
   std::int64_t padded_dim;  // D, in whole lines
   std::int64_t tile;
   const T *q, *k, *v;
-  const T* gate;  // nullptr: 1
+  std::int64_t q_stride, k_stride, v_stride;  // elements from row to row
+  const T* gate;                              // nullptr: 1
   std::int64_t gate_batch_stride;
   const std::int32_t* row_bounds;  // nullptr: every key
   const T* slopes;                 // nullptr: no ALiBi
@@ -36,28 +37,38 @@ struct Problem {
 
   explicit Problem(const AttentionInput& in)
       : layout(*in.layout),
-        B(in.q.dim(0)),
-        N(in.q.dim(1)),
-        M(in.k.dim(1)),
-        H(in.q.dim(2)),
-        G(in.k.dim(2)),
-        D(in.q.dim(3)),
+        B(in.q.batch()),
+        N(in.q.rows()),
+        M(in.k.rows()),
+        H(in.q.count),
+        G(in.k.count),
+        D(in.q.dim()),
         padded_dim(round_up(D, kLine<T>)),
         tile(layout.tile()),
         q(in.q.data<T>()),
         k(in.k.data<T>()),
         v(in.v.data<T>()),
+        q_stride(in.q.row_stride()),
+        k_stride(in.k.row_stride()),
+        v_stride(in.v.row_stride()),
         gate(in.gate.defined() ? in.gate.data<T>() : nullptr),
         gate_batch_stride(in.gate.defined() && in.gate.rank() == 2 ? in.gate.dim(1) : 0),
         row_bounds(in.row_bounds.defined() ? in.row_bounds.data<std::int32_t>() : nullptr),
         slopes(in.alibi_slopes.defined() ? in.alibi_slopes.data<T>() : nullptr),
         scale(in.scale) {}
 
-  std::int64_t query_offset(std::int64_t b, std::int64_t n, std::int64_t h) const {
-    return ((b * N + n) * H + h) * D;
+  // Where a head's row begins in q, k or v and their gradients, and in o and its gradient.
+  std::int64_t q_offset(std::int64_t b, std::int64_t n, std::int64_t h) const {
+    return (b * N + n) * q_stride + h * D;
   }
-  std::int64_t key_offset(std::int64_t b, std::int64_t m, std::int64_t g) const {
-    return ((b * M + m) * G + g) * D;
+  std::int64_t k_offset(std::int64_t b, std::int64_t m, std::int64_t g) const {
+    return (b * M + m) * k_stride + g * D;
+  }
+  std::int64_t v_offset(std::int64_t b, std::int64_t m, std::int64_t g) const {
+    return (b * M + m) * v_stride + g * D;
+  }
+  std::int64_t o_offset(std::int64_t b, std::int64_t n, std::int64_t h) const {
+    return ((b * N + n) * H + h) * D;
   }
   T gate_of(std::int64_t b, std::int64_t h, std::int64_t t) const {
     return gate ? gate[b * gate_batch_stride + layout.gate_offset(static_cast<int>(h)) + t] : T(1);

@@ -63,7 +63,8 @@ void draw(const RandomKey& key, std::uint64_t first_block, std::uint32_t* draws)
 
 }  // namespace
 
-void dropout(Context, const Tensor& x, double p, RandomKey key, Tensor& y) {
+void dropout(Context, const Tensor& x, double p, RandomKey key, const Tensor& step, Tensor& y) {
+  if (step.defined()) key.step += step.data<std::uint32_t>()[0];
   static_assert(kTaskElements % kBuffer == 0, "a task starts at the first draw of a group");
   const auto threshold = static_cast<std::uint32_t>(std::min(std::llround(p * 0x1p32), 0xffffffffLL));
   with_float(x.dtype(), [&]<class T>(T) {

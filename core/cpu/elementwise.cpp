@@ -31,18 +31,22 @@ void scale_in_place(Context, double factor, Tensor& x) {
   });
 }
 
-void sum_of_squares(Context, const Tensor& x, double& result) {
-  with_float(x.dtype(), [&]<class T>(T) {
-    const T* values = x.data<T>();
-    const auto sums = partial_results<double>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
-      return lane_sum<double>(end - begin, [from = values + begin](std::int64_t i) {
-        const double v = from[i];
-        return v * v;
+void sum_of_squares(Context, std::span<const Tensor> tensors, Tensor& result) {
+  double total = 0;
+  for (const Tensor& x : tensors)
+    with_float(x.dtype(), [&]<class T>(T) {
+      const T* values = x.data<T>();
+      const auto sums = partial_results<double>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
+        return lane_sum<double>(end - begin, [from = values + begin](std::int64_t i) {
+          const double v = from[i];
+          return v * v;
+        });
       });
+      double sum = 0;
+      for (const double s : sums) sum += s;
+      total += sum;
     });
-    result = 0;
-    for (const double s : sums) result += s;
-  });
+  result.data<double>()[0] = total;
 }
 
 void all_finite(Context, const Tensor& x, bool& result) {

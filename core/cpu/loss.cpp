@@ -42,7 +42,7 @@ T row_loss(T shift, double sum, T target_logit) {
 
 }  // namespace
 
-void target_divisor(Context, const Tensor& targets, std::int64_t n_classes, double given, Tensor& divisor) {
+void count_targets(Context, const Tensor& targets, std::int64_t n_classes, Tensor& divisor) {
   const std::int32_t* t = targets.data<std::int32_t>();
   std::int64_t count = 0;
   for (std::int64_t i = 0, n = targets.numel(); i < n; ++i) {
@@ -53,7 +53,7 @@ void target_divisor(Context, const Tensor& targets, std::int64_t n_classes, doub
            n_classes, n_classes - 1, ops::kIgnoreIndex);
     ++count;
   }
-  divisor.data<double>()[0] = given > 0 ? given : static_cast<double>(count);
+  divisor.data<double>()[0] = static_cast<double>(count);
 }
 
 void cross_entropy_forward(Context, const Tensor& logits, const Tensor& targets, Tensor& row_losses,

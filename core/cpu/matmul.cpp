@@ -41,4 +41,22 @@ void linear(Context, const Tensor& x, const Tensor& w, const Tensor& bias, Tenso
   });
 }
 
+void linear_backward_weight(Context context, const Tensor& dy, const Tensor& x, double beta, Tensor& dw,
+                            Tensor& dbias) {
+  matmul(context, dy, x, true, false, beta, dw);
+  if (dbias.defined()) sum_leading(context, dy, dbias);
+}
+
+void linear_gelu(Context context, const Tensor& x, const Tensor& w, const Tensor& bias, ops::Gelu kind,
+                 Tensor& before, Tensor& y) {
+  linear(context, x, w, bias, before);
+  gelu_forward(context, before, kind, y);
+}
+
+void matmul_gelu_backward(Context context, const Tensor& dy, const Tensor& w, const Tensor& before,
+                          ops::Gelu kind, Tensor& dbefore) {
+  matmul(context, dy, w, false, false, 0, dbefore);
+  gelu_backward(context, dbefore, before, kind, dbefore);
+}
+
 }  // namespace filigree::cpu

@@ -26,11 +26,18 @@ struct NormRow {
 
   // dx = rstd (g - mean(g) - xhat mean(g xhat)) with g = dy weight, xhat = (x - mean) rstd; RMS norm has no
   // mean(g).
-  void input_gradient(bool centred, T* dx) const {
+  // `residual`, if not null, is added.
+  void input_gradient(bool centred, const T* residual, T* dx) const {
     const T sum_g = centred ? lane_sum<T>(n, [this](std::int64_t c) { return dy[c] * weight[c]; }) : T(0);
     const T sum_g_x = lane_sum<T>(n, [this](std::int64_t c) { return dy[c] * weight[c] * (x[c] - mean); });
     const T mean_g = sum_g / static_cast<T>(n);
     const T slope = sum_g_x / static_cast<T>(n) * rstd * rstd;
+    if (residual) {
+#pragma omp simd
+      for (std::int64_t c = 0; c < n; ++c)
+        dx[c] = residual[c] + rstd * (dy[c] * weight[c] - mean_g - (x[c] - mean) * slope);
+      return;
+    }
 #pragma omp simd
     for (std::int64_t c = 0; c < n; ++c) dx[c] = rstd * (dy[c] * weight[c] - mean_g - (x[c] - mean) * slope);
   }
@@ -76,19 +83,28 @@ void norm_forward(Context, const Tensor& x, const Tensor& weight, const Tensor& 
   });
 }
 
+void add_norm_forward(Context context, const Tensor& x, const Tensor& branch, const Tensor& weight,
+                      const Tensor& bias, double eps, Tensor& sum, Tensor& y, Tensor& mean, Tensor& rstd) {
+  add(context, x, branch, sum);
+  norm_forward(context, sum, weight, bias, eps, y, mean, rstd);
+}
+
 void norm_backward(Context, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& mean,
-                   const Tensor& rstd, Tensor& dx, Tensor& dweight, Tensor& dbias) {
+                   const Tensor& rstd, const Tensor& dsum, Tensor& dx, Tensor& dweight, Tensor& dbias) {
   with_float(x.dtype(), [&]<class T>(T) {
     const std::int64_t n = x.dim(-1), rows = rstd.numel();
     const T *pdy = dy.data<T>(), *px = x.data<T>(), *w = weight.data<T>();
     const T *means = data_or_null<T>(mean), *rstds = rstd.data<T>();
     T* pdx = data_or_null<T>(dx);
+    const T* residual = data_or_null<T>(dsum);
+    const auto residual_row = [=](std::int64_t r) { return residual ? residual + r * n : nullptr; };
     const auto row = [=](std::int64_t r) {
       return NormRow<T>{pdy + r * n, px + r * n, w, means ? means[r] : T(0), rstds[r], n};
     };
     if (!dweight.defined() && !dbias.defined()) {
       parallel_rows(rows, n, [=](std::int64_t first, std::int64_t last) {
-        for (std::int64_t r = first; r < last; ++r) row(r).input_gradient(means, pdx + r * n);
+        for (std::int64_t r = first; r < last; ++r)
+          row(r).input_gradient(means, residual_row(r), pdx + r * n);
       });
       return;
     }
@@ -97,7 +113,7 @@ void norm_backward(Context, const Tensor& dy, const Tensor& x, const Tensor& wei
     const bool with_bias = dbias.defined();
     sum_over_rows(rows, 2 * n, sums.data(), [=](std::int64_t first, std::int64_t last, T* partial) {
       for (std::int64_t r = first; r < last; ++r) {
-        if (pdx) row(r).input_gradient(means, pdx + r * n);
+        if (pdx) row(r).input_gradient(means, residual_row(r), pdx + r * n);
         row(r).add_parameter_gradients(partial, with_bias ? partial + n : nullptr);
       }
     });

@@ -68,7 +68,7 @@ class RotationTable {
   Rotations powers_;
 };
 
-// One position: all heads.
+// One position: the first `heads` heads.
 template <class T>
 void rotate(std::int64_t heads, std::int64_t half, const T* cosine, const T* sine, const T* x, T* y) {
   for (std::int64_t h = 0; h < heads; ++h, x += 2 * half, y += 2 * half) {
@@ -83,13 +83,15 @@ void rotate(std::int64_t heads, std::int64_t half, const T* cosine, const T* sin
 
 }  // namespace
 
-void rope(Context, const Tensor& x, double theta, std::int64_t n0, bool inverse, Tensor& y) {
-  const std::int64_t batch = x.dim(0), positions = x.dim(1), heads = x.dim(2), half = x.dim(3) / 2;
-  if (x.numel() == 0) return;
+void rope(Context, const Tensor& x, std::int64_t n_heads, double theta, std::int64_t n0, bool inverse,
+          Tensor& y) {
+  const std::int64_t batch = x.dim(0), positions = x.dim(1), half = x.dim(3) / 2;
+  const std::int64_t row = x.dim(2) * x.dim(3);
+  if (x.numel() == 0 || n_heads == 0) return;
   const RotationTable table(half, theta);
   const std::int64_t blocks = (positions + kPositions - 1) / kPositions;
   // Enough batch elements per task to pay for the rotations.
-  const std::int64_t per_element = std::min(positions, kPositions) * heads * 2 * half;
+  const std::int64_t per_element = std::min(positions, kPositions) * n_heads * 2 * half;
   const std::int64_t group = std::clamp<std::int64_t>(4 * kTaskElements / per_element, 1, batch);
   const std::int64_t groups = (batch + group - 1) / group;
   with_float(x.dtype(), [&]<class T>(T) {
@@ -105,8 +107,8 @@ void rope(Context, const Tensor& x, double theta, std::int64_t n0, bool inverse,
       const std::int64_t first_b = task / blocks * group, last_b = std::min(batch, first_b + group);
       for (std::int64_t b = first_b; b < last_b; ++b)
         for (std::int64_t n = 0; n < count; ++n) {
-          const std::int64_t offset = (b * positions + first + n) * heads * 2 * half;
-          rotate(heads, half, cosine.data() + n * half, sine.data() + n * half, px + offset, py + offset);
+          const std::int64_t offset = (b * positions + first + n) * row;
+          rotate(n_heads, half, cosine.data() + n * half, sine.data() + n * half, px + offset, py + offset);
         }
     });
   });
