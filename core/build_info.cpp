@@ -6,7 +6,13 @@
 
 #include "core/cpu/gemm.h"
 #include "core/hdf5_library.h"
-#include "core/tensor.h"
+#include "core/ops.h"
+#include "core/random.h"
+#include "core/stream.h"
+
+#ifdef FILIGREE_CUDA
+#include "core/cuda/runtime.h"
+#endif
 
 namespace filigree {
 namespace {
@@ -35,23 +41,60 @@ std::string version() {
 }
 
 std::vector<std::pair<std::string, std::string>> library_versions() {
-  return {{"oneDNN", cpu::onednn_version()},
-          {"HDF5", hdf5_version()},
-          {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)}};
+  std::vector<std::pair<std::string, std::string>> versions = {
+      {"oneDNN", cpu::onednn_version()},
+      {"HDF5", hdf5_version()},
+      {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)}};
+#ifdef FILIGREE_CUDA
+  versions.emplace_back("CUDA", cuda::runtime_versions());
+#endif
+  return versions;
 }
 
-double measure_peak_flops() {
-  constexpr std::int64_t n = 768;
-  const Tensor a = Tensor::full({n, n}, 0.5), b = Tensor::full({n, n}, 0.25);
-  Tensor c = Tensor::empty({n, n});
+double measure_peak_flops(Device device, DType dtype) {
+  // A GPU fills only with large products, and runs faster on constants than on real data.
+  const std::int64_t n = !device.is_cuda() ? 768 : dtype == DType::bf16 ? 8192 : 4096;
+  const NoGrad no_tape;
+  RandomStream random(1);
+  std::vector<float> draws(static_cast<std::size_t>(16 * n));
+  for (float& x : draws) x = static_cast<float>(random.uniform()) - 0.5f;
+  const Var few(Tensor::of({n, 16}, draws).to(device).to(dtype));
+  const Var a = ops::matmul(few, few, false, true), b = a;
   double best = 0;
   for (int repeat = 0; repeat < 5; ++repeat) {  // the first is a warm-up; the best counts
     const auto begin = std::chrono::steady_clock::now();
-    cpu::gemm<float>(false, false, n, n, n, 1, a.data<float>(), n, b.data<float>(), n, 0, c.data<float>(), n);
+    ops::matmul(a, b);
+    synchronize(device);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    best = std::max(best, 2.0 * n * n * n / seconds.count());
+    best = std::max(best, 2.0 * static_cast<double>(n * n * n) / seconds.count());
   }
   return best;
+}
+
+std::string cuda_unavailable() {
+#ifdef FILIGREE_CUDA
+  return cuda::why_unavailable();
+#else
+  return "this filigree was built without CUDA (nvcc was not found)";
+#endif
+}
+
+std::string cuda_description() {
+#ifdef FILIGREE_CUDA
+  const cuda::DeviceInfo info = cuda::device_info(0);
+  return fmt::format("{}, compute capability {}.{}, {:.1f} GiB", info.name, info.major, info.minor,
+                     static_cast<double>(info.memory) / (1 << 30));
+#else
+  fail_without_cuda();
+#endif
+}
+
+std::int64_t free_cuda_bytes() {
+#ifdef FILIGREE_CUDA
+  return cuda::device_info(0).free_memory;
+#else
+  fail_without_cuda();
+#endif
 }
 
 std::int64_t resident_bytes() {

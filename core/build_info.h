@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/tensor.h"
+
 namespace filigree {
 
 std::string version();  // "0.1.0"
@@ -13,9 +15,14 @@ std::string version();  // "0.1.0"
 // Name and version of each library as loaded at run time, e.g. {"oneDNN", "2.6.3"}.
 std::vector<std::pair<std::string, std::string>> library_versions();
 
-// Sustained f32 matrix-product rate of this machine in FLOP/s, on all threads: what MFU is a fraction of.
-// Takes about 50 ms.
-double measure_peak_flops();
+// Sustained matrix-product rate of this device and dtype in FLOP/s: what MFU is a fraction of. Takes about 50
+// ms.
+double measure_peak_flops(Device device = Device::cpu(), DType dtype = DType::f32);
+
+// Why CUDA cannot be used here; empty if it can. And the GPU, if so.
+std::string cuda_unavailable();
+std::string cuda_description();  // "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.2 GiB"
+std::int64_t free_cuda_bytes();
 
 // Of this process, in bytes, from /proc: the resident set now and at its peak; and what the system has left.
 std::int64_t resident_bytes();

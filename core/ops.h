@@ -94,7 +94,8 @@ Var linear_cross_entropy(const Var& x, const Var& w, const Var& bias, const Tens
 // --- not recorded ---
 void add_in_place(Tensor& into, const Tensor& x);  // into += x
 void scale_in_place(Tensor& x, double factor);
-double sum_of_squares(const Tensor& x);  // accumulated in f64, order fixed
+double sum_of_squares(const Tensor& x);                                 // accumulated in f64, order fixed
+Tensor sum_of_squares(std::span<const Tensor> tensors, Device device);  // of all, f64 [1] on their device
 bool all_finite(const Tensor& x);
 
 }  // namespace filigree::ops

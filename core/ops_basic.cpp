@@ -16,9 +16,13 @@ void scale_in_place(Tensor& x, double factor) {
 }
 
 double sum_of_squares(const Tensor& x) {
-  Tensor result = Tensor::empty({1}, DType::f64, x.device());
-  on_device(x.device(), [&](auto context) { sum_of_squares(context, std::span(&x, 1), result); });
-  return result.item();
+  return sum_of_squares(std::span(&x, 1), x.device()).item();
+}
+
+Tensor sum_of_squares(std::span<const Tensor> tensors, Device device) {
+  Tensor result = Tensor::empty({1}, DType::f64, device);
+  on_device(device, [&](auto context) { sum_of_squares(context, tensors, result); });
+  return result;
 }
 
 bool all_finite(const Tensor& x) {

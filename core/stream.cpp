@@ -25,14 +25,15 @@ HostBuffer::HostBuffer(std::int64_t bytes, [[maybe_unused]] Device device) : byt
   data_ = std::shared_ptr<void>(std::calloc(static_cast<std::size_t>(bytes), 1), std::free);
 }
 
-void copy_async(Tensor& to, const HostBuffer& from) {
-  check(to.bytes() <= from.bytes(), "a host buffer is too small");
+void copy_async(Tensor& to, const HostBuffer& from, std::int64_t offset) {
+  check(offset + to.bytes() <= from.bytes(), "a host buffer is too small");
   if (to.device().is_meta()) return;
 #ifdef FILIGREE_CUDA
   if (to.device().is_cuda())
-    return cuda::copy_to_device_async(to.device().index, to.raw_data(), from.data<void>(), to.bytes());
+    return cuda::copy_to_device_async(to.device().index, to.raw_data(), from.data<char>() + offset,
+                                      to.bytes());
 #endif
-  std::memcpy(to.raw_data(), from.data<void>(), static_cast<std::size_t>(to.bytes()));
+  std::memcpy(to.raw_data(), from.data<char>() + offset, static_cast<std::size_t>(to.bytes()));
 }
 
 void copy_async(const HostBuffer& to, const Tensor& from) {

@@ -27,8 +27,9 @@ class HostBuffer {
   std::int64_t bytes_;
 };
 
-// Enqueue copies of the tensor's bytes; the buffer must not change (or be read) before an Event after it.
-void copy_async(Tensor& to, const HostBuffer& from);
+// Enqueue copies of the tensor's bytes, from `offset` of the buffer or to its begin; the buffer must not
+// change (or be read) before an Event after it.
+void copy_async(Tensor& to, const HostBuffer& from, std::int64_t offset);
 void copy_async(const HostBuffer& to, const Tensor& from);
 
 // A point in the device's work.

@@ -18,7 +18,8 @@ namespace filigree {
 enum class OptimizerType { adamw, sgd };
 enum class ScheduleType { cosine, linear, wsd, constant };
 enum class DataFormat { automatic, text, hdf5, bin };  // automatic is written `auto`
-enum class DeviceChoice { cpu, automatic, cuda };
+enum class DeviceChoice { cpu, automatic, cuda };      // automatic (`auto`): cuda where there is a GPU
+enum class Precision { automatic, fp32, bf16 };        // automatic (`auto`): bf16 on cuda, fp32 on the cpu
 
 struct DataConfig {
   std::vector<std::string> train;  // files, folders, globs; may start with ~. Classifier: a folder per class
@@ -70,7 +71,9 @@ struct Config {
   bool causal = true;
   int tile = 64;
   DeviceChoice device = DeviceChoice::cpu;
-  int threads = 0;  // 0: all cores
+  Precision precision = Precision::automatic;
+  bool cuda_graph = true;  // launch a whole step at once; for device: cuda
+  int threads = 0;         // 0: all cores
   std::int64_t seed = 1;
   ModelConfig model;  // vocab_size and n_classes are 0 where the data decides
   DataConfig data;
@@ -91,6 +94,7 @@ const std::string& word(OptimizerType);
 const std::string& word(ScheduleType);
 const std::string& word(DataFormat);
 const std::string& word(DeviceChoice);
+const std::string& word(Precision);
 
 // Reads a config file, its `extends:` chain and then the overrides ("train.steps=200",
 // "pattern={local: {window: 64}}"; the value is YAML). Maps merge key by key; lists and `pattern` are
@@ -105,8 +109,8 @@ Config parse_config(const YamlNode& root, const std::string& name = "run");
 // `epochs` the config is returned as it is. Error(usage) if warmup_steps or decay_steps do not fit.
 Config resolve_steps(Config config, std::int64_t steps_per_epoch);
 
-// Hex xxhash64 of the resolved config without what does not change what is computed: threads, train.out,
-// train.log_interval and checkpoint.
+// Hex xxhash64 of the resolved config without what does not change what is computed: threads, cuda_graph,
+// train.out, train.log_interval and checkpoint.
 std::string config_hash(const Config& config);
 
 // "model.dim: 64 / 128" for every key of the two trees that differs, in the order of `a`, then of `b`. Absent

@@ -124,6 +124,8 @@ YamlNode Config::to_yaml() const {
   root.add("causal", YamlNode::make(causal));
   root.add("tile", YamlNode::make(tile));
   root.add("device", YamlNode::make(word(device)));
+  root.add("precision", YamlNode::make(word(precision)));
+  root.add("cuda_graph", YamlNode::make(cuda_graph));
   root.add("threads", YamlNode::make(threads));
   root.add("seed", YamlNode::make(seed));
   root.add("model", model_node(model));
@@ -139,13 +141,15 @@ YamlNode Config::to_yaml() const {
 
 bool Config::operator==(const Config& other) const {
   return filigree::to_yaml(pattern) == filigree::to_yaml(other.pattern) && causal == other.causal &&
-         tile == other.tile && device == other.device && threads == other.threads && seed == other.seed &&
+         tile == other.tile && device == other.device && precision == other.precision &&
+         cuda_graph == other.cuda_graph && threads == other.threads && seed == other.seed &&
          model == other.model && data == other.data && train == other.train && checkpoint == other.checkpoint;
 }
 
 std::string config_hash(const Config& config) {
   Config same = config;
   same.threads = 0;
+  same.cuda_graph = true;
   same.train.out.clear();
   same.train.log_interval = 1;
   same.checkpoint = {};

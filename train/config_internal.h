@@ -48,6 +48,11 @@ inline const Words& words<DataFormat>() {
   return list;
 }
 template <>
+inline const Words& words<Precision>() {
+  static const Words list = {"auto", "fp32", "bf16"};
+  return list;
+}
+template <>
 inline const Words& words<DeviceChoice>() {
   static const Words list = {"cpu", "auto", "cuda"};
   return list;

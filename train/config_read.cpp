@@ -368,6 +368,9 @@ const std::string& word(DataFormat value) {
 const std::string& word(DeviceChoice value) {
   return words<DeviceChoice>()[static_cast<std::size_t>(value)];
 }
+const std::string& word(Precision value) {
+  return words<Precision>()[static_cast<std::size_t>(value)];
+}
 
 Config parse_config(const YamlNode& root_node, const std::string& name) {
   MapReader root(root_node, "");
@@ -375,6 +378,8 @@ Config parse_config(const YamlNode& root_node, const std::string& name) {
   config.pattern = read_pattern(root);
   config.tile = read_tile(root);
   config.device = read_enum(root, "device", config.device);
+  config.precision = read_enum(root, "precision", config.precision);
+  config.cuda_graph = root.boolean("cuda_graph", config.cuda_graph);
   config.threads = static_cast<int>(root.integer("threads", 0, 1024, 0));
   config.seed = root.integer("seed", 0, kMaxCount, config.seed);
   root.find("causal");

@@ -56,6 +56,7 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
   Loader loader(data, options);
   const NoGrad no_tape;
   const ForwardContext context{};
+  const Tensor one = Tensor::full({1}, 1, DType::f64, model.device());  // losses are added, not averaged
   const bool classifier = config.model.type == ModelType::encoder_classifier;
   double sum = 0;
   std::int64_t right = 0, bytes = 0, batches = 0;
@@ -64,9 +65,12 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
     if (stop && stop()) return std::nullopt;
     const auto batch = loader.next();
     if (!batch) break;
-    const ModelInput input = model_input(*batch, layouts);
-    sum += model.loss(input, batch->targets, context, {1, nullptr}).value().item();
-    if (classifier) right += count_right(model.logits(input, context).value(), batch->targets);
+    const ModelInput input = model_input(*batch, layouts, model.device());
+    sum += model.loss(input, batch->targets.to(model.device()), context, {one, nullptr}).value().item();
+    if (classifier) {
+      const Tensor logits = model.logits(input, context).value().to(DType::f32).to(Device::cpu());
+      right += count_right(logits, batch->targets);
+    }
     result.targets += batch->n_targets;
     bytes += batch->n_bytes;
     ++batches;

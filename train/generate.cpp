@@ -54,10 +54,11 @@ void generate(const LoadedModel& loaded, std::vector<std::int32_t> text, const G
     if (layout.empty()) layout = build_layouts(config, padded);
     std::vector<std::int32_t> ids = text;
     ids.resize(static_cast<std::size_t>(padded), 0);
-    const ModelInput input{Tensor::of({1, padded}, ids), {}, {}, layout};
-    const Var logits = loaded.model->logits_at(input, length - 1, {});
+    const ModelInput input{Tensor::of({1, padded}, ids, loaded.model->device()), {}, {}, layout};
+    const Tensor logits =
+        loaded.model->logits_at(input, length - 1, {}).value().to(DType::f32).to(Device::cpu());
     const std::int32_t next =
-        sample(logits.value().values<float>(), options.temperature, options.top_k, random.uniform());
+        sample(logits.values<float>(), options.temperature, options.top_k, random.uniform());
     if (!use(next)) return;
     text.push_back(next);
   }

@@ -2,16 +2,22 @@
 
 #include <nlohmann/json.hpp>
 
+#include "train/device_choice.h"
 #include "train/layouts.h"
 #include "train/run_folder.h"
 
 namespace filigree {
 
-LoadedModel load_model(const std::filesystem::path& path) {
+LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device) {
   LoadedModel loaded;
   loaded.checkpoint = find_checkpoint(path);
   const CheckpointContents contents = read_checkpoint(loaded.checkpoint);
   loaded.config = parse_config(parse_yaml(contents.config_yaml, loaded.checkpoint.string() + ": config"));
+  if (device != DeviceChoice::automatic && device != loaded.config.device) {
+    loaded.config.device = device;
+    loaded.config.precision = Precision::automatic;
+  }
+  loaded.config = with_device(loaded.config);
   const auto state = nlohmann::json::parse(contents.state_json, nullptr, false);
   const auto text = [&](const char* key) {
     require(state.is_object() && state.contains(key) && state[key].is_string(),
@@ -24,7 +30,8 @@ LoadedModel load_model(const std::filesystem::path& path) {
                 fmt::format("{}: a layout file of the pattern has changed since this checkpoint",
                             loaded.checkpoint.string()),
                 "restore the file");
-  loaded.model = std::make_unique<Transformer>(loaded.config.model, 0);
+  loaded.model = std::make_unique<Transformer>(loaded.config.model, 0, device_of(loaded.config), DType::f32,
+                                               compute_dtype(loaded.config));
   NamedTensors targets;
   loaded.model->visit([&](Parameter& p) { targets.emplace_back(p.name, p.var.value()); });
   load_tensors_into(targets, contents.weights, loaded.checkpoint.string());

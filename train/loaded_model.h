@@ -20,6 +20,7 @@ struct LoadedModel {
 
 // `path`: a checkpoint file, or a run folder, of which best.h5 is read, or else the newest that is intact.
 // Error(data) if there is none, or if a layout file of its pattern is not the one that it was trained with.
-LoadedModel load_model(const std::filesystem::path& path);
+// `device`: where to use it; automatic: where it was trained.
+LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device = DeviceChoice::automatic);
 
 }  // namespace filigree

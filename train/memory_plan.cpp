@@ -3,6 +3,7 @@
 #include "core/build_info.h"
 #include "core/cpu/gemm.h"
 #include "core/parallel.h"
+#include "train/device_choice.h"
 
 namespace filigree {
 namespace {
@@ -15,9 +16,9 @@ std::int64_t bytes_beside(const Config& config, const ModelConfig& model) {
   return kOnce + n_threads() * (kPerThread + cpu::gemm_heap_holes(largest));
 }
 
-Batch meta_batch(const Config& config, const ModelConfig& model) {
+Batch meta_batch(const Config& config, const ModelConfig& model, Device device) {
   const std::int64_t b = config.train.micro_batch_size, n = config.data.seq_len;
-  const auto ints = [](const Shape& shape) { return Tensor::empty(shape, DType::i32, Device::meta()); };
+  const auto ints = [=](const Shape& shape) { return Tensor::empty(shape, DType::i32, device); };
   Batch batch;
   batch.inputs = ints({b, n});
   batch.targets = model.type == ModelType::encoder_classifier ? ints({b}) : ints({b, n});
@@ -31,29 +32,37 @@ Batch meta_batch(const Config& config, const ModelConfig& model) {
 
 MemoryPlan plan_memory(const Config& config, const ModelConfig& model_config,
                        const std::vector<LayoutPtr>& layouts) {
-  Allocator& meta = allocator(Device::meta());
+  const bool cuda = config.device == DeviceChoice::cuda;
+  const Device device = cuda ? Device::meta_cuda() : Device::meta();
+  Allocator& meta = allocator(device);
   meta.release_cached();
   meta.reset_peak();
   MemoryPlan plan;
   {
-    Transformer model(model_config, 0, Device::meta());
+    Transformer model(model_config, 0, device, DType::f32, compute_dtype(config));
     plan.parameters = meta.statistics().in_use;
     Optimizer optimizer(config.train, model.parameters());
     plan.optimizer = meta.statistics().in_use - plan.parameters;
+    // From the third micro batch on the same happens again and again; the others only lie and wait.
+    StepOptions options;
+    options.micro_batches = std::min<std::int64_t>(3, config.train.accumulation());
+    Stepper stepper(model, optimizer, layouts, options);
+    std::vector<Batch> waiting;  // the loader makes one more ahead
+    for (std::int64_t i = options.micro_batches; i < config.train.accumulation() + 1; ++i)
+      waiting.push_back(meta_batch(config, model_config, Device::meta()));
     // A second micro batch meets the gradients of the first, a second step the allocator's cached blocks.
     for (int step = 0; step < 2; ++step) {
-      std::vector<Batch> batches;  // the loader makes one more ahead
-      for (std::int64_t i = 0; i < config.train.accumulation() + 1; ++i)
-        batches.push_back(meta_batch(config, model_config));
-      // From the third micro batch on the same happens again and again; the others only lie and wait.
-      const auto count = std::min<std::int64_t>(3, config.train.accumulation());
-      run_step(model, optimizer, std::span(batches).first(static_cast<std::size_t>(count)), layouts, {});
+      std::vector<Batch> batches;
+      for (std::int64_t i = 0; i < options.micro_batches; ++i)
+        batches.push_back(meta_batch(config, model_config, Device::meta()));
+      stepper.submit(std::move(batches), step, 0);
+      stepper.next(true);
     }
     plan.tensors = meta.statistics().peak_reserved;
   }
   meta.release_cached();
   allocator(Device::cpu()).release_cached();  // what the run's tensors would take over is not counted twice
-  plan.process = resident_bytes() + plan.tensors + bytes_beside(config, model_config);
+  plan.process = cuda ? plan.tensors : resident_bytes() + plan.tensors + bytes_beside(config, model_config);
   return plan;
 }
 

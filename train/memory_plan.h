@@ -14,7 +14,9 @@ struct MemoryPlan {
   std::int64_t parameters = 0;  // bytes of weights
   std::int64_t optimizer = 0;   // bytes of moments
   std::int64_t tensors = 0;     // peak that the allocator takes from the system, all tensors included
-  std::int64_t process = 0;     // expected peak of the resident set: what it is now plus `tensors`
+  // Expected peak: of the resident set, what it is now plus `tensors`; on a GPU, of what the process takes
+  // there beside CUDA's own context.
+  std::int64_t process = 0;
 };
 
 // To be called when the data and the layouts are loaded and the model is not yet made. `model` has its

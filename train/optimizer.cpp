@@ -7,10 +7,6 @@
 
 namespace filigree {
 
-double clip_scale(double norm, double clip) {
-  return clip > 0 && norm > clip ? clip / norm : 1;
-}
-
 Optimizer::Optimizer(const TrainConfig& config, std::vector<Parameter*> parameters)
     : type_(config.optimizer),
       beta1_(config.betas[0]),
@@ -27,11 +23,15 @@ Optimizer::Optimizer(const TrainConfig& config, std::vector<Parameter*> paramete
   }
 }
 
-double Optimizer::gradient_norm() const {
-  double sum = 0;
+Tensor Optimizer::sum_of_squares() const {
+  std::vector<Tensor> grads;
   for (const Slot& s : slots_)
-    if (s.parameter->var.grad().defined()) sum += ops::sum_of_squares(s.parameter->var.grad());
-  return std::sqrt(sum);
+    if (s.parameter->var.grad().defined()) grads.push_back(s.parameter->var.grad());
+  return ops::sum_of_squares(grads, slots_.at(0).parameter->var.device());
+}
+
+double Optimizer::gradient_norm() const {
+  return std::sqrt(sum_of_squares().item());
 }
 
 std::string Optimizer::non_finite_gradient() const {
@@ -42,20 +42,32 @@ std::string Optimizer::non_finite_gradient() const {
   return "";
 }
 
-void Optimizer::step(double lr, double grad_scale) {
+std::array<double, 3> Optimizer::next_rates(double lr) {
   ++steps_;
-  for (Slot& s : slots_) {
-    const Tensor& grad = s.parameter->var.grad();
-    if (!grad.defined()) continue;
-    Tensor& w = s.parameter->var.value();
-    const double rate = lr * s.parameter->lr_factor, decay = s.parameter->decay ? weight_decay_ : 0;
-    on_device(w.device(), [&](auto context) {
-      if (type_ == OptimizerType::adamw)
-        adamw_step(context, {rate, beta1_, beta2_, eps_, decay, steps_, grad_scale}, grad, w, s.m, s.v);
-      else
-        sgd_step(context, {rate, momentum_, decay, grad_scale}, grad, w, s.m);
-    });
+  const auto count = static_cast<double>(steps_);
+  return {lr, 1 - std::pow(beta1_, count), 1 - std::pow(beta2_, count)};
+}
+
+void Optimizer::step(const StepControl& control) {
+  std::vector<OptimizerTensors> tensors;
+  for (const Slot& s : slots_) {
+    const Parameter& p = *s.parameter;
+    if (p.var.grad().defined())
+      tensors.push_back({p.var.grad(), p.var.value(), s.m, s.v, p.lr_factor, p.decay ? weight_decay_ : 0});
   }
+  on_device(control.rates.device(), [&](auto context) {
+    if (type_ == OptimizerType::adamw)
+      adamw_step(context, {control, beta1_, beta2_, eps_}, tensors);
+    else
+      sgd_step(context, {control, momentum_}, tensors);
+  });
+}
+
+void Optimizer::step(double lr, double clip) {
+  const auto rates = next_rates(lr);
+  const Device device = slots_.at(0).parameter->var.device();
+  step({Tensor::of<double>({3}, rates, device), sum_of_squares(), Tensor::zeros({1}, DType::u32, device),
+        clip});
 }
 
 void Optimizer::zero_grad() {

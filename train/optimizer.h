@@ -1,24 +1,19 @@
 // AdamW (Loshchilov & Hutter 2019) and SGD with momentum over named parameters.
 //
-// A step, in the order in which the trainer takes it:
-//   const double norm = optimizer.gradient_norm();
-//   if (!std::isfinite(norm)) ... optimizer.non_finite_gradient() names the culprit; nothing has changed yet
-//   optimizer.step(lr, clip_scale(norm, clip));
-//   optimizer.zero_grad();
+// A step happens on the parameters' device without waiting for it: train/step.cpp.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/optimizer_step.h"
 #include "layers/module.h"
 #include "train/config.h"
 
 namespace filigree {
-
-// What gradients are multiplied by so that their norm is at most `clip`; clip 0 means no clipping.
-double clip_scale(double norm, double clip);
 
 class Optimizer {
  public:
@@ -26,17 +21,20 @@ class Optimizer {
   // optimizer; their `decay` and `lr_factor` are read at every step.
   Optimizer(const TrainConfig& config, std::vector<Parameter*> parameters);
 
-  // Euclidean norm of all gradients, in f64 and in a fixed order. Not finite exactly if a gradient is not.
-  double gradient_norm() const;
+  // Over all gradients, f64 [1] on their device, in a fixed order. Not finite exactly if a gradient is not.
+  Tensor sum_of_squares() const;
+  double gradient_norm() const;  // Euclidean; waits for the device
   // The name of the parameter where backward first met a value that is not finite: gradients are made from
   // the last parameter to the first, so the last one. Empty if all are finite.
   std::string non_finite_gradient() const;
-  // Updates every parameter that has a gradient, with learning rate lr times its lr_factor and the gradient
-  // times grad_scale.
-  void step(double lr, double grad_scale = 1);
+  // StepControl::rates of the step that comes next, which is counted as taken.
+  std::array<double, 3> next_rates(double lr);
+  // Updates every parameter that has a gradient, with the learning rate times its lr_factor.
+  void step(const StepControl& control);
+  void step(double lr, double clip = 0);  // with the next rates, for callers that hold no tensors
   void zero_grad();
 
-  // Steps taken: AdamW's bias correction depends on it.
+  // Steps counted: AdamW's bias correction depends on it.
   std::int64_t steps() const { return steps_; }
   void set_steps(std::int64_t steps) { steps_ = steps; }
   // The moments as named tensors, "optimizer.m.<parameter>" and, for AdamW, "optimizer.v.<parameter>", in the

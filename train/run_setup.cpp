@@ -4,6 +4,7 @@
 #include "core/parallel.h"
 #include "data/progress.h"
 #include "layers/flops.h"
+#include "train/device_choice.h"
 #include "train/evaluate.h"
 #include "train/layouts.h"
 
@@ -56,10 +57,8 @@ DataRequest data_request(const Config& config) {
   return request;
 }
 
-RunSetup set_up_run(const Config& given) {
-  if (given.device == DeviceChoice::cuda)
-    throw Error(ErrorKind::usage, "device: cuda, but this filigree was built without CUDA",
-                "use device: cpu");
+RunSetup set_up_run(const Config& config) {
+  const Config given = with_device(config);
   set_n_threads(given.threads);
   RunSetup setup{given, open_data(data_request(given)), {}, {}, 0, 0};
   fill_from_data(setup.config.model, setup.data.train);
@@ -72,7 +71,7 @@ RunSetup set_up_run(const Config& given) {
   }
   setup.layouts = build_layouts(setup.config, setup.config.data.seq_len);
   setup.flops_per_token = model_flops_per_token(setup.config.model, setup.layouts);
-  setup.peak_flops = measure_peak_flops();
+  setup.peak_flops = measure_peak_flops(device_of(given), compute_dtype(given));
   setup.memory = plan_memory(setup.config, setup.config.model, setup.layouts);
   return setup;
 }
@@ -80,8 +79,11 @@ RunSetup set_up_run(const Config& given) {
 std::string describe(const RunSetup& setup) {
   const Config& config = setup.config;
   Transformer shape(config.model, 0, Device::meta());
-  std::string text = fmt::format("filigree {} on the cpu, {} threads, matrix rate {:.0f} GFLOP/s\n",
-                                 version(), n_threads(), setup.peak_flops / 1e9);
+  const Device device = device_of(config);
+  const std::string where =
+      device.is_cuda() ? cuda_description() : fmt::format("the cpu, {} threads", n_threads());
+  std::string text = fmt::format("filigree {} on {}, {}, matrix rate {}FLOP/s\n", version(), where,
+                                 word(config.precision), human_count(setup.peak_flops));
   for (const std::string& note : setup.data.notes) text += fmt::format("data      {}\n", note);
   text += fmt::format("model     {}\n{}", word(config.model.type), shape.parameter_table());
   text += fmt::format("work      {}FLOP per token of a training step, {} tokens a step\n",
@@ -89,8 +91,8 @@ std::string describe(const RunSetup& setup) {
   text += describe_layouts(config, setup.layouts);
   text += fmt::format("memory    expected peak {}: weights {}, optimizer {}, all tensors {}; {} are free\n",
                       mib(setup.memory.process), mib(setup.memory.parameters), mib(setup.memory.optimizer),
-                      mib(setup.memory.tensors), mib(available_bytes()));
-  if (setup.memory.process > available_bytes() + resident_bytes())
+                      mib(setup.memory.tensors), mib(free_memory(device)));
+  if (setup.memory.process > free_memory(device))
     text +=
         "warning   that is more than there is: lower train.micro_batch_size or data.seq_len, or set "
         "model.activation_checkpointing: true\n";

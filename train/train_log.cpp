@@ -5,7 +5,6 @@
 
 #include <cstdio>
 
-#include "core/build_info.h"
 #include "data/progress.h"
 
 namespace filigree {
@@ -23,16 +22,17 @@ TrainLog::~TrainLog() {
   clear_bar();
 }
 
-void TrainLog::step(std::int64_t step, const StepResult& result, double lr, const StepTiming& timing) {
+void TrainLog::step(const StepResult& result, const StepCost& cost) {
+  const std::int64_t step = result.step + 1;  // people count from 1
   ++window_steps_;
   ++all_steps_;
   window_tokens_ += result.tokens;
   window_loss_ += result.loss;
-  window_seconds_ += timing.total;
-  window_wait_ += timing.data_wait;
-  all_seconds_ += timing.total;
+  window_seconds_ += cost.seconds;
+  window_wait_ += cost.data_wait;
+  all_seconds_ += cost.seconds;
   if (step % interval_ == 0 || step == steps_ || all_steps_ == 1) {
-    print_line(step, result, lr);
+    print_line(step, result, cost.peak_bytes);
     window_steps_ = window_tokens_ = 0;
     window_loss_ = window_seconds_ = window_wait_ = 0;
   } else if (terminal_) {
@@ -40,7 +40,7 @@ void TrainLog::step(std::int64_t step, const StepResult& result, double lr, cons
   }
 }
 
-void TrainLog::print_line(std::int64_t step, const StepResult& result, double lr) {
+void TrainLog::print_line(std::int64_t step, const StepResult& result, std::int64_t peak_bytes) {
   clear_bar();
   const double rate = static_cast<double>(window_tokens_) / window_seconds_;
   const double left = all_seconds_ / static_cast<double>(all_steps_) * static_cast<double>(steps_ - step);
@@ -49,8 +49,8 @@ void TrainLog::print_line(std::int64_t step, const StepResult& result, double lr
       "MiB | "
       "data wait {:.1f} % | ETA {}\n",
       step, fmt::formatted_size("{}", steps_), steps_, window_loss_ / static_cast<double>(window_steps_),
-      result.grad_norm, lr, human_count(rate), 100 * rate * flops_per_token_ / peak_flops_,
-      static_cast<double>(peak_resident_bytes()) / 1048576.0, 100 * window_wait_ / window_seconds_,
+      result.grad_norm, result.lr, human_count(rate), 100 * rate * flops_per_token_ / peak_flops_,
+      static_cast<double>(peak_bytes) / 1048576.0, 100 * window_wait_ / window_seconds_,
       human_duration(left));
   std::fflush(stdout);
 }

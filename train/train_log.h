@@ -11,10 +11,11 @@
 
 namespace filigree {
 
-// How long one step's parts took, in seconds.
-struct StepTiming {
-  double data_wait = 0;  // for the loader
-  double total = 0;
+// What one step took.
+struct StepCost {
+  double seconds = 0;
+  double data_wait = 0;         // of them, for the loader
+  std::int64_t peak_bytes = 0;  // of the device's memory, so far
 };
 
 class TrainLog {
@@ -24,13 +25,12 @@ class TrainLog {
            double peak_flops);
   ~TrainLog();
 
-  // `step` counts from 1.
-  void step(std::int64_t step, const StepResult& result, double lr, const StepTiming& timing);
+  void step(const StepResult& result, const StepCost& cost);
   void evaluation(std::int64_t step, const Evaluation& evaluation, bool best);
   void note(const std::string& text);  // a line of its own
 
  private:
-  void print_line(std::int64_t step, const StepResult& result, double lr);
+  void print_line(std::int64_t step, const StepResult& result, std::int64_t peak_bytes);
   void draw_bar(std::int64_t step, double loss);
   void clear_bar();
 

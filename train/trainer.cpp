@@ -1,15 +1,17 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "core/build_info.h"
 #include "data/entropy.h"
 #include "data/sources.h"
+#include "train/device_choice.h"
 #include "train/evaluate.h"
 #include "train/layouts.h"
 #include "train/run_folder.h"
@@ -80,8 +82,10 @@ class Trainer {
       : setup_(std::move(setup)),
         config_(setup_.config),
         folder_(config_.train.out, run_mode(request)),
-        model_(config_.model, static_cast<std::uint64_t>(config_.seed)),
+        model_(config_.model, static_cast<std::uint64_t>(config_.seed), device_of(config_), DType::f32,
+               compute_dtype(config_)),
         optimizer_(config_.train, model_.parameters()),
+        stepper_(model_, optimizer_, setup_.layouts, step_options()),
         loader_(setup_.data.train, train_loader_options()) {
     at_.data = setup_.data.train.fingerprint();
     at_.tokenizer = setup_.data.train.vocabulary().tokenizer;
@@ -94,15 +98,19 @@ class Trainer {
 
   int run() {
     const StopSignals signals;
+    last_result_ = Clock::now();
     TrainLog log(at_.step, config_.train.steps, config_.train.log_interval, setup_.flops_per_token,
                  setup_.peak_flops);
     if (at_.evaluation_due && !evaluate_now(log)) return stopped(log);
     while (at_.step < config_.train.steps) {
-      one_step(log);
+      submit_step();
       at_.evaluation_due = setup_.data.validation && due(config_.train.eval_interval);
+      const bool save = due(config_.checkpoint.interval);
+      const bool stop = StopSignals::requested() && at_.step < config_.train.steps;
+      report_steps(log, at_.evaluation_due || save || stop);
       if (at_.evaluation_due && !evaluate_now(log)) return stopped(log);
-      if (due(config_.checkpoint.interval)) folder_.save(at_.step, contents(), config_.checkpoint.keep);
-      if (StopSignals::requested() && at_.step < config_.train.steps) return stopped(log);
+      if (save) folder_.save(at_.step, contents(), config_.checkpoint.keep);
+      if (stop) return stopped(log);
     }
     folder_.finish();
     log.note(summary());
@@ -157,29 +165,40 @@ class Trainer {
     fmt::print("resume    {} at step {}\n", origin, at_.step);
   }
 
-  void one_step(TrainLog& log) {
+  StepOptions step_options() const {
+    StepOptions options;
+    options.seed = static_cast<std::uint64_t>(config_.seed);
+    options.clip = config_.train.clip;
+    options.micro_batches = config_.train.accumulation();
+    options.graph = config_.cuda_graph && device_of(config_).is_cuda();
+    return options;
+  }
+
+  void submit_step() {
     const auto begin = Clock::now();
     std::vector<Batch> batches;
     for (std::int64_t i = 0; i < config_.train.accumulation(); ++i) batches.push_back(*loader_.next());
-    StepTiming timing;
-    timing.data_wait = seconds_since(begin);
-    StepOptions options;
-    options.seed = static_cast<std::uint64_t>(config_.seed);
-    options.step = at_.step;
-    options.lr = learning_rate(config_.train, at_.step);
-    options.clip = config_.train.clip;
-    const StepResult result = run_step(model_, optimizer_, batches, setup_.layouts, options);
-    timing.total = seconds_since(begin);
+    data_waits_.push_back(seconds_since(begin));
+    stepper_.submit(std::move(batches), at_.step, learning_rate(config_.train, at_.step));
     ++at_.step;
     at_.position = loader_.position();
-    metrics_->append(
-        {{"step", at_.step},
-         {"loss", result.loss},
-         {"grad_norm", result.grad_norm},
-         {"lr", options.lr},
-         {"tokens", result.tokens}},
-        {{"seconds", timing.total}, {"data_wait", timing.data_wait}, {"peak_bytes", peak_resident_bytes()}});
-    log.step(at_.step, result, options.lr, timing);
+  }
+
+  // Logs the steps whose results are there; `all` waits for those under way.
+  void report_steps(TrainLog& log, bool all) {
+    while (const auto result = stepper_.next(all)) {
+      const StepCost cost{seconds_since(last_result_), data_waits_.front(), peak_memory(device_of(config_))};
+      last_result_ = Clock::now();
+      data_waits_.pop_front();
+      metrics_->append(
+          {{"step", result->step + 1},
+           {"loss", result->loss},
+           {"grad_norm", result->grad_norm},
+           {"lr", result->lr},
+           {"tokens", result->tokens}},
+          {{"seconds", cost.seconds}, {"data_wait", cost.data_wait}, {"peak_bytes", cost.peak_bytes}});
+      log.step(*result, cost);
+    }
   }
 
   // False if a signal came first; the evaluation stays due.
@@ -198,10 +217,12 @@ class Trainer {
     log.evaluation(at_.step, *result, best);
     if (best && config_.checkpoint.best) folder_.save_best(contents());
     last_evaluation_ = *result;
+    last_result_ = Clock::now();  // an evaluation is no part of the next step
     return true;
   }
 
   int stopped(TrainLog& log) {
+    report_steps(log, true);
     folder_.save(at_.step, contents(), config_.checkpoint.keep);
     log.note(fmt::format("stopped by a signal after step {}; the same command goes on from {}", at_.step,
                          folder_.checkpoint_path(at_.step).string()));
@@ -212,7 +233,7 @@ class Trainer {
     std::string text = fmt::format("finished  {} steps; checkpoint {}", at_.step,
                                    folder_.checkpoint_path(at_.step).string());
     text += fmt::format("\nmemory    peak {:.1f} MiB, expected {:.1f} MiB",
-                        static_cast<double>(peak_resident_bytes()) / 1048576.0,
+                        static_cast<double>(peak_memory(device_of(config_))) / 1048576.0,
                         static_cast<double>(setup_.memory.process) / 1048576.0);
     if (!last_evaluation_ || !last_evaluation_->bits_per_byte) return text;
     text +=
@@ -228,10 +249,13 @@ class Trainer {
   RunFolder folder_;
   Transformer model_;
   Optimizer optimizer_;
+  Stepper stepper_;
   Loader loader_;
   Progression at_;
   std::unique_ptr<MetricsFile> metrics_;
   std::optional<Evaluation> last_evaluation_;
+  std::deque<double> data_waits_;  // of the steps under way
+  Clock::time_point last_result_{};
 };
 
 // Reading what the run itself writes would change the data while it trains.
@@ -254,7 +278,7 @@ int train(const TrainRequest& request) {
   fmt::print("{}", describe(setup));
   std::fflush(stdout);
   if (request.dry_run) return 0;
-  if (setup.memory.process > available_bytes() + resident_bytes())
+  if (setup.memory.process > free_memory(device_of(setup.config)))
     throw Error(ErrorKind::out_of_memory, "the expected peak is more memory than there is",
                 "lower train.micro_batch_size or data.seq_len, or set model.activation_checkpointing: true");
   refuse_own_folder(setup.config);

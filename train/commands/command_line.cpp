@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <new>
 #include <system_error>
 
@@ -38,6 +39,12 @@ void refuse_unknown_command(const CLI::App& app, const std::string& word) {
 }
 
 }  // namespace
+
+void add_device_option(CLI::App& command, DeviceChoice& device) {
+  command.add_option("--device", device, "auto: where it was trained; cpu; cuda")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, DeviceChoice>{
+          {"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}}));
+}
 
 int run_command_line(int argc, char** argv) {
   Invocation invocation;

@@ -6,6 +6,8 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "train/config.h"
+
 namespace filigree {
 
 // What a command knows of how it was started, and what it hands back.
@@ -13,6 +15,9 @@ struct Invocation {
   std::string command_line;  // as typed, for the run folder
   int exit_code = 0;
 };
+
+// --device auto|cpu|cuda, for commands that use a trained model.
+void add_device_option(CLI::App& command, DeviceChoice& device);
 
 void add_prepare(CLI::App& app, Invocation& invocation);
 void add_train(CLI::App& app, Invocation& invocation);

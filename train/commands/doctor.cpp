@@ -46,7 +46,11 @@ void doctor() {
   const auto space = std::filesystem::space(".", none);
   line("disk", none ? "cannot be read here" : fmt::format("{:.1f} GiB free here", space.available / gib));
   line("matrix rate", fmt::format("{:.1f} GFLOP/s, f32, all threads", measure_peak_flops() / 1e9));
-  line("cuda", "not in this build; device: cpu");
+  const std::string why = cuda_unavailable();
+  line("cuda", why.empty() ? cuda_description() : fmt::format("device: cuda cannot be used: {}", why));
+  if (why.empty())
+    line("matrix rate",
+         fmt::format("{:.0f} TFLOP/s, bf16, cuda", measure_peak_flops(Device::cuda(), DType::bf16) / 1e12));
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ namespace {
 
 struct EvalArguments {
   std::string model;
+  DeviceChoice device = DeviceChoice::automatic;
   std::vector<std::string> data;
   std::int64_t batches = 0;
 };
@@ -29,7 +30,7 @@ Dataset evaluation_data(const Config& config, const std::vector<std::string>& na
 }
 
 void run(const EvalArguments& arguments) {
-  const LoadedModel loaded = load_model(arguments.model);
+  const LoadedModel loaded = load_model(arguments.model, arguments.device);
   const Dataset data = evaluation_data(loaded.config, arguments.data);
   if (data.vocabulary().tokenizer != loaded.tokenizer)
     throw Error(ErrorKind::data,
@@ -54,6 +55,7 @@ void add_eval(CLI::App& app, Invocation&) {
                       "Files, folders or globs; default: the run's validation data");
   command->add_option("--batches", arguments->batches, "At most this many micro batches; 0: all")
       ->check(CLI::NonNegativeNumber);
+  add_device_option(*command, arguments->device);
   command->footer("Example:\n  filigree eval runs/quickstart --data README.md");
   command->callback([arguments] { run(*arguments); });
 }

@@ -11,12 +11,13 @@ namespace {
 
 struct GenerateArguments {
   std::string model, prompt;
+  DeviceChoice device = DeviceChoice::automatic;
   GenerateOptions options;
 };
 
 void run(const GenerateArguments& arguments) {
   require(std::isfinite(arguments.options.temperature), "--temperature must be a number");
-  const LoadedModel loaded = load_model(arguments.model);
+  const LoadedModel loaded = load_model(arguments.model, arguments.device);
   if (loaded.tokenizer.empty())
     throw Error(ErrorKind::data, "this model was trained on .bin files, whose tokenizer is unknown",
                 "prepare the text with filigree prepare to generate text");
@@ -55,6 +56,7 @@ void add_generate(CLI::App& app, Invocation&) {
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   command->add_option("--seed", arguments->options.seed, "Of the draws")->capture_default_str();
+  add_device_option(*command, arguments->device);
   command->footer("Example:\n  filigree generate runs/quickstart --prompt \"template <\" --tokens 200");
   command->callback([arguments] { run(*arguments); });
 }
