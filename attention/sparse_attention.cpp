@@ -92,6 +92,7 @@ Tensor backward(const AttentionInput& in, const Output& out, const Tensor& o_gra
 
 Var sparse_attention(const Var& q, const Var& k, const Var& v, const LayoutPtr& layout,
                      const AttentionOptions& options) {
+  ops::require_computing("sparse_attention", q.value());
   require(q.rank() == 4, "[sparse_attention] q has shape {}, expected [B, N, H, D]", q.shape().str());
   require(k.rank() == 4, "[sparse_attention] k has shape {}, expected [B, M, G, D]", k.shape().str());
   const Shape keys = {q.dim(0), k.dim(1), k.dim(2), q.dim(3)};

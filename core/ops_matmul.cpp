@@ -26,11 +26,13 @@ Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpos
 // A linear layer's parameters in the dtype of its input, and which gradients they want.
 struct Rounded {
   Tensor w, bias;
+  Shape w_shape;
   DType type;  // of the parameters and their gradients
   bool wants_w, wants_bias;
 
   Rounded(const char* op, const Var& x, const Weights& weights, std::int64_t in)
-      : type(weights.w.dtype()),
+      : w_shape(weights.w.shape()),
+        type(weights.w.dtype()),
         wants_w(weights.w.requires_grad()),
         wants_bias(weights.bias.requires_grad()) {
     require_parameter(op, weights.w.value(), x.value());
@@ -44,6 +46,14 @@ struct Rounded {
     bias = weights.bias.value().to(x.dtype());
   }
 
+  // What a backward keeps: the weight only if x's gradient is wanted.
+  Rounded kept(bool wants_x) const {
+    Rounded copy = *this;
+    copy.bias = {};
+    if (!wants_x) copy.w = {};
+    return copy;
+  }
+
   Tensor forward(const Tensor& x_rows) const {
     Tensor y = Tensor::empty({x_rows.dim(0), w.dim(0)}, x_rows.dtype(), x_rows.device());
     linear_into(x_rows, w, bias, y);
@@ -53,9 +63,9 @@ struct Rounded {
   // Appends dw and dbias; undefined where not wanted.
   void append_gradients(const Tensor& dy_rows, const Tensor& x_rows, std::vector<Tensor>& grads) const {
     Tensor dw, dbias;
-    if (wants_bias) dbias = empty_sum(bias.shape(), dy_rows);
+    if (wants_bias) dbias = empty_sum({w_shape[0]}, dy_rows);
     if (wants_w) {
-      dw = empty_sum(w.shape(), dy_rows);
+      dw = empty_sum(w_shape, dy_rows);
       linear_backward_weight_into(dy_rows, x_rows, 0, dw, dbias);
     } else if (wants_bias) {
       on_device(dy_rows.device(), [&](auto context) { sum_leading(context, dy_rows, dbias); });
@@ -113,8 +123,8 @@ Var linear(const Var& x, const Var& w, const Var& bias) {
   const Tensor x_rows = as_rows(x.value());
   Tensor y = layer.forward(x_rows).reshape(x.shape().with(-1, w.dim(0)));
   return make_result("linear", std::move(y), {x, w, bias},
-                     [layer, x_kept = kept_if(layer.wants_w, x_rows), x_shape = x.shape(),
-                      wants_x = x.requires_grad()](const Tensor& dy) {
+                     [layer = layer.kept(x.requires_grad()), x_kept = kept_if(layer.wants_w, x_rows),
+                      x_shape = x.shape(), wants_x = x.requires_grad()](const Tensor& dy) {
                        const Tensor dy_rows = as_rows(dy);
                        std::vector<Tensor> grads(1);
                        if (wants_x) grads[0] = product(dy_rows, layer.w, false, false).reshape(x_shape);
@@ -136,8 +146,8 @@ Var gelu_mlp(const Var& x, const Weights& up, const Weights& down, Gelu kind) {
     y = second.forward(hidden).reshape(x.shape().with(-1, down.w.dim(0)));
   }
   return make_result("gelu_mlp", std::move(y), {x, up.w, up.bias, down.w, down.bias},
-                     [first, second, x_rows, before, kind, x_shape = x.shape(),
-                      wants_x = x.requires_grad()](const Tensor& dy) {
+                     [first = first.kept(x.requires_grad()), second = second.kept(true), x_rows, before, kind,
+                      x_shape = x.shape(), wants_x = x.requires_grad()](const Tensor& dy) {
                        const Tensor dy_rows = as_rows(dy);
                        std::vector<Tensor> of_second, grads(1);
                        {
@@ -171,7 +181,8 @@ Var swiglu_mlp(const Var& x, const Weights& gate, const Weights& up, const Weigh
   };
   Tensor y = last.forward(activation(g, u)).reshape(x.shape().with(-1, down.w.dim(0)));
   return make_result("swiglu_mlp", std::move(y), {x, gate.w, gate.bias, up.w, up.bias, down.w, down.bias},
-                     [gating, rising, last, x_rows, g, u, activation, x_shape = x.shape(),
+                     [gating = gating.kept(x.requires_grad()), rising = rising.kept(x.requires_grad()),
+                      last = last.kept(true), x_rows, g, u, activation, x_shape = x.shape(),
                       wants_x = x.requires_grad()](const Tensor& dy) {
                        const Tensor dy_rows = as_rows(dy);
                        std::vector<Tensor> of_last, grads(1);

@@ -24,7 +24,7 @@ struct ForwardContext {
   bool training = false;   // dropout is on
   std::uint64_t seed = 0;  // of the run
   std::uint32_t step = 0;  // counts micro batches, so that each one draws anew
-  Tensor step_base;        // u32 [1] on the model's device or undefined: added to step when the kernels run
+  Tensor step_base = {};   // u32 [1] on the model's device or undefined: added to step when the kernels run
 };
 
 // The stream of random draws that belongs to a name: FNV-1a of it. A place in the model keeps its draws

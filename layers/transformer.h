@@ -41,7 +41,7 @@ struct ModelInput {
 struct LossOptions {
   // What the sum of the losses is divided by, f64 [1] on the model's device; undefined: the number of targets
   // that count. Micro batches of one global batch give that batch's count.
-  Tensor denominator;
+  Tensor denominator = {};
   Tensor* row_losses = nullptr;  // receives the loss of each target, flat; 0 where ignored
 };
 

@@ -92,7 +92,7 @@ TEST(CrossEntropy, RefusesWhatDoesNotFit) {
   EXPECT_THROW(ops::cross_entropy(logits, Tensor::zeros({3})), Error);
   EXPECT_THROW(ops::linear_cross_entropy(x, Var(Tensor::zeros({4, 3})), {}, targets_of({0, 1, 2})), Error);
   EXPECT_THROW(ops::linear_cross_entropy(x, w, Var(Tensor::zeros({2})), targets_of({0, 1, 2})), Error);
-  EXPECT_THROW(ops::linear_cross_entropy(x, w, {}, targets_of({0, 1, 2}), -1), Error);
+  EXPECT_THROW(ops::linear_cross_entropy(x, w, {}, targets_of({0, 1, 2}), Tensor::full({1}, 3)), Error);
 }
 
 struct Fused {
@@ -100,7 +100,7 @@ struct Fused {
 };
 
 Fused run_fused(const Tensor& x0, const Tensor& w0, const Tensor& b0, const Tensor& targets,
-                double denominator) {
+                const Tensor& denominator) {
   const Var x(x0, true), w(w0, true), b(b0, true);
   Fused r;
   const Var loss = ops::linear_cross_entropy(x, w, b, targets, denominator, &r.rows);
@@ -124,7 +124,7 @@ TEST(LinearCrossEntropy, ChunksOfALargeVocabularyAddUp) {
   const Tensor x = random.normal({kRows, 2}), w = random.normal({kClasses, 2}), b = random.normal({kClasses});
   Tensor targets = random.integers({kRows}, 0, kClasses - 1);
   for (const int64_t i : {0, 41, 82, 129}) targets.data<std::int32_t>()[i] = ops::kIgnoreIndex;
-  const Fused fused = run_fused(x, w, b, targets, 0);
+  const Fused fused = run_fused(x, w, b, targets, {});
 
   const Var xv(x, true), wv(w, true), bv(b, true);
   const Var loss = ops::cross_entropy(ops::linear(xv, wv, bv), targets);
@@ -162,7 +162,7 @@ TEST(LinearCrossEntropy, SameBitsForAnyNumberOfThreadsAndInChunks) {
   std::vector<Fused> runs;
   for (const int threads : {1, 2, 3}) {
     set_n_threads(threads);
-    runs.push_back(run_fused(x, w, b, targets, 123));
+    runs.push_back(run_fused(x, w, b, targets, Tensor::full({1}, 123, DType::f64)));
   }
   set_n_threads(before);
   for (const auto& r : runs)
@@ -175,7 +175,8 @@ TEST(LinearCrossEntropy, DenominatorDividesTheSum) {
   const Var x(random.normal({4, 3})), w(random.normal({5, 3}));
   const Tensor targets = targets_of({1, -100, 4, 0});
   const double mean = ops::linear_cross_entropy(x, w, {}, targets).value().item();
-  EXPECT_NEAR(ops::linear_cross_entropy(x, w, {}, targets, 12).value().item(), mean * 3 / 12, 1e-14);
+  EXPECT_NEAR(ops::linear_cross_entropy(x, w, {}, targets, Tensor::full({1}, 12, DType::f64)).value().item(),
+              mean * 3 / 12, 1e-14);
 }
 
 }  // namespace

@@ -19,29 +19,42 @@ void expect_near(const Tensor& t, const std::vector<double>& want, double error,
     ASSERT_NEAR(t.item(i), want[i], error * (1 + std::abs(want[i]))) << what << ' ' << i;
 }
 
+// What a step reads from tensors: the rates of step number `step`, and gradients of this norm.
+StepControl control(double lr, double beta1, double beta2, int step, double norm = 0, double clip = 0) {
+  const std::vector<double> rates = {lr, 1 - std::pow(beta1, step), 1 - std::pow(beta2, step)};
+  return {Tensor::of<double>({3}, rates), Tensor::full({1}, norm * norm, DType::f64),
+          Tensor::zeros({1}, DType::u32), clip};
+}
+
+void adamw(const AdamWStep& h, double weight_decay, const Tensor& grad, Tensor& w, Tensor& m, Tensor& v) {
+  const OptimizerTensors tensors{grad, w, m, v, 1, weight_decay};
+  adamw_step(kCpu, h, std::span(&tensors, 1));
+}
+
+void sgd(const SgdStep& h, double weight_decay, const Tensor& grad, Tensor& w, Tensor& u) {
+  const OptimizerTensors tensors{grad, w, u, {}, 1, weight_decay};
+  sgd_step(kCpu, h, std::span(&tensors, 1));
+}
+
 void check_adamw(DType dtype, double error) {
   Random random(test_seed(), 1);
   for (const std::int64_t n : {1, 7, 64, 1001, 40003}) {
-    AdamWStep h{.lr = random.stream().uniform() * 0.1,
-                .beta1 = 0.9,
-                .beta2 = 0.95,
-                .eps = 1e-6,
-                .weight_decay = 0.1,
-                .step = 1,
-                .grad_scale = 0.25};
+    const double lr = random.stream().uniform() * 0.1, weight_decay = 0.1;
+    AdamWStep h{.control = {}, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-6};
     Tensor w = random.normal({n}, dtype), m = Tensor::zeros({n}, dtype), v = Tensor::zeros({n}, dtype);
     std::vector<double> w64 = doubles(w), m64(n), v64(n);
-    for (h.step = 1; h.step <= 6; ++h.step) {
+    for (int step = 1; step <= 6; ++step) {
+      h.control = control(lr, h.beta1, h.beta2, step, 8, 2);  // clips to a quarter
       const Tensor grad = random.normal({n}, dtype, 10);
       for (std::int64_t i = 0; i < n; ++i) {
-        const double g = h.grad_scale * grad.item(i);
+        const double g = 0.25 * grad.item(i);
         m64[i] = h.beta1 * m64[i] + (1 - h.beta1) * g;
         v64[i] = h.beta2 * v64[i] + (1 - h.beta2) * g * g;
-        const double m_hat = m64[i] / (1 - std::pow(h.beta1, h.step));
-        const double v_hat = v64[i] / (1 - std::pow(h.beta2, h.step));
-        w64[i] -= h.lr * (m_hat / (std::sqrt(v_hat) + h.eps) + h.weight_decay * w64[i]);
+        const double m_hat = m64[i] / (1 - std::pow(h.beta1, step));
+        const double v_hat = v64[i] / (1 - std::pow(h.beta2, step));
+        w64[i] -= lr * (m_hat / (std::sqrt(v_hat) + h.eps) + weight_decay * w64[i]);
       }
-      adamw_step(kCpu, h, grad, w, m, v);
+      adamw(h, weight_decay, grad, w, m, v);
     }
     expect_near(w, w64, error, "w");
     expect_near(m, m64, error, "m");
@@ -58,7 +71,7 @@ TEST(AdamW, FollowsThePaper) {
 TEST(AdamW, FirstStepIsTheSign) {
   Tensor w = Tensor::zeros({2}, DType::f64), m = Tensor::zeros_like(w), v = Tensor::zeros_like(w);
   const Tensor grad = Tensor::of<double>({2}, std::vector<double>{1e-3, -1e5});
-  adamw_step(kCpu, {.lr = 0.01, .eps = 0}, grad, w, m, v);
+  adamw({.control = control(0.01, 0.9, 0.95, 1), .eps = 0}, 0, grad, w, m, v);
   EXPECT_NEAR(w.item(0), -0.01, 1e-15);
   EXPECT_NEAR(w.item(1), 0.01, 1e-15);
 }
@@ -66,16 +79,17 @@ TEST(AdamW, FirstStepIsTheSign) {
 void check_sgd(DType dtype, double momentum, double error) {
   Random random(test_seed(), 2);
   for (const std::int64_t n : {1, 7, 64, 1001, 40003}) {
-    const SgdStep h{.lr = 0.05, .momentum = momentum, .weight_decay = 0.01, .grad_scale = 2};
+    const double lr = 0.05, weight_decay = 0.01;
+    const SgdStep h{.control = control(lr, 0, 0, 1, 4, 2), .momentum = momentum};  // clips to a half
     Tensor w = random.normal({n}, dtype), u = momentum > 0 ? Tensor::zeros({n}, dtype) : Tensor{};
     std::vector<double> w64 = doubles(w), u64(n);
     for (int step = 0; step < 6; ++step) {
       const Tensor grad = random.normal({n}, dtype);
       for (std::int64_t i = 0; i < n; ++i) {
-        u64[i] = h.momentum * u64[i] + h.grad_scale * grad.item(i) + h.weight_decay * w64[i];
-        w64[i] -= h.lr * u64[i];
+        u64[i] = h.momentum * u64[i] + 0.5 * grad.item(i) + weight_decay * w64[i];
+        w64[i] -= lr * u64[i];
       }
-      sgd_step(kCpu, h, grad, w, u);
+      sgd(h, weight_decay, grad, w, u);
     }
     expect_near(w, w64, error, "w");
     if (u.defined()) expect_near(u, u64, error, "u");
@@ -89,6 +103,25 @@ TEST(Sgd, FollowsTheFormula) {
   }
 }
 
+TEST(Optimizers, HaltedStepsWriteNothing) {
+  const auto before = Tensor::full({5}, 1, DType::f64);
+  for (const double bad : {std::nan(""), static_cast<double>(INFINITY)}) {
+    Tensor halted = Tensor::zeros({1}, DType::u32);
+    halt_if_not_finite(kCpu, Tensor::full({1}, 3), Tensor::full({1}, 4, DType::f64), halted);
+    EXPECT_EQ(halted.item(), 0);
+    halt_if_not_finite(kCpu, Tensor::full({1}, bad), Tensor::full({1}, 4, DType::f64), halted);
+    EXPECT_EQ(halted.item(), 1);
+    halt_if_not_finite(kCpu, Tensor::full({1}, 3), Tensor::full({1}, 4, DType::f64), halted);
+    EXPECT_EQ(halted.item(), 1) << "it must stay";
+    StepControl stopped = control(0.1, 0.9, 0.95, 1);
+    stopped.halted = halted;
+    Tensor w = before.clone(), m = before.clone(), v = before.clone();
+    adamw({.control = stopped}, 0.1, before, w, m, v);
+    sgd({.control = stopped, .momentum = 0.9}, 0.1, before, w, m);
+    for (const Tensor& t : {w, m, v}) EXPECT_TRUE(bitwise_equal(t, before));
+  }
+}
+
 TEST(Optimizers, SameBitsForAnyNumberOfThreads) {
   Random random(test_seed(), 3);
   const Tensor w0 = random.normal({50021}, DType::f32), grad = random.normal({50021}, DType::f32);
@@ -96,8 +129,8 @@ TEST(Optimizers, SameBitsForAnyNumberOfThreads) {
     set_n_threads(threads);
     Tensor w = w0.clone(), m = Tensor::zeros_like(w), v = Tensor::zeros_like(w), u = Tensor::zeros_like(w);
     for (int step = 1; step <= 3; ++step) {
-      adamw_step(kCpu, {.lr = 1e-2, .weight_decay = 0.1, .step = step}, grad, w, m, v);
-      sgd_step(kCpu, {.lr = 1e-2, .momentum = 0.9}, grad, w, u);
+      adamw({.control = control(1e-2, 0.9, 0.95, step)}, 0.1, grad, w, m, v);
+      sgd({.control = control(1e-2, 0, 0, step), .momentum = 0.9}, 0, grad, w, u);
     }
     set_n_threads(0);
     return std::vector{w, m, v, u};

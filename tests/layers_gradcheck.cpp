@@ -52,7 +52,7 @@ TEST_F(LayersGradcheck, Embedding) {
     Embedding layer(factory(), "e", rows, dim, 0.02);
     const Tensor ids = random.integers(random.shape(2, 6), 0, rows - 1);
     randomize(layer, random);
-    ASSERT_TRUE(gradients_agree([&] { return layer.forward(ids); }, leaves(layer)));
+    ASSERT_TRUE(gradients_agree([&] { return layer.forward(ids, DType::f64); }, leaves(layer)));
     ASSERT_TRUE(gradients_agree([&] { return layer.first_rows(first); }, leaves(layer)));
   }
 }
@@ -146,8 +146,12 @@ TEST_F(LayersGradcheck, Block) {
     const AttentionMask input{make_layout(random_pattern(random), n, c.n_heads, true), {}};
     const ForwardContext context{.training = true, .seed = test_seed(), .step = 7};
     const Tensor x = random.normal({batch, n, c.dim});
-    ASSERT_TRUE(check_layer(block, random, x, [&](const Var& v) { return block.forward(v, input, context); }))
-        << x.shape().str();
+    const Var branch(random.normal({batch, n, c.dim}));
+    const bool alone = random.coin();
+    ASSERT_TRUE(check_layer(block, random, x, [&](const Var& v) {
+      const Block::Residual out = block.forward({v, alone ? Var{} : branch}, input, context);
+      return ops::add(out.x, out.branch);
+    })) << x.shape().str();
   }
 }
 

@@ -331,7 +331,11 @@ TEST(Transformer, LogitsLossAndOnePositionAgree) {
     const double expected = ops::cross_entropy(flat, targets.reshape({rows})).value().item();
     Tensor row_losses;
     EXPECT_NEAR(model.loss(input, targets, {}).value().item(), expected, 1e-10);
-    EXPECT_NEAR(model.loss(input, targets, {}, {.denominator = 7, .row_losses = &row_losses}).value().item(),
+    EXPECT_NEAR(model
+                    .loss(input, targets, {},
+                          {.denominator = Tensor::full({1}, 7, DType::f64), .row_losses = &row_losses})
+                    .value()
+                    .item(),
                 expected * static_cast<double>(rows - 1) / 7, 1e-10);
     ASSERT_EQ(row_losses.shape(), (Shape{rows}));
     EXPECT_EQ(row_losses.item(1), 0);

@@ -54,6 +54,47 @@ inline OpInstance linear(Random& r, int64_t n) {
           inputs};
 }
 
+inline OpInstance gelu_mlp(Random& r, int64_t n) {
+  const int64_t in = r.size(1, n), hidden = r.size(1, n), out = r.size(1, n);
+  const auto kind = r.coin() ? ops::Gelu::erf : ops::Gelu::tanh;
+  const bool bias = r.coin();
+  Tensors inputs{r.normal(r.shape(2, n).append(in)), r.normal({hidden, in}), r.normal({out, hidden})};
+  if (bias) inputs.insert(inputs.end(), {r.normal({hidden}), r.normal({out})});
+  return {[=](const Vars& v, const Tensors&) {
+            return ops::gelu_mlp(v[0], {v[1], bias ? v[3] : Var{}}, {v[2], bias ? v[4] : Var{}}, kind);
+          },
+          inputs};
+}
+
+inline OpInstance swiglu_mlp(Random& r, int64_t n) {
+  const int64_t in = r.size(1, n), hidden = r.size(1, n), out = r.size(1, n);
+  const bool bias = r.coin();
+  Tensors inputs{r.normal(r.shape(2, n).append(in)), r.normal({hidden, in}), r.normal({hidden, in}),
+                 r.normal({out, hidden})};
+  if (bias) inputs.insert(inputs.end(), {r.normal({hidden}), r.normal({hidden}), r.normal({out})});
+  return {[=](const Vars& v, const Tensors&) {
+            const auto of = [&](std::size_t i) { return bias ? v[i] : Var{}; };
+            return ops::swiglu_mlp(v[0], {v[1], of(4)}, {v[2], of(5)}, {v[3], of(6)});
+          },
+          inputs};
+}
+
+// Both results, so that both gradients flow; or one of them.
+inline OpInstance add_norm(Random& r, int64_t n) {
+  const Shape shape = r.shape(2, n).append(r.size(8, 2 * n + 8));  // few features amplify rounding
+  const int64_t used = r.range(0, 2);
+  const bool centred = r.coin(), bias = centred && r.coin();
+  Tensors inputs{r.normal(shape), r.normal(shape), r.normal({shape[-1]})};
+  if (bias) inputs.push_back(r.normal({shape[-1]}));
+  return {[=](const Vars& v, const Tensors&) {
+            const ops::Normed y = centred ? ops::add_layer_norm(v[0], v[1], v[2], bias ? v[3] : Var{}, 1e-5)
+                                          : ops::add_rms_norm(v[0], v[1], v[2], 1e-5);
+            if (used == 0) return ops::add(y.normed, ops::scale(v[2], 0));
+            return used == 1 ? ops::add(y.sum, y.normed) : ops::mul(y.sum, y.normed);
+          },
+          inputs};
+}
+
 inline Tensor targets(Random& r, int64_t rows, int64_t classes) {
   Tensor t = r.integers({rows}, 0, classes - 1);
   const bool all = r.range(0, 9) == 0;
@@ -71,11 +112,14 @@ inline OpInstance cross_entropy(Random& r, int64_t n) {
 
 inline OpInstance linear_cross_entropy(Random& r, int64_t n) {
   const int64_t rows = r.size(0, n), classes = r.size(1, n), width = r.size(1, n);
-  const double denominator = r.coin() ? 0 : r.stream().uniform() * 10 + 1;
+  const bool given = r.coin();
+  const double denominator = r.stream().uniform() * 10 + 1;
   Tensors inputs{r.normal({rows, width}), r.normal({classes, width}, DType::f64, 0.5)};
   if (r.coin()) inputs.push_back(r.normal({classes}));
   return {[=](const Vars& v, const Tensors& t) {
-            return ops::linear_cross_entropy(v[0], v[1], v.size() > 2 ? v[2] : Var{}, t[0], denominator);
+            const Tensor divisor = Tensor::full({1}, denominator, DType::f64, v[0].device());
+            return ops::linear_cross_entropy(v[0], v[1], v.size() > 2 ? v[2] : Var{}, t[0],
+                                             given ? divisor : Tensor{});
           },
           inputs,
           {targets(r, rows, classes)}};
@@ -165,6 +209,9 @@ inline OpInstance repeat_heads(Random& r, int64_t n) {
 inline constexpr std::array kAll{
     OpMaker{"matmul", matmul},
     OpMaker{"linear", linear},
+    OpMaker{"gelu_mlp", gelu_mlp},
+    OpMaker{"swiglu_mlp", swiglu_mlp},
+    OpMaker{"add_norm", add_norm},
     OpMaker{"cross_entropy", cross_entropy},
     OpMaker{"linear_cross_entropy", linear_cross_entropy},
     OpMaker{"embedding", embedding},

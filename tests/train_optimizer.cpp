@@ -60,10 +60,11 @@ TEST(Optimizer, AdamWFollowsThePaper) {
     v.emplace_back(values.size(), 0.0);
   }
   for (int t = 1; t <= 5; ++t) {
-    const double lr = 0.01 * t, scale = 0.5;
+    const double lr = 0.01 * t;
     const std::vector<Tensor> grads = random_gradients(random, p);
     p.backward_with(grads);
-    optimizer.step(lr, scale);
+    const double clip = 0.5 * optimizer.gradient_norm(), scale = 0.5;
+    optimizer.step(lr, clip);
     optimizer.zero_grad();
     for (std::size_t i = 0; i < p.all.size(); ++i)
       for (std::size_t e = 0; e < w[i].size(); ++e) {
@@ -91,10 +92,10 @@ TEST(Optimizer, SgdFollowsTheFormula) {
     for (int t = 0; t < 4; ++t) {
       const std::vector<Tensor> grads = random_gradients(random, p);
       p.backward_with(grads);
-      optimizer.step(0.1, 2);
+      optimizer.step(0.1, 0.25 * optimizer.gradient_norm());
       optimizer.zero_grad();
       for (std::size_t e = 0; e < w.size(); ++e) {
-        u[e] = momentum * u[e] + 2 * grads[0].item(static_cast<std::int64_t>(e)) + 0.25 * w[e];
+        u[e] = momentum * u[e] + 0.25 * grads[0].item(static_cast<std::int64_t>(e)) + 0.25 * w[e];
         w[e] -= 0.1 * u[e];
         ASSERT_NEAR(p.all[0].var.value().item(static_cast<std::int64_t>(e)), w[e], 1e-12);
       }
@@ -113,10 +114,17 @@ TEST(Optimizer, NormAndClipping) {
   for (const Tensor& g : grads)
     for (const double x : g.values<double>()) sum += x * x;
   EXPECT_NEAR(optimizer.gradient_norm(), std::sqrt(sum), 1e-12 * std::sqrt(sum));
-  EXPECT_DOUBLE_EQ(clip_scale(4, 1), 0.25);
-  EXPECT_DOUBLE_EQ(clip_scale(0.5, 1), 1);
-  EXPECT_DOUBLE_EQ(clip_scale(0, 1), 1);
-  EXPECT_DOUBLE_EQ(clip_scale(4, 0), 1);
+  // A norm below `clip` leaves gradients alone, as does clip 0.
+  for (const double clip : {0.0, 2 * std::sqrt(sum)}) {
+    Parameters copy(random);
+    for (std::size_t k = 0; k < p.all.size(); ++k) copy.all[k].var.value().copy_from(p.all[k].var.value());
+    copy.backward_with(grads);
+    Optimizer sgd(config(OptimizerType::sgd), copy.pointers());
+    sgd.step(0.1, clip);
+    for (std::int64_t k = 0; k < 33; ++k)
+      EXPECT_NEAR(copy.all[1].var.value().item(k), p.all[1].var.value().item(k) - 0.1 * grads[1].item(k),
+                  1e-14);
+  }
 }
 
 TEST(Optimizer, NamesTheGradientThatIsNotFinite) {
@@ -206,7 +214,7 @@ TEST(Optimizer, TrainsATinyDecoderToMemory) {
       EXPECT_NEAR(loss, std::log(128.0), 0.3);  // nothing is known yet
     }
     backward(l);
-    optimizer.step(1e-2, clip_scale(optimizer.gradient_norm(), 1));
+    optimizer.step(1e-2, 1);
     optimizer.zero_grad();
   }
   EXPECT_LT(loss, 0.05);

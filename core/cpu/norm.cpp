@@ -32,14 +32,13 @@ struct NormRow {
     const T sum_g_x = lane_sum<T>(n, [this](std::int64_t c) { return dy[c] * weight[c] * (x[c] - mean); });
     const T mean_g = sum_g / static_cast<T>(n);
     const T slope = sum_g_x / static_cast<T>(n) * rstd * rstd;
-    if (residual) {
-#pragma omp simd
-      for (std::int64_t c = 0; c < n; ++c)
-        dx[c] = residual[c] + rstd * (dy[c] * weight[c] - mean_g - (x[c] - mean) * slope);
-      return;
-    }
 #pragma omp simd
     for (std::int64_t c = 0; c < n; ++c) dx[c] = rstd * (dy[c] * weight[c] - mean_g - (x[c] - mean) * slope);
+    if (!residual) return;
+      // In a loop of its own, so that the sum has the bits of a separate addition (checkpointing makes it
+      // so).
+#pragma omp simd
+    for (std::int64_t c = 0; c < n; ++c) dx[c] += residual[c];
   }
 
   void add_parameter_gradients(T* dweight, T* dbias) const {
