@@ -1,9 +1,9 @@
-// Backward in f32 and f64 (simt.h), in the split form: a pass over blocks of queries for dq and the gates'
+// Backward in f32 and f64 (simt.cuh), in the split form: a pass over blocks of queries for dq and the gates'
 // gradient, and one over blocks of keys for dk and dv. Each computes S and dP anew, and every CTA owns what
 // it writes: no atomics. The segments of a long row or column leave their sums in a workspace, which is added
 // up in order afterwards.
 #include "attention/cuda/attention.h"
-#include "attention/cuda/simt.h"
+#include "attention/cuda/simt.cuh"
 
 namespace filigree::cuda {
 namespace simt {

@@ -1,8 +1,8 @@
-// Forward in f32 and f64 (simt.h): a CTA owns 32 queries and streams the keys that they meet, with a running
+// Forward in f32 and f64 (simt.cuh): a CTA owns 32 queries and streams the keys that they meet, with a running
 // maximum and sum per row (Milakov & Gimelshein 2018; Dao et al. 2022). The segments of a long row leave
 // their unnormalised sums in a workspace, and a second kernel combines them.
 #include "attention/cuda/attention.h"
-#include "attention/cuda/simt.h"
+#include "attention/cuda/simt.cuh"
 
 namespace filigree::cuda {
 namespace simt {
