@@ -78,35 +78,9 @@ Tensor Tensor::zeros(const Shape& shape, DType type, Device device) {
 }
 
 Tensor Tensor::full(const Shape& shape, double value, DType type, Device device) {
-  Tensor t = empty(shape, type);
-  const auto n = static_cast<std::size_t>(t.numel());
-  switch (type) {
-    case DType::f32:
-      std::fill_n(t.data<float>(), n, static_cast<float>(value));
-      break;
-    case DType::f64:
-      std::fill_n(t.data<double>(), n, value);
-      break;
-    case DType::bf16:
-      std::fill_n(t.data<bf16>(), n, bf16(static_cast<float>(value)));
-      break;
-    case DType::i32:
-      std::fill_n(t.data<std::int32_t>(), n, static_cast<std::int32_t>(value));
-      break;
-    case DType::i64:
-      std::fill_n(t.data<std::int64_t>(), n, static_cast<std::int64_t>(value));
-      break;
-    case DType::u8:
-      std::fill_n(t.data<std::uint8_t>(), n, static_cast<std::uint8_t>(value));
-      break;
-    case DType::u16:
-      std::fill_n(t.data<std::uint16_t>(), n, static_cast<std::uint16_t>(value));
-      break;
-    case DType::u32:
-      std::fill_n(t.data<std::uint32_t>(), n, static_cast<std::uint32_t>(value));
-      break;
-  }
-  return t.to(device);
+  Tensor t = empty(shape, type, device);
+  on_device(device, [&](auto context) { fill(context, value, t); });
+  return t;
 }
 
 Device Tensor::device() const {
