@@ -1,0 +1,21 @@
+// The bodies behind attention/kernels.inc: bf16 on tensor cores, f32 and f64 with plain multiply-adds.
+// forward.cu and backward.cu choose by dtype, and check what only CUDA refuses.
+#pragma once
+
+#include "attention/kernels.h"
+
+namespace filigree::cuda {
+
+// bf16; head dims 32 to 128 in steps of 16.
+void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& lse);
+void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, const Tensor& lse,
+                   const Tensor& o_grad, Tensor& delta, Heads& q_grad, Heads& k_grad, Heads& v_grad,
+                   Tensor& gate_grad);
+
+// f32 and f64; any head dim.
+void forward_simt(Context context, const AttentionInput& in, Tensor& o, Tensor& lse);
+void backward_simt(Context context, const AttentionInput& in, const Tensor& o, const Tensor& lse,
+                   const Tensor& o_grad, Tensor& delta, Heads& q_grad, Heads& k_grad, Heads& v_grad,
+                   Tensor& gate_grad);
+
+}  // namespace filigree::cuda
