@@ -1,13 +1,12 @@
 // Dropout: which elements go is a function of the key alone, forward and backward.
 #include <gtest/gtest.h>
 
-#include "core/ops.h"
-#include "tests/op_case.h"
+#include "tests/op_cases.h"
 
 namespace filigree {
 namespace {
 
-constexpr RandomKey kKey{.seed = 42, .site = 7, .step = 9};
+constexpr RandomKey kKey = op_cases::kDropoutKey;
 
 Tensor mask_of(const Shape& shape, double p, RandomKey key) {
   return ops::dropout(Var(Tensor::full(shape, 1)), p, key).value();
@@ -63,20 +62,17 @@ TEST(Dropout, BackwardUsesTheMaskOfForward) {
   }
 }
 
-const OpCase kCase{"dropout", [](Random& r, const Shape& s) { return std::vector<Tensor>{r.normal(s)}; },
-                   [](const auto& v) { return ops::dropout(v[0], 0.4, kKey); }};
-
 TEST(Dropout, GradientsAgreeWithDifferences) {
-  check_gradients(kCase);
+  check_gradients(op_cases::dropout());
 }
 TEST(Dropout, SingleAgreesWithDouble) {
-  check_f32(kCase);
+  check_f32(op_cases::dropout());
 }
 TEST(Dropout, SameBitsForAnyNumberOfThreads) {
-  check_threads(kCase);
+  check_threads(op_cases::dropout());
 }
 TEST(Dropout, MetaTakesTheSameMemory) {
-  check_meta(kCase);
+  check_meta(op_cases::dropout());
 }
 
 TEST(Dropout, RepeatsAndEdges) {

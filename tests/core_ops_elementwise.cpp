@@ -3,65 +3,13 @@
 
 #include <numbers>
 
-#include "core/ops.h"
-#include "tests/op_case.h"
+#include "tests/op_cases.h"
 
 namespace filigree {
 namespace {
 
-std::vector<Tensor> one_normal(Random& random, const Shape& shape) {
-  return {random.normal(shape)};
-}
-std::vector<Tensor> two_normal(Random& random, const Shape& shape) {
-  return {random.normal(shape), random.normal(shape)};
-}
-std::vector<Tensor> one_positive(Random& random, const Shape& shape) {
-  return {random.uniform(shape, 0.3, 3)};
-}
-// Values of both signs that keep off 0, for kinks and poles.
-Tensor off_zero(Random& random, const Shape& shape) {
-  Tensor t = random.uniform(shape, 0.3, 2);
-  for (std::int64_t i = 0; i < t.numel(); ++i)
-    if (random.coin()) t.data<double>()[i] *= -1;
-  return t;
-}
-// A second input whose shape is a random suffix of the first's; at least the last dimension.
-std::vector<Tensor> with_suffix(Random& random, const Shape& shape) {
-  const std::int64_t rank = random.range(1, shape.rank());
-  return {random.normal(shape), random.normal(Shape(shape.dims().last(static_cast<std::size_t>(rank))))};
-}
-
-const std::vector<OpCase>& cases() {
-  static const std::vector<OpCase> all{
-      {"add", two_normal, [](const auto& v) { return ops::add(v[0], v[1]); }},
-      {"add_suffix", with_suffix, [](const auto& v) { return ops::add(v[0], v[1]); }, 1e-5},
-      {"sub", two_normal, [](const auto& v) { return ops::sub(v[0], v[1]); }},
-      {"mul", two_normal, [](const auto& v) { return ops::mul(v[0], v[1]); }},
-      {"mul_suffix", with_suffix, [](const auto& v) { return ops::mul(v[0], v[1]); }, 1e-5},
-      {"mul_self", one_normal, [](const auto& v) { return ops::mul(v[0], v[0]); }},
-      {"div",
-       [](Random& random, const Shape& shape) {
-         return std::vector<Tensor>{random.normal(shape), off_zero(random, shape)};
-       },
-       [](const auto& v) { return ops::div(v[0], v[1]); }},
-      {"scale", one_normal, [](const auto& v) { return ops::scale(v[0], -1.75); }},
-      {"exp", one_normal, [](const auto& v) { return ops::exp(v[0]); }},
-      {"log", one_positive, [](const auto& v) { return ops::log(v[0]); }},
-      {"sigmoid", one_normal, [](const auto& v) { return ops::sigmoid(v[0]); }},
-      {"tanh", one_normal, [](const auto& v) { return ops::tanh(v[0]); }},
-      {"relu",
-       [](Random& random, const Shape& shape) { return std::vector<Tensor>{off_zero(random, shape)}; },
-       [](const auto& v) { return ops::relu(v[0]); }},
-      {"gelu_erf", one_normal, [](const auto& v) { return ops::gelu(v[0], ops::Gelu::erf); }},
-      {"gelu_tanh", one_normal, [](const auto& v) { return ops::gelu(v[0], ops::Gelu::tanh); }},
-      {"silu", one_normal, [](const auto& v) { return ops::silu(v[0]); }},
-      {"swiglu", two_normal, [](const auto& v) { return ops::swiglu(v[0], v[1]); }},
-  };
-  return all;
-}
-
 class Elementwise : public testing::TestWithParam<OpCase> {};
-INSTANTIATE_TEST_SUITE_P(Ops, Elementwise, testing::ValuesIn(cases()), op_case_name);
+INSTANTIATE_TEST_SUITE_P(Ops, Elementwise, testing::ValuesIn(op_cases::elementwise()), op_case_name);
 
 TEST_P(Elementwise, GradientsAgreeWithDifferences) {
   check_gradients(GetParam());
@@ -124,7 +72,7 @@ TEST(ElementwiseValues, BroadcastFollowsTheIndex) {
 
 TEST(ElementwiseValues, BinaryFormulas) {
   Random random(test_seed(), 4);
-  const Tensor a = random.normal({333}), b = off_zero(random, {333});
+  const Tensor a = random.normal({333}), b = op_cases::off_zero(random, {333});
   const Tensor difference = ops::sub(Var(a), Var(b)).value(), quotient = ops::div(Var(a), Var(b)).value();
   const Tensor gated = ops::swiglu(Var(a), Var(b)).value();
   for (std::int64_t i = 0; i < a.numel(); ++i) {
@@ -135,7 +83,7 @@ TEST(ElementwiseValues, BinaryFormulas) {
 }
 
 TEST(ElementwiseValues, EmptyTensors) {
-  for (const auto& c : cases()) {
+  for (const auto& c : op_cases::elementwise()) {
     const std::vector<Tensor> inputs(2, Tensor::empty({3, 0}, DType::f64));
     for (const auto& t : run_op(c, inputs, DType::f32))
       EXPECT_TRUE(!t.defined() || t.shape() == (Shape{3, 0})) << c.name;

@@ -1,37 +1,15 @@
 // Layer norm, RMS norm, softmax.
 #include <gtest/gtest.h>
 
-#include "core/ops.h"
-#include "tests/op_case.h"
+#include "tests/op_cases.h"
 
 namespace filigree {
 namespace {
 
-constexpr double kEps = 1e-3;
-
-std::vector<Tensor> norm_inputs(Random& random, const Shape& shape, bool bias) {
-  const Shape width{shape[-1]};
-  std::vector<Tensor> inputs{random.normal(shape), random.normal(width)};
-  if (bias) inputs.push_back(random.normal(width));
-  return inputs;
-}
-
-const std::vector<OpCase>& cases() {
-  static const std::vector<OpCase> all{
-      {"layer_norm", [](Random& r, const Shape& s) { return norm_inputs(r, s, true); },
-       [](const auto& v) { return ops::layer_norm(v[0], v[1], v[2], kEps); }, 3e-5},
-      {"layer_norm_without_bias", [](Random& r, const Shape& s) { return norm_inputs(r, s, false); },
-       [](const auto& v) { return ops::layer_norm(v[0], v[1], {}, kEps); }, 3e-5},
-      {"rms_norm", [](Random& r, const Shape& s) { return norm_inputs(r, s, false); },
-       [](const auto& v) { return ops::rms_norm(v[0], v[1], kEps); }, 3e-5},
-      {"softmax", [](Random& r, const Shape& s) { return std::vector<Tensor>{r.normal(s)}; },
-       [](const auto& v) { return ops::softmax(v[0]); }, 5e-6},
-  };
-  return all;
-}
+constexpr double kEps = op_cases::kNormEps;
 
 class Norm : public testing::TestWithParam<OpCase> {};
-INSTANTIATE_TEST_SUITE_P(Ops, Norm, testing::ValuesIn(cases()), op_case_name);
+INSTANTIATE_TEST_SUITE_P(Ops, Norm, testing::ValuesIn(op_cases::norms()), op_case_name);
 
 TEST_P(Norm, GradientsAgreeWithDifferences) {
   // A row of one element has x - mean = 0, and rows whose elements nearly agree make the function so curved

@@ -3,33 +3,22 @@
 
 #include <complex>
 
-#include "core/ops.h"
-#include "tests/op_case.h"
+#include "tests/op_cases.h"
 
 namespace filigree {
 namespace {
 
-OpCase rope_case() {
-  return {"rope",
-          [](Random& random, const Shape& s) {
-            return std::vector<Tensor>{
-                random.normal({std::min<std::int64_t>(s[0], 5), std::min<std::int64_t>(s.numel(), 331),
-                               random.size(1, 3), 2 * random.size(1, 9)})};
-          },
-          [](const auto& v) { return ops::rope(v[0], 100, 3); }};
-}
-
 TEST(Rope, GradientsAgreeWithDifferences) {
-  check_gradients(rope_case());
+  check_gradients(op_cases::rope());
 }
 TEST(Rope, SingleAgreesWithDouble) {
-  check_f32(rope_case());
+  check_f32(op_cases::rope());
 }
 TEST(Rope, SameBitsForAnyNumberOfThreads) {
-  check_threads(rope_case());
+  check_threads(op_cases::rope());
 }
 TEST(Rope, MetaTakesTheSameMemory) {
-  check_meta(rope_case());
+  check_meta(op_cases::rope());
 }
 
 TEST(Rope, MultipliesPairsByUnitComplexNumbers) {
