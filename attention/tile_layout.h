@@ -13,8 +13,12 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/device.h"
 
 namespace filigree {
+
+struct DeviceLayout;
+class TileLayout;
 
 inline constexpr std::int32_t kFullTile = -1;
 inline constexpr std::int64_t kMaxLength = std::int64_t{1} << 30;  // queries or keys
@@ -73,6 +77,21 @@ struct LayoutStatistics {
   std::int64_t max_tiles_per_row = 0;
 };
 
+// The DeviceLayouts of one TileLayout. A copy starts without any, and equality does not look at them.
+class DeviceLayouts {
+ public:
+  DeviceLayouts();
+  DeviceLayouts(const DeviceLayouts&) : DeviceLayouts() {}
+  DeviceLayouts& operator=(const DeviceLayouts&);
+  bool operator==(const DeviceLayouts&) const { return true; }
+
+  const DeviceLayout& get(const TileLayout& of, Device device, int n_kv_heads) const;
+
+ private:
+  struct Made;
+  std::shared_ptr<Made> made_;
+};
+
 class TileLayout {
  public:
   // head_pattern[h] indexes `patterns`. Completes each pattern's transpose, full_begin and exact_pairs from
@@ -102,6 +121,10 @@ class TileLayout {
   bool allows(int head, std::int64_t i, std::int64_t j) const;
   LayoutStatistics statistics() const;
   std::int64_t bytes() const;  // memory held
+  // As tensors on a device (attention/device_layout.h): made at first use and kept, thread-safe.
+  const DeviceLayout& on(Device device, int n_kv_heads) const {
+    return device_layouts_.get(*this, device, n_kv_heads);
+  }
   // Two layouts that build_layout made are equal exactly where they allow the same pairs.
   bool operator==(const TileLayout&) const = default;
 
@@ -113,6 +136,7 @@ class TileLayout {
   std::vector<std::int32_t> head_pattern_;
   std::vector<std::int64_t> gate_offsets_;  // [n_heads + 1]
   MaskTable masks_;
+  DeviceLayouts device_layouts_;
 };
 
 using LayoutPtr = std::shared_ptr<const TileLayout>;
