@@ -1,0 +1,209 @@
+// Backward in bf16: what the two passes (backward_bf16.cuh) need beforehand, and the sums of segments after
+// them.
+#include "attention/cuda/attention.h"
+#include "attention/cuda/backward_bf16.cuh"
+
+namespace filigree::cuda {
+namespace backward16 {
+namespace {
+
+constexpr int kThreads = 256;
+
+// delta [B, H, N] = rowsum(o_grad * o), and the log2 of the rows' sums. `lanes` threads to a row of o.
+__global__ void __launch_bounds__(kThreads)
+    row_constants_kernel(const bfloat16* o, const bfloat16* o_grad, const float* lse, std::int64_t n_rows,
+                         int N, int H, int D, int lanes, float* delta, float* log2_sum) {
+  const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const std::int64_t row = thread / lanes;
+  const int unit = static_cast<int>(thread % lanes);
+  float sum = 0;
+  if (row < n_rows && unit < D / 8) {
+    const uint4 x = *reinterpret_cast<const uint4*>(o + row * D + unit * 8);
+    const uint4 y = *reinterpret_cast<const uint4*>(o_grad + row * D + unit * 8);
+    const std::uint32_t a[4] = {x.x, x.y, x.z, x.w}, b[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sum = fmaf(__uint_as_float(a[i] << 16), __uint_as_float(b[i] << 16), sum);
+      sum = fmaf(__uint_as_float(a[i] & 0xffff0000u), __uint_as_float(b[i] & 0xffff0000u), sum);
+    }
+  }
+  for (int distance = lanes / 2; distance > 0; distance /= 2)
+    sum += __shfl_xor_sync(kWholeWarp, sum, distance);
+  if (row >= n_rows || unit != 0) return;
+  const std::int64_t to = (row / H / N * H + row % H) * N + row / H % N;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  delta[to] = sum;
+  // +inf makes all the probabilities of a row without keys 0.
+  log2_sum[to] = lse[to] == -kInfinity ? kInfinity : lse[to] * kLog2E;
+}
+
+// A warp per mask.
+__global__ void __launch_bounds__(kThreads)
+    mask_parts_kernel(const std::uint32_t* masks, int n_masks, int tile, MaskParts* parts) {
+  const int mask = static_cast<int>(blockIdx.x) * (kThreads / kWarpSize) + warp_id();
+  if (mask >= n_masks) return;
+  const int words = max(2, tile / 32);  // of 32 bits, in a row
+  MaskParts found{0, 0};
+  for (int row = lane_id(); row < tile; row += kWarpSize)
+    for (int w = 0; w < words; ++w) {
+      const std::uint32_t bits = masks[(static_cast<std::int64_t>(mask) * tile + row) * words + w];
+      if (bits) found.of_keys |= 1u << (row / kBlock * 4 + w);
+      if (bits & 0xffffu) found.of_queries |= 1u << (2 * w * 4 + row / kGroup);
+      if (bits >> 16) found.of_queries |= 1u << ((2 * w + 1) * 4 + row / kGroup);
+    }
+  found.of_keys = __reduce_or_sync(kWholeWarp, found.of_keys);
+  found.of_queries = __reduce_or_sync(kWholeWarp, found.of_queries);
+  if (lane_id() == 0) parts[mask] = found;
+}
+
+// A warp per round of queries.
+__global__ void __launch_bounds__(kThreads)
+    round_bounds_kernel(const std::int32_t* row_bounds, std::int64_t n_rounds, int rounds_per_batch,
+                        int round_rows, int N, int M, RoundBounds* to) {
+  const std::int64_t round = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kWarpSize) + warp_id();
+  if (round >= n_rounds) return;
+  const std::int64_t b = round / rounds_per_batch;
+  const int first = static_cast<int>(round % rounds_per_batch) * round_rows;
+  RoundBounds all{M, 0, 0, M};
+  for (int n = first + lane_id(); n < min(N, first + round_rows); n += kWarpSize) {
+    const std::int32_t* bounds = row_bounds + 2 * (b * N + n);
+    const int low = max(bounds[0], 0), high = max(0, min(bounds[1], M));
+    all.greatest_low = max(all.greatest_low, low);
+    all.least_high = min(all.least_high, high);
+    if (low >= high) continue;
+    all.least_low = min(all.least_low, low);
+    all.greatest_high = max(all.greatest_high, high);
+  }
+  all.greatest_low = __reduce_max_sync(kWholeWarp, all.greatest_low);
+  all.least_high = __reduce_min_sync(kWholeWarp, all.least_high);
+  all.least_low = __reduce_min_sync(kWholeWarp, all.least_low);
+  all.greatest_high = __reduce_max_sync(kWholeWarp, all.greatest_high);
+  if (lane_id() == 0) to[round] = all;
+}
+
+// Four neighbouring elements of a split row to each thread.
+__global__ void __launch_bounds__(kThreads)
+    add_segments_kernel(const SplitRow* splits, Segments segments, int kind, int B, int tile, int D,
+                        HeadRows<bfloat16> gradient, int end) {
+  const SplitRow split = splits[static_cast<int>(blockIdx.x) / B];
+  const int b = static_cast<int>(blockIdx.x) % B;
+  const int element = 4 * (static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x));
+  const int row = split.tile * tile + element / D;
+  if (element >= tile * D || row >= end) return;
+  float4 sum{0, 0, 0, 0};
+  for (int slot = split.first_slot; slot < split.first_slot + split.slots; ++slot) {
+    const std::int64_t room = (static_cast<std::int64_t>(slot) * B + b) * segments.kinds + kind;
+    const float4 x = *reinterpret_cast<const float4*>(segments.data + room * tile * D + element);
+    sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w};
+  }
+  *reinterpret_cast<uint2*>(gradient.at(b, row, split.head * D + element % D)) = {pack_bf16(sum.x, sum.y),
+                                                                                  pack_bf16(sum.z, sum.w)};
+}
+
+void row_constants(Context context, const Tensor& o, const Tensor& o_grad, const Tensor& lse, Tensor& delta,
+                   float* log2_sum) {
+  const int D = static_cast<int>(o.dim(3)), lanes = D <= 64 ? 8 : 16;
+  const std::int64_t n_rows = lse.numel();
+  if (n_rows == 0) return;
+  row_constants_kernel<<<static_cast<unsigned>(divide_up(n_rows * lanes, kThreads)), kThreads, 0,
+                         stream(context)>>>(data<bfloat16>(o), data<bfloat16>(o_grad), data<float>(lse),
+                                            n_rows, static_cast<int>(o.dim(1)), static_cast<int>(o.dim(2)), D,
+                                            lanes, data<float>(delta), log2_sum);
+  check_launch();
+}
+
+void mask_parts(Context context, const Tensor& masks, int tile, MaskParts* parts) {
+  const std::int64_t n = masks.dim(0);
+  if (n == 0) return;
+  mask_parts_kernel<<<static_cast<unsigned>(divide_up(n, kThreads / kWarpSize)), kThreads, 0,
+                      stream(context)>>>(static_cast<const std::uint32_t*>(masks.raw_data()),
+                                         static_cast<int>(n), tile, parts);
+  check_launch();
+}
+
+void round_bounds(Context context, const Problem& p, RoundBounds* to) {
+  const std::int64_t per_batch = divide_up(p.N, p.round_rows()), n = p.B * per_batch;
+  if (n == 0) return;
+  round_bounds_kernel<<<static_cast<unsigned>(divide_up(n, kThreads / kWarpSize)), kThreads, 0,
+                        stream(context)>>>(p.row_bounds, n, static_cast<int>(per_batch), p.round_rows(), p.N,
+                                           p.M, to);
+  check_launch();
+}
+
+Problem make_problem(Context context, const AttentionInput& in, const DeviceLayout& layout) {
+  Problem p{};
+  p.q = head_rows<const bfloat16>(in.q);
+  p.k = head_rows<const bfloat16>(in.k);
+  p.v = head_rows<const bfloat16>(in.v);
+  p.B = static_cast<int>(in.q.batch());
+  p.N = static_cast<int>(in.q.rows());
+  p.M = static_cast<int>(in.k.rows());
+  p.H = static_cast<int>(in.q.count);
+  p.G = static_cast<int>(in.k.count);
+  p.tile = in.layout->tile();
+  p.key_tiles = static_cast<int>(in.layout->key_tiles());
+  p.own = std::min(p.tile, kMaxOwn);
+  p.multiprocessors = multiprocessors(context);
+  p.head_pattern = data<std::int32_t>(layout.head_pattern);
+  p.columns = data<std::int32_t>(layout.columns);
+  p.mask_id = data<std::int32_t>(layout.mask_id);
+  p.col_offsets = data<std::int32_t>(layout.col_offsets);
+  p.rows = data<std::int32_t>(layout.rows);
+  p.tile_of = data<std::int32_t>(layout.tile_of);
+  p.gate_base = data<std::int64_t>(layout.gate_base);
+  p.masks = data<std::uint64_t>(layout.masks);
+  p.gate = data_or_null<float>(in.gate);
+  p.gate_batch_stride = in.gate.defined() && in.gate.rank() == 2 ? in.gate.dim(1) : 0;
+  p.gate_size = in.layout->gate_size();
+  p.row_bounds = data_or_null<std::int32_t>(in.row_bounds);
+  p.slopes = data_or_null<float>(in.alibi_slopes);
+  p.scale = static_cast<float>(in.scale);
+  p.log2_scale = static_cast<float>(in.scale) * kLog2E;
+  return p;
+}
+
+}  // namespace
+
+void add_segments(Context context, const Problem& p, int D, const WorkList& work, const Segments& segments,
+                  int kind, const HeadRows<bfloat16>& gradient, int end) {
+  if (work.n_splits * p.B == 0) return;
+  const dim3 grid(static_cast<unsigned>(work.n_splits * p.B),
+                  static_cast<unsigned>(divide_up(p.tile * D, 4 * kThreads)));
+  add_segments_kernel<<<grid, kThreads, 0, stream(context)>>>(
+      static_cast<const SplitRow*>(work.splits.raw_data()), segments, kind, p.B, p.tile, D, gradient, end);
+  check_launch();
+}
+
+}  // namespace backward16
+
+void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, const Tensor& lse,
+                   const Tensor& o_grad, Tensor& delta, Heads& q_grad, Heads& k_grad, Heads& v_grad,
+                   Tensor& gate_grad) {
+  using namespace backward16;
+  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), static_cast<int>(in.k.count));
+  Problem p = make_problem(context, in, layout);
+  p.o_grad = head_rows<const bfloat16>(Heads::all(o_grad));
+  p.q_grad = head_rows<bfloat16>(q_grad);
+  p.k_grad = head_rows<bfloat16>(k_grad);
+  p.v_grad = head_rows<bfloat16>(v_grad);
+  p.gate_grad = data_or_null<float>(gate_grad);
+
+  Tensor log2_sums = workspace<float>(context, lse.numel());
+  row_constants(context, o, o_grad, lse, delta, data<float>(log2_sums));
+  p.log2_sum = data<float>(log2_sums);
+  p.delta = data<float>(delta);
+  Tensor parts = workspace<MaskParts>(context, layout.masks.dim(0));
+  mask_parts(context, layout.masks, p.tile, data<MaskParts>(parts));
+  p.mask_parts = data<MaskParts>(parts);
+  Tensor bounds;
+  if (p.row_bounds) {
+    bounds = workspace<RoundBounds>(context, p.B * divide_up(p.N, p.round_rows()));
+    round_bounds(context, p, data<RoundBounds>(bounds));
+    p.round_bounds = data<RoundBounds>(bounds);
+  }
+  const int D = static_cast<int>(in.q.dim());
+  key_gradients(context, p, D, layout.key_work);
+  query_gradients(context, p, D, layout.query_work);
+}
+
+}  // namespace filigree::cuda
