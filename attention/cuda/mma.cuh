@@ -21,10 +21,10 @@ inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
 __device__ inline int lane_id() {
-  return static_cast<int>(threadIdx.x) % kWarpSize;
+  return static_cast<int>(threadIdx.x % kWarpSize);
 }
 __device__ inline int warp_id() {
-  return static_cast<int>(threadIdx.x) / kWarpSize;
+  return static_cast<int>(threadIdx.x / kWarpSize);
 }
 
 // --- arithmetic ---
@@ -112,21 +112,36 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+// How a warp shares out rows of D elements in units of 16 bytes: kRowLanes lanes side by side have a row,
+// each every kRowLanes-th unit of it, and the warp has kRowsAtOnce rows.
+template <int D>
+inline constexpr int kRowLanes = D == 32 ? 4 : 8;
+template <int D>
+inline constexpr int kRowsAtOnce = kWarpSize / kRowLanes<D>;
+
+// Calls f with the offset in bytes from the lane's first unit of a row to each of its units.
+template <int D, class F>
+__device__ inline void for_each_unit(F&& f) {
+#pragma unroll
+  for (int unit = 0; unit < D / 8; unit += kRowLanes<D>)
+    if (unit + kRowLanes<D> <= D / 8 || unit + lane_id() % kRowLanes<D> < D / 8) f(unit * 16);
+}
+
 // Rows [0, rows) of D elements, `stride_bytes` apart, to rows kRowStride<D> apart; zeros from row `valid` on.
 // Shared among `warps` warps, of which the caller is number `warp`.
 template <int D>
 __device__ inline void copy_rows(const void* from, std::int64_t stride_bytes, int rows, int valid,
                                  std::uint32_t to, int warp, int warps) {
-  constexpr int kUnits = D / 8, kRowsAtOnce = kWarpSize / kUnits;  // units of 16 bytes
-  const int first = warp * kRowsAtOnce + lane_id() / kUnits, unit = lane_id() % kUnits;
-  if (lane_id() >= kRowsAtOnce * kUnits) return;
+  const int first = warp * kRowsAtOnce<D> + lane_id() / kRowLanes<D>, unit = lane_id() % kRowLanes<D>;
   const char* source = static_cast<const char*>(from) + first * stride_bytes + unit * 16;
   to += static_cast<std::uint32_t>(first * kRowStride<D> * 2 + unit * 16);
-#pragma unroll 2
-  for (int row = first; row < rows; row += warps * kRowsAtOnce) {
-    copy_async_16(to, source, row < valid);
-    source += warps * kRowsAtOnce * stride_bytes;
-    to += static_cast<std::uint32_t>(warps * kRowsAtOnce * kRowStride<D> * 2);
+#pragma unroll 1
+  for (int row = first; row < rows; row += warps * kRowsAtOnce<D>) {
+    for_each_unit<D>([&](int offset) {
+      copy_async_16(to + static_cast<std::uint32_t>(offset), source + offset, row < valid);
+    });
+    source += warps * kRowsAtOnce<D> * stride_bytes;
+    to += static_cast<std::uint32_t>(warps * kRowsAtOnce<D> * kRowStride<D> * 2);
   }
 }
 
