@@ -37,6 +37,15 @@ __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// c = A B
+__device__ inline void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %10, %10, %10};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
+
 // Rounded to nearest even; `low` in the lower half.
 __device__ inline std::uint32_t pack_bf16(float low, float high) {
   std::uint32_t both;
@@ -103,13 +112,17 @@ __device__ inline void copy_async_4(std::uint32_t to, const void* from) {
 }
 
 // Copies since the last commit are a group. Waiting leaves the calling thread's newest `pending` groups under
-// way; what others copied is there only after a barrier too.
+// way, and whatever is not committed; what others copied is there only after a barrier too.
 __device__ inline void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 template <int pending>
 __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+// For all of the calling thread's, committed or not.
+__device__ inline void wait_for_all_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // How a warp shares out rows of D elements in units of 16 bytes: kRowLanes lanes side by side have a row,
