@@ -96,8 +96,8 @@ __global__ void __launch_bounds__(kThreads)
     const float4 x = *reinterpret_cast<const float4*>(segments.data + room * tile * D + element);
     sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w};
   }
-  *reinterpret_cast<uint2*>(gradient.at(b, row, split.head * D + element % D)) = {pack_bf16(sum.x, sum.y),
-                                                                                  pack_bf16(sum.z, sum.w)};
+  *reinterpret_cast<uint2*>(gradient.at(b * end + row, split.head * D + element % D)) = {
+      pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
 }
 
 void row_constants(Context context, const Tensor& o, const Tensor& o_grad, const Tensor& lse, Tensor& delta,

@@ -38,23 +38,26 @@ inline constexpr bool kPaired = D > 64;
 template <int D>
 inline constexpr int kMaxThreads = (kPaired<D> ? 2 : 1) * kWarpSize* kMaxOwn / kGroup;
 template <int D>
-inline constexpr int kRowBytes = 2 * kRowStride<D>;  // from row to row in shared memory
+inline constexpr int kRowBytes = 4 * D + 16;  // from row to row in shared memory, see Shared::rows
 
 // --- the problem ---
 
+// The rows of q, k, v, o or of a gradient; row n of batch element b is number b N + n, less than 2^31.
 template <class T>
 struct HeadRows {
   T* data;
-  std::int64_t batch_stride, row_stride;  // in elements
+  int stride;  // elements from row to row
 
-  __device__ T* at(int b, int n, int element) const {
-    return data + b * batch_stride + n * row_stride + element;
+  __device__ T* at(int row, int element) const {
+    return data + static_cast<std::int64_t>(row) * stride + element;
   }
 };
 
 template <class T>
 HeadRows<T> head_rows(const Heads& heads) {
-  return {heads.data<T>(), heads.rows() * heads.row_stride(), heads.row_stride()};
+  check(heads.batch() * heads.rows() <= std::numeric_limits<std::int32_t>::max(), "attention: too many rows");
+  check(reinterpret_cast<std::uintptr_t>(heads.data<T>()) % 16 == 0, "attention: heads are not aligned");
+  return {heads.data<T>(), static_cast<int>(heads.row_stride())};
 }
 
 // Which keys the queries of a round may see at all, and which all of them may.
@@ -101,8 +104,9 @@ struct Problem {
 struct Place {
   WorkItem item;
   int b;
-  int offset;  // in the tile, of the first own row
-  int first;   // own row
+  int offset;    // in the tile, of the first own row
+  int first;     // own row
+  bool swapped;  // the warps' roles, see role_of_warp()
 };
 
 // One CTA per (work item, batch, part of the item's tile), the longest items first.
@@ -113,26 +117,38 @@ __device__ inline Place place_of_cta(const Problem& p, const WorkItem* items) {
   at.b = x / p.parts() % p.B;
   at.offset = x % p.parts() * p.own;
   at.first = at.item.tile * p.tile + at.offset;
+  at.swapped = x / p.multiprocessors % 2 == 1;
   return at;
 }
 
 // A warp's part in its CTA.
 struct Role {
   int group;
-  bool computes_p, computes_ds;
+  bool computes_ds;
 };
 
+// `x` of lane 0: tells the compiler that the whole warp has the same.
+__device__ inline int warp_uniform(int x) {
+  return __shfl_sync(kWholeWarp, x, 0);
+}
+
+// Warps w and w + 4 share a scheduler. With four groups each scheduler gets one warp of either kind. With two
+// groups the second CTA of a multiprocessor has them the other way round.
 template <int D>
-__device__ Role role_of_warp(const Problem& p) {
-  if constexpr (kPaired<D>) {
-    // Warps w and w + 4 share a scheduler. With four groups each gets one warp of either kind. With two
-    // groups the second CTA of a multiprocessor has them the other way round.
-    const int groups = p.own / kGroup;
-    const bool second = (warp_id() >= groups) != (static_cast<int>(blockIdx.x) / p.multiprocessors % 2 == 1);
-    return {warp_id() % groups, !second, second};
-  } else {
-    return {warp_id(), true, true};
-  }
+__device__ Role role_of_warp(const Problem& p, const Place& at) {
+  const int groups = p.own / kGroup;
+  if constexpr (kPaired<D>)
+    return {warp_uniform(warp_id() % groups), warp_uniform((warp_id() >= groups) != at.swapped) != 0};
+  else
+    return {warp_uniform(warp_id()), true};
+}
+
+// The thread's number among those of its kind that load a round; as many as there are own rows. Read anew at
+// each call: else all that follows from it would be computed early and kept in registers.
+__device__ inline int loading_thread(const Problem& p) {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread & (p.own - 1);
 }
 
 // --- shared memory ---
@@ -148,12 +164,13 @@ struct Round {
   float gate;
   std::uint32_t flags;
 };
-constexpr std::uint32_t kGeneral = 1;  // anything but S and the powers of two to compute
-constexpr std::uint32_t kLastOfTile = 2;
+constexpr std::uint32_t kGeneral = 1;  // there is more to P than e^(S - lse)
+constexpr std::uint32_t kBounded = 2;  // some pairs are forbidden by row bounds or lie beyond the last key
+constexpr std::uint32_t kLastOfTile = 4;
 
 // What streamed rows come with: in the dk, dv pass per query the log2 of its sum, delta, bounds and mask; in
 // the dq pass the mask's words per own query.
-struct RoundExtras {
+struct alignas(16) RoundExtras {
   union {
     struct {
       float log2_sum[kMaxRound], delta[kMaxRound];
@@ -165,20 +182,22 @@ struct RoundExtras {
 };
 
 struct Shared {
+  Place at;
   Round rounds[split_tiles(1) / 32];  // of an item: split_tiles() tiles at most
   RoundExtras extras[2];
   int2 bounds[kMaxOwn];                     // dq: of the own queries
   uint4 p[kMaxOwn / kGroup][2][kWarpSize];  // from the P warp of each group to its dS warp
   float gate_sums[2][kMaxOwn / kGroup];
   int counts[2 * kMaxOwn / kGroup];
-  // Rows of kRowBytes, as many as there is room for: two stages, each of a round's rows of one operand, then
-  // of the other. Before the second stage is needed, the own rows come there, and at the end the results.
+  // As many as there is room for: two stages of a round's rows. Before the second stage is needed, the own
+  // rows come there, and at the end the results. A row is one of q and one of o_grad, or one of k and one of
+  // v, side by side, and 16 bytes, so that the 8 rows which a load reads at once lie in different banks.
   alignas(16) unsigned char rows[1];
 };
 
 template <int D>
 int shared_bytes(const Problem& p) {
-  const int stage = 2 * p.round_rows() * kRowBytes<D>, own = 2 * p.own * kRowBytes<D>;
+  const int stage = p.round_rows() * kRowBytes<D>, own = p.own * kRowBytes<D>;
   return static_cast<int>(offsetof(Shared, rows)) + stage + std::max(stage, own);
 }
 
@@ -190,7 +209,7 @@ __device__ inline Shared& shared_memory() {
 template <int D>
 __device__ std::uint32_t stage_address(const Problem& p, int stage) {
   return shared_address(shared_memory().rows) +
-         static_cast<std::uint32_t>(stage * 2 * p.round_rows() * kRowBytes<D>);
+         static_cast<std::uint32_t>(stage * p.round_rows() * kRowBytes<D>);
 }
 template <int D>
 __device__ std::uint32_t own_address(const Problem& p) {
@@ -205,11 +224,27 @@ __device__ inline void copy_async(void* to, const void* from, bool valid) {
                : "memory");
 }
 
+// Rows [first, first + rows) of a batch element's `n` rows of x and y, side by side; zeros from row n on.
+// Shared among `threads` threads, of which the caller is number `thread`.
 template <int D>
-__device__ void load_rows(const HeadRows<const bfloat16>& from, int b, int head, int first, int end, int rows,
-                          std::uint32_t to) {
-  copy_rows<D>(from.at(b, first, head * D), 2 * from.row_stride, rows, end - first, to, warp_id(),
-               static_cast<int>(blockDim.x) / kWarpSize);
+__device__ void load_rows(const HeadRows<const bfloat16>& x, const HeadRows<const bfloat16>& y, int b, int n,
+                          int head, int first, int rows, std::uint32_t to, int thread, int threads) {
+  constexpr int kUnits = D / 8;  // of 16 bytes
+  const int rows_at_once = threads / kUnits, row = thread / kUnits, unit = thread % kUnits;
+  if (row >= rows_at_once) return;
+  const bfloat16* from_x = x.at(b * n + first + row, head * D + unit * 8);
+  const bfloat16* from_y = y.at(b * n + first + row, head * D + unit * 8);
+  const std::int64_t step_x = static_cast<std::int64_t>(rows_at_once) * x.stride,
+                     step_y = static_cast<std::int64_t>(rows_at_once) * y.stride;
+  to += static_cast<std::uint32_t>(row * kRowBytes<D> + unit * 16);
+#pragma unroll 4
+  for (int i = first + row; i < first + rows; i += rows_at_once) {
+    copy_async_16(to, from_x, i < n);
+    copy_async_16(to + 2 * D, from_y, i < n);
+    from_x += step_x;
+    from_y += step_y;
+    to += static_cast<std::uint32_t>(rows_at_once * kRowBytes<D>);
+  }
 }
 
 // --- the rounds of an item ---
@@ -255,9 +290,10 @@ __device__ bool make_round(const Problem& p, const Place& at, const Tile& tile, 
       kStreamsKeys ? bounds_of(p, at.b, at.first, p.own) : bounds_of(p, at.b, first, rows);
   if (!bounds.touch(first_key, key_end)) return false;
   // Missing rows are zeros. As queries they add nothing, but as keys they have a P.
-  const bool general = mask != kFullTile || p.gate || p.slopes || !bounds.cover(first_key, key_end) ||
-                       (kStreamsKeys && first + rows > p.M);
-  round = {first, tile.head, tile.number, mask, part, blocks & 0xffff, tile.gate, general ? kGeneral : 0};
+  const bool bounded = !bounds.cover(first_key, key_end) || (kStreamsKeys && first + rows > p.M);
+  const bool general = bounded || mask != kFullTile || p.gate || p.slopes;
+  round = {first, tile.head,       tile.number, mask,
+           part,  blocks & 0xffff, tile.gate,   (general ? kGeneral : 0) | (bounded ? kBounded : 0)};
   return true;
 }
 
@@ -304,7 +340,7 @@ __device__ int list_rounds(const Problem& p, const Place& at, TileOf&& tile_of) 
     }
     n = append_rounds(rounds, kept, n);
   }
-  return n;
+  return warp_uniform(n);
 }
 
 // --- products; the matrices of a group are [2 halves of 16 rows][..], see mma.cuh ---
@@ -318,9 +354,19 @@ using Scores = float[2][2 * blocks][4];  // C, 32 own rows x 16 streamed ones pe
 template <int blocks>
 using RoundedScores = std::uint32_t[2][blocks][4];  // A
 
+// Where a lane reads streamed rows for scores (down) and for sums (across), in bytes from their first.
+template <int D>
+__device__ std::uint32_t lane_down() {
+  return static_cast<std::uint32_t>(2 * block_offset_down(kRowBytes<D> / 2));
+}
+template <int D>
+__device__ std::uint32_t lane_across() {
+  return static_cast<std::uint32_t>(2 * block_offset_across(kRowBytes<D> / 2));
+}
+
 template <int D>
 __device__ void load_own(OwnRows<D>& own, std::uint32_t rows) {
-  rows += static_cast<std::uint32_t>(2 * block_offset_across(kRowStride<D>));
+  rows += lane_across<D>();
 #pragma unroll
   for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -328,7 +374,7 @@ __device__ void load_own(OwnRows<D>& own, std::uint32_t rows) {
       load_matrices(own[half][d], rows + static_cast<std::uint32_t>(half * 16 * kRowBytes<D> + d * 32));
 }
 
-// scores += own x streamed^T; `streamed` is the lane's address, block_offset_down().
+// scores += own x streamed^T; `streamed` is lane_down() beyond their address.
 template <int D, int blocks>
 __device__ void multiply_own(const OwnRows<D>& own, std::uint32_t streamed, Scores<blocks>& scores) {
 #pragma unroll
@@ -345,7 +391,7 @@ __device__ void multiply_own(const OwnRows<D>& own, std::uint32_t streamed, Scor
     }
 }
 
-// sums += weights x streamed; `streamed` is the lane's address, block_offset_across().
+// sums += weights x streamed; `streamed` is lane_across() beyond their address.
 template <int D, int blocks>
 __device__ void add_weighted(const RoundedScores<blocks>& weights, std::uint32_t streamed, Sums<D>& sums) {
 #pragma unroll
@@ -370,16 +416,6 @@ __device__ void zero(Sums<D>& sums) {
     for (int d = 0; d < D / 8; ++d)
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[half][d][i] = 0;
-}
-
-// Where a lane reads streamed rows for scores (down) and for sums (across).
-struct Operand {
-  std::uint32_t down, across;
-};
-template <int D>
-__device__ Operand operand_at(std::uint32_t rows) {
-  return {rows + static_cast<std::uint32_t>(2 * block_offset_down(kRowStride<D>)),
-          rows + static_cast<std::uint32_t>(2 * block_offset_across(kRowStride<D>))};
 }
 
 template <int blocks>
@@ -409,7 +445,9 @@ __device__ void widen_scores(const RoundedScores<blocks>& rounded, Scores<blocks
       }
 }
 
-// --- which pairs are allowed ---
+// --- from scores to P ---
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 __device__ inline std::uint32_t low_bits(int n) {
   return n <= 0 ? 0u : n >= 32 ? ~0u : (1u << n) - 1u;
@@ -419,9 +457,49 @@ __device__ inline std::uint32_t keys_within(int2 bounds, int first) {
   return low_bits(bounds.y - first) & ~low_bits(bounds.x - first);
 }
 
-// e^(S - lse), without the gate; NaN stays NaN.
-__device__ inline float cut_exp2(float exponent) {
-  return fast_exp2(exponent > kGreatestExponent ? kGreatestExponent : exponent);
+template <int blocks>
+__device__ void raise(Scores<blocks>& exponents) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int j = 0; j < 2 * blocks; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) exponents[half][j][i] = fast_exp2(exponents[half][j][i]);
+}
+// The same, cut and times the gate; NaN stays NaN.
+template <int blocks>
+__device__ void raise_cut(float gate, Scores<blocks>& exponents) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int j = 0; j < 2 * blocks; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float x = exponents[half][j][i];
+        exponents[half][j][i] = gate * fast_exp2(x > kGreatestExponent ? kGreatestExponent : x);
+      }
+}
+
+// --- the blocks of a round ---
+
+// Where a warp is in its round: addresses in shared memory, and the number of the block.
+struct Cursor {
+  std::uint32_t down, across;  // of the lane in the block's rows, for scores and for sums
+  int block;
+};
+
+// Calls f with the first of each `blocks` blocks of the round's `rows` rows that hold allowed pairs, by
+// `wanted`, the MaskParts of the group.
+template <int D, bool kGeneralRound, int blocks, class F>
+__device__ void for_each_block(std::uint32_t stage, int rows, std::uint32_t wanted, F&& f) {
+  Cursor at{stage + lane_down<D>(), stage + lane_across<D>(), 0};
+#pragma unroll 1
+  do {
+    if (!kGeneralRound || (wanted >> (4 * at.block) & (blocks == 1 ? 0x1u : 0x11u))) f(at);
+    at.down += blocks * kBlock * kRowBytes<D>;
+    at.across += blocks * kBlock * kRowBytes<D>;
+    at.block += blocks;
+  } while (at.block * kBlock < rows);
 }
 
 // --- P on its way from one warp of a pair to the other; a buffer per group, guarded by two barriers ---
@@ -518,9 +596,9 @@ __device__ void write_result(const Problem& p, const Place& at, int group, const
                              int end) {
   const int row = group * kGroup;
   if (at.item.slot >= 0) return write_segment<D>(sums, factor, segments.at(p, at, kind, row, D));
-  unsigned char* room = shared_memory().rows + (kind * p.own + row) * kRowBytes<D>;
-  write_rows<D>(sums, factor, room, gradient.at(at.b, at.first + row, at.item.head * D), gradient.row_stride,
-                end - at.first - row);
+  unsigned char* room = shared_memory().rows + row * kRowBytes<D> + kind * 2 * D;
+  write_rows<D>(sums, factor, room, gradient.at(at.b * end + at.first + row, at.item.head * D),
+                gradient.stride, end - at.first - row);
 }
 
 // --- the passes ---
