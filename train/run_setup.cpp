@@ -72,6 +72,8 @@ RunSetup set_up_run(const Config& config) {
   setup.layouts = build_layouts(setup.config, setup.config.data.seq_len);
   setup.flops_per_token = model_flops_per_token(setup.config.model, setup.layouts);
   setup.peak_flops = measure_peak_flops(device_of(given), compute_dtype(given));
+  allocator(device_of(given)).release_cached();  // what the measurement took is no part of the run
+  allocator(device_of(given)).reset_peak();
   setup.memory = plan_memory(setup.config, setup.config.model, setup.layouts);
   return setup;
 }
