@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -279,10 +280,12 @@ class CudaAllocator final : public Allocator {
   }
 
  private:
+  // FILIGREE_CUDA_POOLING=off, for compute-sanitizer: every tensor is an allocation of its own.
   std::shared_ptr<CachingAllocator> make_pool() const {
-    return std::make_shared<CachingAllocator>(Device::cuda(device_).str(),
-                                              std::make_unique<CudaMemory>(device_), true, kCudaAlignment,
-                                              statistics_);
+    const char* pooling = std::getenv("FILIGREE_CUDA_POOLING");
+    return std::make_shared<CachingAllocator>(
+        Device::cuda(device_).str(), std::make_unique<CudaMemory>(device_),
+        !pooling || std::strcmp(pooling, "off") != 0, kCudaAlignment, statistics_);
   }
 
   int device_;
