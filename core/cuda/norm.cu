@@ -2,6 +2,7 @@
 // is read once and stays in the registers of its team of warps; rows too wide for that are read again, out of
 // the caches.
 #include <algorithm>
+#include <cmath>
 
 #include "core/cuda/column_sum.cuh"
 #include "core/cuda/reduce.cuh"
@@ -60,13 +61,13 @@ struct NormForward {
   Acc *mean, *rstd;
   bool wide;
 
-  // x + branch of some columns of a row, stored in `sum`.
-  __device__ Pack<T> load_sum(std::int64_t row, std::int64_t c) const {
-    const std::int64_t at = row * n + c;
-    const Pack<T> pack = load_pack(x + at, n - c, wide);
-    if (!branch) return pack;
-    const Pack<T> both = add_packs(pack, load_pack(branch + at, n - c, wide));
-    store_pack(sum + at, both, n - c, wide);
+  __device__ Pack<T> load(const T* tensor, std::int64_t row, std::int64_t c) const {
+    return load_pack(tensor + row * n + c, n - c, wide);
+  }
+  // x + branch, which is stored in `sum`.
+  __device__ Pack<T> store_sum(std::int64_t row, std::int64_t c, const Pack<T>& a, const Pack<T>& b) const {
+    const Pack<T> both = add_packs(a, b);
+    store_pack(sum + row * n + c, both, n - c, wide);
     return both;
   }
   __device__ Acc row_rstd(Acc squares) const {
@@ -107,10 +108,18 @@ __global__ void __launch_bounds__(kMaxThreads, 2) norm_forward_kernel(NormForwar
   using Acc = compute_t<T>;
   const std::int64_t row = grid_row();
   if (row >= a.rows) return;
-  Pack<T> x[kPacks];
+  Pack<T> x[kPacks], branch[kPacks];
 #pragma unroll
-  for (int p = 0; p < kPacks; ++p)
-    if (pack_column<T>(p) < a.n) x[p] = a.load_sum(row, pack_column<T>(p));
+  for (int p = 0; p < kPacks; ++p) {
+    if (pack_column<T>(p) >= a.n) continue;
+    x[p] = a.load(a.x, row, pack_column<T>(p));
+    if (a.branch) branch[p] = a.load(a.branch, row, pack_column<T>(p));
+  }
+  if (a.branch) {
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p)
+      if (pack_column<T>(p) < a.n) x[p] = a.store_sum(row, pack_column<T>(p), x[p], branch[p]);
+  }
   Acc mean = 0;
   if (a.mean) {
 #pragma unroll
@@ -137,17 +146,19 @@ __global__ void __launch_bounds__(kMaxThreads) norm_forward_wide_kernel(NormForw
   using Acc = compute_t<T>;
   const std::int64_t row = blockIdx.x, n = a.n, step = kMaxThreads * kPackSize<T>;
   const std::int64_t first = std::int64_t{threadIdx.x} * kPackSize<T>;
-  const T* x = (a.branch ? a.sum : a.x) + row * n;
+  const T* x = a.branch ? a.sum : a.x;
   Acc mean = 0;
-  for (std::int64_t c = first; c < n; c += step) mean += pack_sum(a.load_sum(row, c));
+  for (std::int64_t c = first; c < n; c += step) {
+    Pack<T> pack = a.load(a.x, row, c);
+    if (a.branch) pack = a.store_sum(row, c, pack, a.load(a.branch, row, c));
+    mean += pack_sum(pack);
+  }
   mean = a.mean ? team_sum(mean) / static_cast<Acc>(n) : Acc(0);
   Acc squares = 0;
-  for (std::int64_t c = first; c < n; c += step)
-    squares += pack_squares(load_pack(x + c, n - c, a.wide), mean, n - c);
+  for (std::int64_t c = first; c < n; c += step) squares += pack_squares(a.load(x, row, c), mean, n - c);
   const Acc rstd = a.row_rstd(team_sum(squares));
   a.store_statistics(row, mean, rstd);
-  for (std::int64_t c = first; c < n; c += step)
-    a.store_normed(row, c, load_pack(x + c, n - c, a.wide), mean, rstd);
+  for (std::int64_t c = first; c < n; c += step) a.store_normed(row, c, a.load(x, row, c), mean, rstd);
 }
 
 template <class T>
@@ -184,18 +195,19 @@ struct NormBackward {
     }
     return s;
   }
-  __device__ void store_dx(std::int64_t row, std::int64_t c, const Pack<T>& d, const Pack<T>& v, Acc m, Acc r,
-                           const TwoSums<Acc>& s) const {
+  // Zeros where there is none.
+  __device__ Pack<T> load_dsum(std::int64_t row, std::int64_t c) const {
+    return dsum ? load_pack(dsum + row * n + c, n - c, wide) : Pack<T>{};
+  }
+  __device__ void store_dx(std::int64_t row, std::int64_t c, const Pack<T>& d, const Pack<T>& v,
+                           const Pack<T>& residual, Acc m, Acc r, const TwoSums<Acc>& s) const {
     const Acc mean_g = mean ? s.g / static_cast<Acc>(n) : Acc(0);
     const Acc slope = s.g_x / static_cast<Acc>(n) * r * r;
     const auto w = load_pack<Acc, kSize>(weight + c, n - c, wide);
-    const std::int64_t at = row * n + c;
-    Pack<T> residual{};
-    if (dsum) residual = load_pack(dsum + at, n - c, wide);
     Pack<T> out;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) out.set(i, residual[i] + r * (d[i] * w[i] - mean_g - (v[i] - m) * slope));
-    store_pack(dx + at, out, n - c, wide);
+    store_pack(dx + row * n + c, out, n - c, wide);
   }
 };
 
@@ -238,33 +250,36 @@ __global__ void __launch_bounds__(kMaxThreads) norm_backward_kernel(NormBackward
   const std::int64_t step = std::int64_t{gridDim.x} * blockDim.y;
   for (std::int64_t first = std::int64_t{blockIdx.x} * blockDim.y; first < a.rows; first += step) {
     const std::int64_t row = first + threadIdx.y;
-    const std::int64_t n = row < a.rows ? a.n : 0;  // no columns for a team without a row
-    Pack<T> dy[kPacks], x[kPacks];
+    const int n = row < a.rows ? static_cast<int>(a.n) : 0;  // no columns for a team without a row
+    Pack<T> dy[kPacks], x[kPacks], residual[kPacks];
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const int c = pack_column<T>(p);
       if (c >= n) continue;
-      dy[p] = load_pack(a.dy + row * n + c, n - c, a.wide);
-      x[p] = load_pack(a.x + row * n + c, n - c, a.wide);
+      dy[p] = load_pack(a.dy + row * a.n + c, n - c, a.wide);
+      x[p] = load_pack(a.x + row * a.n + c, n - c, a.wide);
+      residual[p] = a.load_dsum(row, c);
     }
     const Acc mean = n > 0 ? a.row_mean(row) : Acc(0), rstd = n > 0 ? a.rstd[row] : Acc(0);
     TwoSums<Acc> sums{0, 0};
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p)
-      if (pack_column<T>(p) < n) sums = sums + a.sums(dy[p], x[p], pack_column<T>(p), mean);
-    sums = team_reduce(sums, TwoSums<Acc>{0, 0}, Plus{});
-    keep_packed(dy);
-    keep_packed(x);
-#pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       if (pack_column<T>(p) >= n) continue;
-      if (a.dx) a.store_dx(row, pack_column<T>(p), dy[p], x[p], mean, rstd, sums);
+      sums = sums + a.sums(dy[p], x[p], pack_column<T>(p), mean);
 #pragma unroll
       for (int i = 0; i < kSize; ++i) {
         dweight[p][i] += dy[p][i] * ((x[p][i] - mean) * rstd);
         dbias[p][i] += dy[p][i];
       }
     }
+    sums = team_reduce(sums, TwoSums<Acc>{0, 0}, Plus{});
+    if (!a.dx) continue;
+    keep_packed(dy);
+    keep_packed(x);
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p)
+      if (pack_column<T>(p) < n)
+        a.store_dx(row, pack_column<T>(p), dy[p], x[p], residual[p], mean, rstd, sums);
   }
   if (!a.partial) return;
   add_teams(dweight);
@@ -287,7 +302,8 @@ __global__ void __launch_bounds__(kMaxThreads) norm_backward_wide_kernel(NormBac
     sums = sums + a.sums(load_pack(dy + c, n - c, a.wide), load_pack(x + c, n - c, a.wide), c, mean);
   sums = team_reduce(sums, TwoSums<Acc>{0, 0}, Plus{});
   for (std::int64_t c = first; c < n; c += step)
-    a.store_dx(row, c, load_pack(dy + c, n - c, a.wide), load_pack(x + c, n - c, a.wide), mean, rstd, sums);
+    a.store_dx(row, c, load_pack(dy + c, n - c, a.wide), load_pack(x + c, n - c, a.wide), a.load_dsum(row, c),
+               mean, rstd, sums);
 }
 
 // dweight's summands, for rows too wide for registers.

@@ -1,4 +1,5 @@
 // Optimizer steps, one pass over memory and one launch each (for up to 500 tensors).
+#include <algorithm>
 #include <cmath>
 
 #include "core/cuda/chunk_table.cuh"
