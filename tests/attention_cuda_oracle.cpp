@@ -292,5 +292,25 @@ TEST_F(AttentionCudaOracle, PackedHeadsGiveTheSameBits) {
   }
 }
 
+TEST_F(AttentionCudaOracle, RefusesWhatItDoesNotCompute) {
+  const auto refuses = [&](int tile, std::int64_t D, DType dtype) {
+    const PatternPtr pattern = test::parse_pattern("{full: {}}");
+    const auto layout = std::make_shared<TileLayout>(build_layout(*pattern, Geometry{40, true, tile}, 1));
+    const Var x(Tensor::zeros({1, 40, 1, D}, dtype, device));
+    try {
+      sparse_attention(x, x, x, layout);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::usage);
+      return true;
+    }
+    return false;
+  };
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) EXPECT_TRUE(refuses(16, 64, dtype));
+  for (const std::int64_t D : {16, 24, 40, 144, 256}) {
+    EXPECT_TRUE(refuses(32, D, DType::bf16)) << D;
+    EXPECT_FALSE(refuses(32, D, DType::f32)) << D;
+  }
+}
+
 }  // namespace
 }  // namespace filigree

@@ -24,19 +24,16 @@ using CudaTest = OnCuda<testing::Test>;
 template <class Parameter>
 using CudaTestWith = OnCuda<testing::TestWithParam<Parameter>>;
 
-// Fills the memory that the next tensors will get with NaN (in f32, f64 and bf16 alike), so that an element
-// that a kernel forgets to write shows. To be called while the test holds few tensors there.
+// Fills the memory that the next tensors will get with NaN, so that an element that a kernel forgets to write
+// shows. To be called while few tensors are there: only wholly free segments are given back first.
 inline void poison_free_memory(Device device) {
-  constexpr std::int64_t kSmall = std::int64_t{1} << 19, kLarge = std::int64_t{1} << 26;  // two pools: bytes
+  constexpr std::int64_t kSmall = std::int64_t{1} << 18, kLarge = std::int64_t{1} << 25;  // of two pools
   constexpr int kSmallBlocks = 32;
-  constexpr double kAllBits = std::numeric_limits<std::uint8_t>::max();
-  // Never freed: CUDA may be gone before a static tensor is.
-  static const auto* const pattern = new Tensor(Tensor::full({kLarge}, kAllBits, DType::u8, device));
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
   allocator(device).release_cached();
-  std::vector<Tensor> blocks;
-  for (int i = 0; i < kSmallBlocks; ++i) blocks.push_back(Tensor::empty({kSmall}, DType::u8, device));
-  blocks.push_back(Tensor::empty({kLarge}, DType::u8, device));
-  for (Tensor& block : blocks) block.copy_from(pattern->slice(0, block.numel()));
+  // Two or four NaN in bf16 are one in f32 or f64.
+  std::vector<Tensor> blocks{Tensor::full({kLarge}, kNaN, DType::bf16, device)};
+  for (int i = 0; i < kSmallBlocks; ++i) blocks.push_back(Tensor::full({kSmall}, kNaN, DType::bf16, device));
 }
 
 }  // namespace filigree
