@@ -56,16 +56,16 @@ __global__ void __launch_bounds__(kThreads)
   if (lane_id() == 0) parts[mask] = found;
 }
 
-// A warp per round of queries.
+// A warp per tile of queries.
 __global__ void __launch_bounds__(kThreads)
-    round_bounds_kernel(const std::int32_t* row_bounds, std::int64_t n_rounds, int rounds_per_batch,
-                        int round_rows, int N, int M, RoundBounds* to) {
-  const std::int64_t round = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kWarpSize) + warp_id();
-  if (round >= n_rounds) return;
-  const std::int64_t b = round / rounds_per_batch;
-  const int first = static_cast<int>(round % rounds_per_batch) * round_rows;
-  RoundBounds all{M, 0, 0, M};
-  for (int n = first + lane_id(); n < min(N, first + round_rows); n += kWarpSize) {
+    tile_bounds_kernel(const std::int32_t* row_bounds, std::int64_t n_tiles, int tiles_per_batch, int tile,
+                       int N, int M, TileBounds* to) {
+  const std::int64_t place = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kWarpSize) + warp_id();
+  if (place >= n_tiles) return;
+  const std::int64_t b = place / tiles_per_batch;
+  const int first = static_cast<int>(place % tiles_per_batch) * tile;
+  TileBounds all{M, 0, 0, M};
+  for (int n = first + lane_id(); n < min(N, first + tile); n += kWarpSize) {
     const std::int32_t* bounds = row_bounds + 2 * (b * N + n);
     const int low = max(bounds[0], 0), high = max(0, min(bounds[1], M));
     all.greatest_low = max(all.greatest_low, low);
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads)
   all.least_high = __reduce_min_sync(kWholeWarp, all.least_high);
   all.least_low = __reduce_min_sync(kWholeWarp, all.least_low);
   all.greatest_high = __reduce_max_sync(kWholeWarp, all.greatest_high);
-  if (lane_id() == 0) to[round] = all;
+  if (lane_id() == 0) to[place] = all;
 }
 
 // Four neighbouring elements of a split row to each thread.
@@ -121,12 +121,11 @@ void mask_parts(Context context, const Tensor& masks, int tile, MaskParts* parts
   check_launch();
 }
 
-void round_bounds(Context context, const Problem& p, RoundBounds* to) {
-  const std::int64_t per_batch = divide_up(p.N, p.round_rows()), n = p.B * per_batch;
+void tile_bounds(Context context, const Problem& p, TileBounds* to) {
+  const std::int64_t n = static_cast<std::int64_t>(p.B) * p.query_tiles;
   if (n == 0) return;
-  round_bounds_kernel<<<static_cast<unsigned>(divide_up(n, kThreads / kWarpSize)), kThreads, 0,
-                        stream(context)>>>(p.row_bounds, n, static_cast<int>(per_batch), p.round_rows(), p.N,
-                                           p.M, to);
+  tile_bounds_kernel<<<static_cast<unsigned>(divide_up(n, kThreads / kWarpSize)), kThreads, 0,
+                       stream(context)>>>(p.row_bounds, n, p.query_tiles, p.tile, p.N, p.M, to);
   check_launch();
 }
 
@@ -141,8 +140,10 @@ Problem make_problem(Context context, const AttentionInput& in, const DeviceLayo
   p.H = static_cast<int>(in.q.count);
   p.G = static_cast<int>(in.k.count);
   p.tile = in.layout->tile();
+  check(p.tile >= kLeastTile && p.tile <= kGreatestTile,
+        "attention: the bf16 kernels were given another tile");
+  p.query_tiles = static_cast<int>(in.layout->query_tiles());
   p.key_tiles = static_cast<int>(in.layout->key_tiles());
-  p.own = std::min(p.tile, kMaxOwn);
   p.multiprocessors = multiprocessors(context);
   p.head_pattern = data<std::int32_t>(layout.head_pattern);
   p.columns = data<std::int32_t>(layout.columns);
@@ -197,9 +198,9 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
   p.mask_parts = data<MaskParts>(parts);
   Tensor bounds;
   if (p.row_bounds) {
-    bounds = workspace<RoundBounds>(context, p.B * divide_up(p.N, p.round_rows()));
-    round_bounds(context, p, data<RoundBounds>(bounds));
-    p.round_bounds = data<RoundBounds>(bounds);
+    bounds = workspace<TileBounds>(context, static_cast<std::int64_t>(p.B) * p.query_tiles);
+    tile_bounds(context, p, data<TileBounds>(bounds));
+    p.tile_bounds = data<TileBounds>(bounds);
   }
   const int D = static_cast<int>(in.q.dim());
   key_gradients(context, p, D, layout.key_work);

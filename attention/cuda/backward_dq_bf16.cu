@@ -1,30 +1,33 @@
-// The dq pass of the bf16 backward (backward_bf16.cuh): a CTA owns queries of a tile of a head, or of a
+// The dq pass of the bf16 backward (backward_bf16.cuh): a CTA owns the queries of a tile for a head, or for a
 // segment of its row, and streams the keys that they meet:
 //   S = Q K^T,  P0 = e^(S - lse),  dP = dO V^T,  dS = m P0 (dP - Delta),  dq += dS K
-// and per tile, in one CTA, dm = sum of P0 (dP - Delta).
+// and, each tile being visited by one CTA, dm = the sum of P0 (dP - Delta) over the tile.
 #include "attention/cuda/backward_bf16.cuh"
 
 namespace filigree::cuda::backward16 {
 namespace {
 
+// Thread i also copies the mask's row of own query i.
 template <int D>
-inline constexpr int kResident = D <= 32      ? 3
-                                 : kPaired<D> ? 1
-                                              : 2;
-template <int D>
-__device__ void load_round(const Problem& p, const Place& at, const Round& round, int stage, int thread) {
-  const int kv_head = at.item.head / (p.H / p.G);
-  load_rows<D>(p.k, p.v, at.b, p.M, kv_head, round.first, p.round_rows(), stage_address<D>(p, stage), thread,
-               p.own);
-  if (round.mask == kFullTile) return;
-  const std::int64_t row = static_cast<std::int64_t>(round.mask) * p.tile + at.offset + thread;
-  copy_async<8>(&shared_memory().extras[stage].masks[4 * thread],
-                p.masks + row * ((p.tile + 63) / 64) + round.part, true);
+__device__ void load_visit(const Problem& p, int v) {
+  const Shared& shared = shared_memory();
+  const Visit& visit = shared.visits[v];
+  const int i = loading_thread(p);
+  load_rows<D>(p.k, p.v, shared.at.b, p.M, shared.at.item.head / (p.H / p.G), visit.first, p.tile,
+               stage_address<D>(p, v % 2), i);
+  if (visit.mask == kFullTile) return;
+  Extras& extras = shared_memory().extras[v % 2];
+  const std::uint64_t* mask = p.masks + (static_cast<std::int64_t>(visit.mask) * p.tile + i) * p.mask_words();
+  if (p.mask_words() == 2)
+    copy_async<16>(&extras.masks[2 * i], mask, true);
+  else
+    copy_async<8>(&extras.masks[i], mask, true);
 }
 
 // Which keys each of the own queries may see by its bounds; none for missing queries.
-__device__ void load_bounds(const Problem& p, const Place& at) {
-  for (int i = static_cast<int>(threadIdx.x); i < p.own; i += static_cast<int>(blockDim.x)) {
+__device__ void load_bounds(const Problem& p) {
+  const Place& at = shared_memory().at;
+  for (int i = static_cast<int>(threadIdx.x); i < p.tile; i += static_cast<int>(blockDim.x)) {
     const int query = at.first + i;
     int2 bounds{0, query < p.N ? p.M : 0};
     if (p.row_bounds && query < p.N) {
@@ -36,254 +39,253 @@ __device__ void load_bounds(const Problem& p, const Place& at) {
 }
 
 // What `from` [B, H, N] has for the lane's queries, lane / 4 + 8 i of the group; 0 for missing queries.
-using RowConstants = float[4];
+struct RowConstants {
+  float of[4];
 
-__device__ void load_constants(const Problem& p, const Place& at, int group, const float* from,
-                               RowConstants& to) {
-  from += (static_cast<std::int64_t>(at.b) * p.H + at.item.head) * p.N;
+  __device__ RowConstants(const Problem& p, int group, const float* from) {
+    const Place& at = shared_memory().at;
+    from += (static_cast<std::int64_t>(at.b) * p.H + at.item.head) * p.N;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int query = at.first + group * kGroup + 8 * i + lane_id() / 4;
-    to[i] = query < p.N ? from[query] : 0.0f;
+    for (int i = 0; i < 4; ++i) {
+      const int query = at.first + group * kGroup + 8 * i + lane_id() / 4;
+      of[i] = query < p.N ? from[query] : 0.0f;
+    }
   }
+  __device__ float at(int e) const {
+    return of[e / 8 * 2 + e / 2 % 2];
+  }  // for element e of scores
+};
+
+// The lane's keys in a block are the two from this one on, and those 8 further on.
+__device__ int lane_key(int block) {
+  return block * kBlock + lane_id() % 4 * 2;
 }
 
-// The lane's keys in a block are the two from this one of the block on, and the two 8 further on.
-__device__ int lane_key() {
-  return lane_id() % 4 * 2;
-}
-
-template <int blocks>
-__device__ void add_alibi(const Problem& p, const Place& at, int group, const Round& round, int block,
-                          Scores<blocks>& exponents) {
-  const float slope = p.slopes[at.item.head] * kLog2E;
-  const int distance =
-      at.first + group * kGroup + lane_id() / 4 - (round.first + block * kBlock + lane_key());
+__device__ void add_alibi(const Problem& p, int group, const Cursor& at, int block, Scores& exponents) {
+  const Shared& shared = shared_memory();
+  const float slope = p.slopes[shared.at.item.head] * kLog2E;
+  const int query = shared.at.first + group * kGroup + lane_id() / 4;
+  const int distance = query - (shared.visits[at.visit].first + lane_key(block));
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int j = 0; j < 2 * blocks; ++j)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        float& x = exponents[i / 2][j][i % 2 * 2 + c];
-        x = fmaf(-slope, static_cast<float>(abs(distance + 8 * i - 8 * j - c)), x);
-      }
+  for (int e = 0; e < 16; ++e) {
+    const int row = e / 8 * 16 + e / 2 % 2 * 8, key = e / 4 % 2 * 8 + e % 2;
+    element(exponents, e) =
+        fmaf(-slope, static_cast<float>(abs(distance + row - key)), element(exponents, e));
+  }
 }
 
 // -inf where the pair is not allowed.
-template <int blocks>
-__device__ void forbid(int group, const Round& round, int stage, int block, Scores<blocks>& exponents) {
-  const bool masked = round.mask != kFullTile, bounded = round.flags & kBounded;
+__device__ void forbid(const Problem& p, int group, const Cursor& at, int block, Scores& exponents) {
+  const Shared& shared = shared_memory();
+  const Visit& visit = shared.visits[at.visit];
+  const bool masked = visit.mask != kFullTile, bounded = visit.flags & kBounded;
+  const auto* masks =
+      reinterpret_cast<const std::uint16_t*>(shared.extras[at.visit % 2].masks);  // of a block of keys
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int row = group * kGroup + 8 * i + lane_id() / 4;
-    const int2 bounds = shared_memory().bounds[row];
+    const int query = group * kGroup + 8 * i + lane_id() / 4;
+    std::uint32_t allowed = masked ? masks[4 * p.mask_words() * query + block] : 0xffffu;
+    if (bounded) allowed &= keys_within(shared.bounds[query], visit.first + block * kBlock);
+    allowed >>= lane_key(0);
 #pragma unroll
-    for (int b = 0; b < blocks; ++b) {
-      std::uint32_t allowed = masked ? shared_memory().extras[stage].masks[4 * row + block + b] : 0xffffu;
-      if (bounded) allowed &= keys_within(bounds, round.first + (block + b) * kBlock);
-      allowed >>= lane_key();
+    for (int j = 0; j < 2; ++j)
 #pragma unroll
-      for (int j = 0; j < 2; ++j)
+      for (int c = 0; c < 2; ++c)
+        if (!(allowed >> (8 * j + c) & 1u)) exponents[i / 2][j][i % 2 * 2 + c] = -kInfinity;
+  }
+}
+
+// Q K^T -> P0
+template <bool kGeneralVisit>
+__device__ void probabilities(const Problem& p, int group, const RowConstants& log2_sums, const Cursor& at,
+                              int block, Scores& s) {
 #pragma unroll
-        for (int c = 0; c < 2; ++c)
-          if (!(allowed >> (8 * j + c) & 1u)) exponents[i / 2][2 * b + j][i % 2 * 2 + c] = -kInfinity;
+  for (int e = 0; e < 16; ++e) {
+    const float exponent = fmaf(element(s, e), p.log2_scale, -log2_sums.at(e));
+    element(s, e) = kGeneralVisit ? exponent : fast_exp2(exponent);
+  }
+  if constexpr (kGeneralVisit) {
+    const Visit& visit = shared_memory().visits[at.visit];
+    if (p.slopes) add_alibi(p, group, at, block, s);
+    if (visit.mask != kFullTile || (visit.flags & kBounded)) forbid(p, group, at, block, s);
+    raise_cut(1, s);
+  }
+}
+
+// What all warps share.
+struct QueryWarp {
+  const Problem& p;
+  int group;
+  float gate_sum = 0;
+
+  __device__ QueryWarp(const Problem& problem, int number) : p(problem), group(number) {}
+
+  // dP -> dS; P0 (dP - Delta) is added to gate_sum.
+  template <bool kGeneralVisit, class P>
+  __device__ void score_gradients(const P& p0, const RowConstants& deltas, const Cursor& at, Scores& dp) {
+#pragma unroll
+    for (int e = 0; e < 16; ++e) {
+      float& x = element(dp, e);
+      x = element(p0, e) * (x - deltas.at(e));
+      if constexpr (kGeneralVisit) {
+        gate_sum += x;
+        x *= shared_memory().visits[at.visit].gate;
+      }
     }
   }
-}
 
-// Q K^T -> P0, of `blocks` blocks of keys from `block` on.
-template <bool kGeneralRound, int blocks>
-__device__ void probabilities(const Problem& p, const Place& at, int group, const RowConstants& log2_sums,
-                              const Round& round, int stage, int block, Scores<blocks>& s) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half)
-#pragma unroll
-    for (int j = 0; j < 2 * blocks; ++j)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        s[half][j][i] = fmaf(s[half][j][i], p.log2_scale, -log2_sums[2 * half + i / 2]);
-  if constexpr (kGeneralRound) {
-    if (p.slopes) add_alibi<blocks>(p, at, group, round, block, s);
-    if (round.mask != kFullTile || (round.flags & kBounded)) forbid<blocks>(group, round, stage, block, s);
-    raise_cut<blocks>(1, s);
-  } else {
-    raise<blocks>(s);
+  // Writes the gate gradient of the visit before, which all groups have left their shares of.
+  __device__ void begin_visit(int v) const {
+    if (!p.gate_grad || v == 0 || threadIdx.x != 0) return;
+    const Shared& shared = shared_memory();
+    float sum = 0;
+    for (int g = 0; g < p.tile / kGroup; ++g) sum += shared.gate_sums[(v - 1) % 2][g];
+    p.gate_grad[shared.at.b * p.gate_size + p.gate_base[shared.at.item.head] + shared.visits[v - 1].number] =
+        sum;
   }
-}
 
-// dP -> dS; P0 (dP - Delta) is added to gate_sum.
-template <bool kGeneralRound, int blocks>
-__device__ void score_gradients(const RowConstants& deltas, float gate, const Scores<blocks>& p0,
-                                Scores<blocks>& dp, float& gate_sum) {
+  // Leaves the group's share.
+  __device__ void end_visit(int v) {
+    if (!p.gate_grad) return;
 #pragma unroll
-  for (int half = 0; half < 2; ++half)
-#pragma unroll
-    for (int j = 0; j < 2 * blocks; ++j)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float& x = dp[half][j][i];
-        x = p0[half][j][i] * (x - deltas[2 * half + i / 2]);
-        if constexpr (kGeneralRound) {
-          gate_sum += x;
-          x *= gate;
-        }
-      }
-}
+    for (int lanes = kWarpSize / 2; lanes > 0; lanes /= 2)
+      gate_sum += __shfl_xor_sync(kWholeWarp, gate_sum, lanes);
+    if (lane_id() == 0) shared_memory().gate_sums[v % 2][group] = gate_sum;
+    gate_sum = 0;
+  }
+};
 
-// D <= 64: one warp does everything for its queries.
+// D <= 64: does everything for its queries, two blocks of keys at a time.
 template <int D>
-struct WholeWarp {
-  static constexpr int kBlocks = 2;  // at a time
+struct WholeWarp : QueryWarp {
+  static constexpr int kBlocks = 2;
   OwnRows<D> q, o_grad;
   Sums<D> q_grad;
   RowConstants log2_sums, deltas;
-  float gate_sum = 0;
 
-  __device__ void begin(const Problem& p, const Place& at, Role role) {
-    const std::uint32_t own =
-        own_address<D>(p) + static_cast<std::uint32_t>(role.group * kGroup * kRowBytes<D>);
-    load_own<D>(q, own);
-    load_own<D>(o_grad, own + 2 * D);
-    zero<D>(q_grad);
-    load_constants(p, at, role.group, p.log2_sum, log2_sums);
-    load_constants(p, at, role.group, p.delta, deltas);
+  __device__ WholeWarp(const Problem& problem, int number, std::uint32_t rows)
+      : QueryWarp(problem, number),
+        log2_sums(problem, number, problem.log2_sum),
+        deltas(problem, number, problem.delta) {
+    load_own<D>(q, rows);
+    load_own<D>(o_grad, rows + 2 * D);
+    clear<D>(q_grad);
   }
 
-  template <bool kGeneralRound>
-  __device__ void add(const Problem& p, const Place& at, Role role, const Round& round, int stage,
-                      const Cursor& cursor) {
-    Scores<kBlocks> s = {}, ds = {};
-    RoundedScores<kBlocks> rounded;
-    multiply_own<D, kBlocks>(q, cursor.down, s);
-    multiply_own<D, kBlocks>(o_grad, cursor.down + 2 * D, ds);
-    probabilities<kGeneralRound, kBlocks>(p, at, role.group, log2_sums, round, stage, cursor.block, s);
-    score_gradients<kGeneralRound, kBlocks>(deltas, round.gate, s, ds, gate_sum);
-    round_scores<kBlocks>(ds, rounded);
-    add_weighted<D, kBlocks>(rounded, cursor.across, q_grad);
-  }
-
-  __device__ void end(const Problem& p, const Place& at, Role role, const Segments& segments) {
-    write_result<D>(p, at, role.group, q_grad, p.scale, p.q_grad, segments, 0, p.N);
-  }
-};
-
-// D > 64: the P warp has Q, the dS warp dO and dq.
-template <int D>
-struct WarpOfPair {
-  static constexpr int kBlocks = 1;
-  OwnRows<D> own;
-  Sums<D> q_grad;
-  RowConstants constants;  // log2_sum or delta
-  float gate_sum = 0;
-
-  __device__ void begin(const Problem& p, const Place& at, Role role) {
-    load_own<D>(own, own_address<D>(p) + static_cast<std::uint32_t>(role.group * kGroup * kRowBytes<D> +
-                                                                    (role.computes_ds ? 2 * D : 0)));
-    zero<D>(q_grad);
-    load_constants(p, at, role.group, role.computes_ds ? p.delta : p.log2_sum, constants);
-    if (role.computes_ds) arrive_at(buffer_free(role.group));
-  }
-
-  template <bool kGeneralRound>
-  __device__ void add(const Problem& p, const Place& at, Role role, const Round& round, int stage,
-                      const Cursor& cursor) {
-    Scores<1> s = {};
-    RoundedScores<1> rounded;
-    multiply_own<D, 1>(own, cursor.down + (role.computes_ds ? 2 * D : 0), s);
-    if (role.computes_ds) {
-      Scores<1> p0;
-      receive(role.group, rounded);
-      widen_scores<1>(rounded, p0);
-      score_gradients<kGeneralRound, 1>(constants, round.gate, p0, s, gate_sum);
-      round_scores<1>(s, rounded);
-      add_weighted<D, 1>(rounded, cursor.across, q_grad);
-    } else {
-      probabilities<kGeneralRound, 1>(p, at, role.group, constants, round, stage, cursor.block, s);
-      round_scores<1>(s, rounded);
-      send(role.group, rounded);
+  template <bool kGeneralVisit>
+  __device__ void add(const Cursor& at) {
+    Scores s[kBlocks], ds[kBlocks];
+    multiply_own<D>(q, at.down, s);
+    multiply_own<D>(o_grad, at.down + 2 * D, ds);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b)
+      probabilities<kGeneralVisit>(p, group, log2_sums, at, at.block + b, s[b]);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      RoundedScores rounded;
+      score_gradients<kGeneralVisit>(s[b], deltas, at, ds[b]);
+      round_scores(ds[b], rounded);
+      add_weighted<D>(rounded, at.across + b * kBlockBytes<D>, q_grad);
     }
   }
 
-  __device__ void end(const Problem& p, const Place& at, Role role, const Segments& segments) {
-    if (role.computes_ds)
-      write_result<D>(p, at, role.group, q_grad, p.scale, p.q_grad, segments, 0, p.N);
-    else
-      wait_at(buffer_free(role.group));
+  __device__ void finish(const Segments& segments) const {
+    write_result<D>(p, q_grad, p.scale, p.q_grad, segments, 0, p.N);
   }
 };
 
-template <int D, bool kGeneralRound, class Warp>
-__device__ void add_round(const Problem& p, const Place& at, Role role, const Round& round, int stage,
-                          Warp& warp) {
-  const auto add = [&](const Cursor& cursor) {
-    warp.template add<kGeneralRound>(p, at, role, round, stage, cursor);
+template <int D>
+struct PWarp : QueryWarp {
+  static constexpr int kBlocks = 1;
+  OwnRows<D> q;
+  RowConstants log2_sums;
+
+  __device__ PWarp(const Problem& problem, int number, std::uint32_t rows)
+      : QueryWarp(problem, number), log2_sums(problem, number, problem.log2_sum) {
+    load_own<D>(q, rows);
+  }
+
+  template <bool kGeneralVisit>
+  __device__ void add(const Cursor& at) {
+    Scores s[1];
+    RoundedScores rounded;
+    multiply_own<D>(q, at.down, s);
+    probabilities<kGeneralVisit>(p, group, log2_sums, at, at.block, s[0]);
+    round_scores(s[0], rounded);
+    send(group, rounded);
+  }
+
+  __device__ void end_visit(int) const {}
+  __device__ void finish(const Segments&) const { wait_at(buffer_free(group)); }
+};
+
+template <int D>
+struct DsWarp : QueryWarp {
+  static constexpr int kBlocks = 1;
+  OwnRows<D> o_grad;
+  Sums<D> q_grad;
+  RowConstants deltas;
+
+  __device__ DsWarp(const Problem& problem, int number, std::uint32_t rows)
+      : QueryWarp(problem, number), deltas(problem, number, problem.delta) {
+    load_own<D>(o_grad, rows + 2 * D);
+    clear<D>(q_grad);
+    arrive_at(buffer_free(group));
+  }
+
+  template <bool kGeneralVisit>
+  __device__ void add(const Cursor& at) {
+    Scores ds[1];
+    RoundedScores rounded;
+    multiply_own<D>(o_grad, at.down + 2 * D, ds);
+    receive(group, rounded);
+    score_gradients<kGeneralVisit>(rounded, deltas, at, ds[0]);
+    round_scores(ds[0], rounded);
+    add_weighted<D>(rounded, at.across, q_grad);
+  }
+
+  __device__ void finish(const Segments& segments) const {
+    write_result<D>(p, q_grad, p.scale, p.q_grad, segments, 0, p.N);
+  }
+};
+
+template <int D, class Warp>
+__device__ void run(const Problem& p, int n_visits, const Segments& segments) {
+  const int group = group_of_warp(p);
+  Warp warp(p, group, stage_address<D>(p, 1) + static_cast<std::uint32_t>(group * kGroup * kRowBytes<D>));
+  const auto load = [&](int v) {
+    if constexpr (!std::is_same_v<Warp, PWarp<D>>) load_visit<D>(p, v);
   };
-  for_each_block<D, kGeneralRound, Warp::kBlocks>(stage_address<D>(p, stage),
-                                                  min(p.round_rows(), p.M - round.first),
-                                                  round.blocks >> (at.offset / kGroup + role.group), add);
-}
-
-// The group's share of a tile's gate gradient.
-__device__ void leave_gate_sum(int group, int place, float& gate_sum) {
-#pragma unroll
-  for (int lanes = kWarpSize / 2; lanes > 0; lanes /= 2)
-    gate_sum += __shfl_xor_sync(kWholeWarp, gate_sum, lanes);
-  if (lane_id() == 0) shared_memory().gate_sums[place][group] = gate_sum;
-  gate_sum = 0;
-}
-
-// After a barrier: the sum over groups, if `round` was its tile's last.
-__device__ void write_gate_gradient(const Problem& p, const Place& at, const Round& round, int place) {
-  if (!p.gate_grad || !(round.flags & kLastOfTile) || threadIdx.x != 0) return;
-  float sum = 0;
-  for (int group = 0; group < p.own / kGroup; ++group) sum += shared_memory().gate_sums[place][group];
-  p.gate_grad[at.b * p.gate_size + p.gate_base[at.item.head] + round.tile] = sum;
+  visit_tiles<D>(warp, p, n_visits, group, p.M, load);
+  warp.begin_visit(n_visits);
+  warp.finish(segments);
 }
 
 template <int D>
 __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
     query_gradients_kernel(const __grid_constant__ Problem p, const WorkItem* items, Segments segments) {
-  Shared& shared = shared_memory();
-  if (threadIdx.x == 0) shared.at = place_of_cta(p, items);
-  __syncthreads();
-  const Place& at = shared.at;
-  if (at.first >= p.N) return;
-  load_rows<D>(p.q, p.o_grad, at.b, p.N, at.item.head, at.first, p.own, own_address<D>(p),
-               static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
+  find_place(p, items);
+  const Place& at = shared_memory().at;
+  const bool loads = !kPaired<D> || computes_ds(p);
+  if (loads)
+    load_rows<D>(p.q, p.o_grad, at.b, p.N, at.item.head, at.first, p.tile, stage_address<D>(p, 1),
+                 loading_thread(p));
   commit_copies();
-  load_bounds(p, at);
-  const int n_rounds = list_rounds<true>(p, at, [&](int t) {
-    return Tile{t, p.columns[t], at.item.head, 1};
-  });
-  const Role role = role_of_warp<D>(p, at);
-  const auto load = [&](int r) {
-    if (role.computes_ds && r < n_rounds) load_round<D>(p, at, shared.rounds[r], r % 2, loading_thread(p));
-    commit_copies();
-  };
-  load(0);
+  load_bounds(p);
+  const int n_visits = list_visits<true>(p, at, [&](int t) { return Tile{t, p.columns[t], at.item.head}; });
+  if (loads && n_visits > 0) load_visit<D>(p, 0);
+  commit_copies();
   wait_for_copies<1>();
   __syncthreads();
 
-  std::conditional_t<kPaired<D>, WarpOfPair<D>, WholeWarp<D>> warp;
-  warp.begin(p, at, role);
-#pragma unroll 1
-  for (int r = 0; r < n_rounds; ++r) {
-    wait_for_copies<0>();
-    __syncthreads();
-    if (r > 0) write_gate_gradient(p, at, shared.rounds[r - 1], (r - 1) % 2);
-    load(r + 1);
-    const Round& round = shared.rounds[r];
-    if (round.flags & kGeneral)
-      add_round<D, true>(p, at, role, round, r % 2, warp);
+  if constexpr (kPaired<D>) {
+    if (computes_ds(p))
+      run<D, DsWarp<D>>(p, n_visits, segments);
     else
-      add_round<D, false>(p, at, role, round, r % 2, warp);
-    if (p.gate_grad && (round.flags & kLastOfTile) && role_of_warp<D>(p, at).computes_ds)
-      leave_gate_sum(role.group, r % 2, warp.gate_sum);
+      run<D, PWarp<D>>(p, n_visits, segments);
+  } else {
+    run<D, WholeWarp<D>>(p, n_visits, segments);
   }
-  __syncthreads();
-  if (n_rounds > 0) write_gate_gradient(p, at, shared.rounds[n_rounds - 1], (n_rounds - 1) % 2);
-  warp.end(p, at, role, segments);
 }
 
 }  // namespace
