@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/time.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/cpu/gemm.h"
@@ -105,6 +108,32 @@ TEST(Gemm, SameBitsForAnyNumberOfThreads) {
     for (int64_t i = 0; i < m; ++i) rows.slice(i, i + 1).copy_from(bias.reshape({1, n}));
     p.expect<float>(a, b, rows, with_bias[0], 1e-6);
   }
+}
+
+volatile sig_atomic_t signals_seen = 0;
+
+// oneDNN's code keeps heap addresses in the stack pointer: a handler's frame would overwrite what lies there.
+TEST(Gemm, SurvivesSignals) {
+  struct sigaction action {
+  }, before{};
+  action.sa_handler = [](int) { signals_seen = 1; };
+  action.sa_flags = SA_RESTART;
+  ASSERT_EQ(sigaction(SIGALRM, &action, &before), 0);
+  const itimerval often{{0, 50}, {0, 50}}, never{};
+  setitimer(ITIMER_REAL, &often, nullptr);
+  Random random(test_seed(), 9);
+  for (int round = 0; round < 600; ++round) {
+    const int64_t m = random.size(1, 200), n = random.size(1, 200), k = random.size(1, 200);
+    const Tensor a = Tensor::full({m, k}, 1), b = Tensor::full({k, n}, 2);
+    Tensor c = Tensor::empty({m, n});
+    cpu::gemm_serial<float>(false, false, m, n, k, 1, a.data<float>(), k, b.data<float>(), n, 0,
+                            c.data<float>(), n);
+    const auto values = c.values<float>();
+    EXPECT_EQ(std::ranges::count(values, 2.0f * static_cast<float>(k)), m * n);
+  }
+  setitimer(ITIMER_REAL, &never, nullptr);
+  sigaction(SIGALRM, &before, nullptr);
+  EXPECT_EQ(signals_seen, 1);
 }
 
 }  // namespace
