@@ -24,7 +24,6 @@ constexpr int kCombineWarps = 4;
 constexpr float kSlack = 8;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kLn2 = 0.693147180559945309417f;
-constexpr double kLog2E = 1.44269504088896340736;
 
 // --- a warp's arithmetic. Of its 32 queries a lane has rows row_of(r), r = 2 m + e: m is the product, e the
 // half of it ---
@@ -86,23 +85,17 @@ __device__ void multiply_keys(const Queries<D>& q, std::uint32_t keys, Scores& s
   }
 }
 
-// Of the CTA.
-struct Bias {
-  float log2_slope;  // of ALiBi, in units of log 2
-  int first_row;     // its first query
-};
-
 // Brings raw products to S + log2 m in units of log 2, if more than the scale is to be applied. Returns the
 // factor, greater than 0, that is left to apply.
 template <int D>
-__device__ float add_bias(const Problem& p, const Shared<D>& shared, const Bias& bias, int number,
+__device__ float add_bias(const Problem& p, const Shared<D>& shared, const ChainedItem& item, int number,
                           Scores& s) {
   const bool scale_only = !p.slopes && p.log2_scale > 0;
   if (scale_only && !p.gate) return p.log2_scale;
   const Step step = step_at(p, shared.tiles(), number);
   if (scale_only && step.halves[0].log2_gate == 0 && step.halves[1].log2_gate == 0) return p.log2_scale;
-  const float log2_slope = bias.log2_slope;
-  const int first_row = bias.first_row + warp_id() * kWarpRows - first_column();
+  const float log2_slope = item.log2_slope;
+  const int first_row = item.item.tile * p.tile + warp_id() * kWarpRows - first_column();
 #pragma unroll
   for (int r = 0; r < 4; ++r)
 #pragma unroll
@@ -218,27 +211,26 @@ __device__ void add_values(const Scores& s, float factor, std::uint32_t values, 
 
 // --- results ---
 
-// The warp's rows of o go through shared memory, in place of its queries, into whole lines.
+// Lanes side by side trade halves of two blocks of columns: then four lanes store the 32 bytes of a sector.
 template <int D>
-__device__ void write_rows(const Problem& p, const Place& at, const Sums<D>& sums, char* room) {
+__device__ void write_rows(const Problem& p, const Place& at, const Sums<D>& sums) {
+  const bool odd = lane_id() % 2 != 0;
+  const int column = lane_id() % 4 / 2 * 4 + (odd ? 8 : 0);
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
-    char* const row = room + row_bytes<D>(row_of(r)) + 2 * first_column();
+    const int row = at.first_row + row_of(r);
+    bfloat16* const to =
+        p.o + ((static_cast<std::int64_t>(at.b) * p.N + row) * p.H + at.item.head) * D + column;
 #pragma unroll
-    for (int d = 0; d < D / 8; ++d)
-      *reinterpret_cast<std::uint32_t*>(row + 16 * d) =
-          pack_bf16(sums.o[r / 2][d][r % 2 * 2], sums.o[r / 2][d][r % 2 * 2 + 1]);
-  }
-  __syncwarp();
-  const int rows = min(kWarpRows, p.N - at.first_row), first_unit = lane_id() % kRowLanes<D> * 16;
-#pragma unroll 1
-  for (int row = lane_id() / kRowLanes<D>; row < rows; row += kRowsAtOnce<D>) {
-    const std::int64_t n = static_cast<std::int64_t>(at.b) * p.N + at.first_row + row;
-    const char* const from = room + row_bytes<D>(row) + first_unit;
-    char* const to = reinterpret_cast<char*>(p.o + (n * p.H + at.item.head) * D) + first_unit;
-    for_each_unit<D>([&](int unit) {
-      *reinterpret_cast<uint4*>(to + unit) = *reinterpret_cast<const uint4*>(from + unit);
-    });
+    for (int d = 0; d < D / 16; ++d) {
+      const auto block = [&](int i) {
+        const float* const pair = &sums.o[r / 2][2 * d + i][r % 2 * 2];
+        return pack_bf16(pair[0], pair[1]);
+      };
+      const std::uint32_t low = block(0), high = block(1);
+      const std::uint32_t other = __shfl_xor_sync(kWholeWarp, odd ? low : high, 1);
+      if (row < p.N) *reinterpret_cast<uint2*>(to + 16 * d) = odd ? uint2{other, high} : uint2{low, other};
+    }
   }
 }
 
@@ -259,9 +251,8 @@ __device__ void write_segment(const Problem& p, const Place& at, const Sums<D>& 
 
 // A row without keys has o = 0 and lse = -inf. A NaN sum must stay visible, hence no comparison with > 0.
 template <int D>
-__device__ void write_result(const Problem& p, const Shared<D>& shared, Sums<D>& sums) {
-  const Place at = place_of_cta(p);  // once more: in the loop registers are short
-  float lse[4];                      // in units of log 2
+__device__ void write_result(const Problem& p, const Place& at, Sums<D>& sums) {
+  float lse[4];  // in units of log 2
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     float sum = sums.sum[r];
@@ -271,7 +262,7 @@ __device__ void write_result(const Problem& p, const Shared<D>& shared, Sums<D>&
     lse[r] = sum == 0 ? kMinusInfinity : sums.shift[r] + log2f(sum);
   }
   if (at.item.slot >= 0) return write_segment(p, at, sums, lse);
-  write_rows(p, at, sums, shared.queries());
+  write_rows(p, at, sums);
   float* const to = p.lse + (static_cast<std::int64_t>(at.b) * p.H + at.item.head) * p.N;
 #pragma unroll
   for (int r = 0; r < 4; ++r)
@@ -280,70 +271,82 @@ __device__ void write_result(const Problem& p, const Shared<D>& shared, Sums<D>&
 
 // --- kernels ---
 
+// Turns to an item: its queries, if those of the item before are in registers, and its keys and values.
+template <int D>
+__device__ Copies<D> next_item(const Problem& p, const Shared<D>& shared, int number) {
+  const Place at = shared.place(number);
+  if constexpr (Queries<D>::kKept) copy_queries(p, shared, at);
+  return Copies<D>(p, at);
+}
+
 // Copies of keys and values. With room for two steps, both of the next step arrive during a step; with room
 // for one, the values arrive during the products with the keys, and the next keys during the rest.
 template <int D>
 __global__ void __launch_bounds__(kMaxThreads, kResidentWarps* kWarpSize / kMaxThreads)
     forward_kernel(const __grid_constant__ Problem p) {
   extern __shared__ uint4 room[];
-  __shared__ int n_tiles;
-  __shared__ Bias bias;  // not in registers, which are short
   const Shared<D> shared(p, room);
-  const Place at = place_of_cta(p);
-  copy_rows<D>(p.q.row<D>(at.b, at.first_row, at.item.head), p.q.stride, kWarpRows, p.N - at.first_row,
-               shared_address(shared.queries()), 0, 1);
-  commit_copies();
-  if (p.row_bounds) shared.range() = key_range(p, at.b, at.first_row + lane_id());
-  if (warp_id() == 0) {
-    const int n = list_tiles(p, at, shared.tiles());
-    if (lane_id() == 0) {
-      n_tiles = n;
-      bias = {p.slopes ? static_cast<float>(p.slopes[at.item.head] * kLog2E) : 0.0f, at.item.tile * p.tile};
-    }
-  }
+  copy_queries(p, shared, chained_place(p, 0));
+  list_items(p, shared);
   __syncthreads();
-  const int steps = (n_tiles * p.tile + kStep - 1) / kStep;
-  const Copies<D> copies(p, at);
-  if (steps > 0) {
-    copy_masks(p, shared, 0);
-    copy_step<D, true, false>(p, shared, copies, 0);
-    if (p.deep) copy_step<D, false, true>(p, shared, copies, 0);
-  }
-  commit_copies();
-  wait_for_copies<1>();  // but not for those
-  __syncwarp();
-  const Queries<D> q(shared.queries());
+  Copies<D> copies(p, shared.place(0));
+  Turn turn{0, 0};
+  copy_masks(p, shared, turn);
+  copy_step<D, true, false>(p, shared, copies, turn);
+  if (p.deep) copy_step<D, false, true>(p, shared, copies, turn);
 
-  Sums<D> sums;
 #pragma unroll 1
-  for (int step = 0; step < steps; ++step) {
+  for (int i = 0;; ++i) {
+    if (p.row_bounds) {
+      const Place at = shared.place(i);
+      shared.range() = key_range(p, at.b, at.first_row + lane_id());
+    }
     wait_for_all_copies();
-    __syncthreads();  // the step before is done with, and this one's keys are there
-    if (!p.deep) {
-      copy_step<D, false, true>(p, shared, copies, step);
-    } else if (step + 1 < steps) {
-      copy_masks(p, shared, step + 1);
-      copy_step<D, true, true>(p, shared, copies, step + 1);
-    }
-    const Allowed allowed = allowed_keys(p, shared, step);
-    if (p.deep && !allowed.any) continue;
-    Scores s;
-    multiply_keys(q, shared.keys(step), s);
-    if (!p.deep) {
+    __syncwarp();
+    const Queries<D> q(shared.queries());
+    Sums<D> sums;
+    bool last = false;  // step of the item
+#pragma unroll 1
+    do {
+      const Turn now = turn;
+      last = now.step + 1 == i * kListSteps + shared.item(i).steps;
+      turn = {last ? (i + 1) * kListSteps : now.step + 1, now.buffer ^ 1};
+      const bool more = !last || shared.item(i).followed;
       wait_for_all_copies();
-      __syncthreads();  // the keys are done with, and the values are there
-      if (step + 1 < steps) {
-        copy_masks(p, shared, step + 1);
-        copy_step<D, true, false>(p, shared, copies, step + 1);
+      __syncthreads();  // the step before is done with, and this one's keys are there
+      if (!p.deep) {
+        copy_step<D, false, true>(p, shared, copies, now);
+      } else if (more) {
+        if (last) copies = next_item(p, shared, i + 1);
+        copy_masks(p, shared, turn);
+        copy_step<D, true, true>(p, shared, copies, turn);
       }
-      if (!allowed.any) continue;
+      const Allowed allowed = allowed_keys(p, shared, now);
+      if (p.deep && !allowed.any) continue;
+      Scores s;
+      multiply_keys(q, shared.keys(now.buffer), s);
+      if (!p.deep) {
+        wait_for_all_copies();
+        __syncthreads();  // the keys are done with, and the values are there
+        if (more) {
+          if (last) copies = next_item(p, shared, i + 1);
+          copy_masks(p, shared, turn);
+          copy_step<D, true, false>(p, shared, copies, turn);
+        }
+        if (!allowed.any) continue;
+      }
+      const float factor = add_bias(p, shared, shared.item(i), now.step, s);
+      if (!allowed.all) apply_mask(allowed, s);
+      raise_shifts(s, factor, sums);
+      add_values(s, factor, shared.values(now.buffer), sums);
+    } while (!last);
+    if (!Queries<D>::kKept && shared.item(i).followed) {
+      __syncwarp();
+      copy_queries(p, shared, shared.place(i + 1));
     }
-    const float factor = add_bias(p, shared, bias, step, s);
-    if (!allowed.all) apply_mask(allowed, s);
-    raise_shifts(s, factor, sums);
-    add_values(s, factor, shared.values(step), sums);
+    write_result(p, shared.place(i), sums);
+    if (!shared.item(i).followed) break;
   }
-  write_result(p, shared, sums);
 }
 
 // A warp per query of a cut tile: its segments' results, weighted by their share of the sum, in order.
@@ -454,34 +457,78 @@ unsigned grid_size(std::int64_t ctas) {
   return static_cast<unsigned>(ctas);
 }
 
+// Rows that are short enough to be chained, and an upper bound of the items of the others.
+struct ItemCounts {
+  std::int64_t items = 0, tiles = 0, alone = 0;
+};
+ItemCounts count_items(const TileLayout& layout) {
+  ItemCounts counts;
+  for (int h = 0; h < layout.n_heads(); ++h) {
+    const std::vector<std::int32_t>& offsets = layout.of_head(h).row_offsets;
+    for (std::size_t row = 0; row + 1 < offsets.size(); ++row) {
+      const std::int64_t tiles = offsets[row + 1] - offsets[row];
+      if (tiles > chained_tiles(layout.tile())) {
+        counts.alone += (tiles - 1) / split_tiles(layout.tile()) + 1;
+      } else {
+        ++counts.items;
+        counts.tiles += tiles;
+      }
+    }
+  }
+  return counts;
+}
+
+// As many items in a chain as take the least time, where all multiprocessors are busy: a longer chain waits
+// less often for its first step, but the last chains may leave more of them idle.
+void plan_chains(Context context, Problem& p, const TileLayout& layout, std::int64_t n_items) {
+  constexpr double kStart = 2;  // what a CTA's start costs, in steps
+  const ItemCounts counts = count_items(layout);
+  p.n_items = static_cast<int>(grid_size(n_items * p.B));
+  p.n_alone = static_cast<int>(counts.alone) * p.B;
+  const int items = p.n_items - p.n_alone;
+  if (items == 0) return;
+  const double steps = static_cast<double>(counts.tiles * p.tile) / static_cast<double>(counts.items * kStep);
+  const int places =
+      attribute(context, cudaDevAttrMultiProcessorCount) * (kResidentWarps * kWarpRows / p.tile);
+  double least = std::numeric_limits<double>::infinity();
+  for (int chain = 1; chain <= kChain; ++chain) {
+    const int ctas = (items - 1) / chain + 1;
+    const double time = ((ctas - 1) / places + 1) * (chain * steps + kStart);
+    if (time >= least) continue;
+    least = time;
+    p.n_chains = ctas;
+  }
+}
+
 template <int D>
-void launch_forward(Context context, Problem p, std::int64_t n_items) {
+void launch_forward(Context context, Problem p) {
   p.deep = fits(context, shared_layout<D>(p.tile, true).bytes, p.tile);
   p.shared = shared_layout<D>(p.tile, p.deep);
   plan_copies<D>(p);
   check_cuda(
       cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared.bytes));
-  forward_kernel<D><<<grid_size(n_items * p.B), static_cast<unsigned>(p.tile / kWarpRows * kWarpSize),
-                      static_cast<std::size_t>(p.shared.bytes), stream(context)>>>(p);
+  forward_kernel<D>
+      <<<grid_size(p.n_alone + p.n_chains), static_cast<unsigned>(p.tile / kWarpRows * kWarpSize),
+         static_cast<std::size_t>(p.shared.bytes), stream(context)>>>(p);
   check_launch();
 }
 
-void launch_forward(Context context, const Problem& p, std::int64_t n_items, int D) {
+void launch_forward(Context context, const Problem& p, int D) {
   switch (D) {
     case 32:
-      return launch_forward<32>(context, p, n_items);
+      return launch_forward<32>(context, p);
     case 48:
-      return launch_forward<48>(context, p, n_items);
+      return launch_forward<48>(context, p);
     case 64:
-      return launch_forward<64>(context, p, n_items);
+      return launch_forward<64>(context, p);
     case 80:
-      return launch_forward<80>(context, p, n_items);
+      return launch_forward<80>(context, p);
     case 96:
-      return launch_forward<96>(context, p, n_items);
+      return launch_forward<96>(context, p);
     case 112:
-      return launch_forward<112>(context, p, n_items);
+      return launch_forward<112>(context, p);
     case 128:
-      return launch_forward<128>(context, p, n_items);
+      return launch_forward<128>(context, p);
   }
   check(false, "attention: a head dim that the dispatcher should have refused");
 }
@@ -503,7 +550,8 @@ void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& 
   p.segment_lse = data<float>(segment_lse);
   p.o = data<bfloat16>(o);
   p.lse = data<float>(lse);
-  launch_forward(context, p, work.n_items, D);
+  plan_chains(context, p, *in.layout, work.n_items);
+  launch_forward(context, p, D);
   if (work.n_splits == 0) return;
   combine_kernel<<<grid_size(work.n_splits * p.B * (p.tile / kCombineWarps)), kCombineWarps * kWarpSize, 0,
                    stream(context)>>>(p, static_cast<const SplitRow*>(work.splits.raw_data()), D);
