@@ -1,10 +1,11 @@
 // Forward in bf16 on tensor cores, after FlashAttention-2 (Dao 2023): a CTA owns the T queries of a work item
-// and walks its row of the layout in steps of 64 keys, which lie in shared memory while the next ones arrive.
+// and walks its row of the layout in steps of 64 keys, which lie in shared memory while the next ones arrive;
+// after a short row it goes on with another, which has begun to arrive by then.
 // A warp has 32 queries, so that each fragment of keys and values that it loads serves two products. T is a
 // run-time size.
 //
 // A warp knows of each step which keys each of its queries may see: it masks nothing where all may be seen
-// (full tiles are not even looked at), and computes nothing where none may.
+// (full tiles are not even looked at), and computes nothing where none may, be it a step or a half of one.
 //
 // Scores are kept in units of log 2. What is subtracted from a row of them before the powers are taken
 // (`shift`) follows the row's maximum only when it falls behind by more than a factor of 2^8: f32 has room
@@ -36,7 +37,9 @@ __device__ int first_column() {
   return lane_id() % 4 * 2;
 }
 
-using Scores = float[2][kStep / 8][4];  // [m][key / 8][2 e + key % 2]
+// Of a step's keys, or those of a half of it: [m][key / 8][2 e + key % 2].
+template <int keys>
+using Scores = float[2][keys / 8][4];
 
 // Queries as operands, in registers where there are enough.
 template <int D>
@@ -59,8 +62,8 @@ struct Queries {
 };
 
 // s = q k^T
-template <int D>
-__device__ void multiply_keys(const Queries<D>& q, std::uint32_t keys, Scores& s) {
+template <int D, int n_keys>
+__device__ void multiply_keys(const Queries<D>& q, std::uint32_t keys, Scores<n_keys>& s) {
   const std::uint32_t address = keys + 2 * block_offset_down(kRowStride<D>);
 #pragma unroll
   for (int d = 0; d < D / 16; ++d) {
@@ -68,7 +71,7 @@ __device__ void multiply_keys(const Queries<D>& q, std::uint32_t keys, Scores& s
     if constexpr (!Queries<D>::kKept) q.load(d, loaded);
     const auto& a = Queries<D>::kKept ? q.kept[Queries<D>::kKept ? d : 0] : loaded;
 #pragma unroll
-    for (int n = 0; n < kStep / 16; ++n) {
+    for (int n = 0; n < n_keys / 16; ++n) {
       std::uint32_t k[4];
       load_matrices(k, address + row_bytes<D>(16 * n) + 32 * d);
 #pragma unroll
@@ -87,20 +90,21 @@ __device__ void multiply_keys(const Queries<D>& q, std::uint32_t keys, Scores& s
 
 // Brings raw products to S + log2 m in units of log 2, if more than the scale is to be applied. Returns the
 // factor, greater than 0, that is left to apply.
-template <int D>
-__device__ float add_bias(const Problem& p, const Shared<D>& shared, const ChainedItem& item, int number,
-                          Scores& s) {
+template <int D, int n_keys>
+__device__ float add_bias(const Problem& p, const Shared<D>& shared, const ChainedItem& item, int slot,
+                          Scores<n_keys>& s) {
   const bool scale_only = !p.slopes && p.log2_scale > 0;
   if (scale_only && !p.gate) return p.log2_scale;
-  const Step step = step_at(p, shared.tiles(), number);
-  if (scale_only && step.halves[0].log2_gate == 0 && step.halves[1].log2_gate == 0) return p.log2_scale;
+  const Half halves[2] = {half_at(p, shared.tiles(), slot),
+                          half_at(p, shared.tiles(), slot + n_keys - kHalf)};
+  if (scale_only && halves[0].log2_gate == 0 && halves[1].log2_gate == 0) return p.log2_scale;
   const float log2_slope = item.log2_slope;
   const int first_row = item.item.tile * p.tile + warp_id() * kWarpRows - first_column();
 #pragma unroll
   for (int r = 0; r < 4; ++r)
 #pragma unroll
-    for (int n = 0; n < kStep / 8; ++n) {
-      const Half& half = step.halves[n / 4];
+    for (int n = 0; n < n_keys / 8; ++n) {
+      const Half& half = halves[n / 4];
       const auto distance = static_cast<float>(first_row + row_of(r) - half.key);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
@@ -112,11 +116,12 @@ __device__ float add_bias(const Problem& p, const Shared<D>& shared, const Chain
   return 1;
 }
 
-__device__ void apply_mask(const Allowed& allowed, Scores& s) {
+template <int n_keys>
+__device__ void apply_mask(const Allowed& allowed, Scores<n_keys>& s) {
 #pragma unroll
   for (int r = 0; r < 4; ++r)
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int h = 0; h < n_keys / kHalf; ++h) {
       const std::uint32_t bits = __shfl_sync(kWholeWarp, allowed.bits[h], row_of(r)) >> first_column();
 #pragma unroll
       for (int n = 0; n < 4; ++n)
@@ -152,15 +157,15 @@ struct Sums {
 };
 
 // Lets the shifts follow the maxima of S = factor s. A NaN is no maximum, and its power is NaN.
-template <int D>
-__device__ void raise_shifts(const Scores& s, float factor, Sums<D>& sums) {
+template <int D, int n_keys>
+__device__ void raise_shifts(const Scores<n_keys>& s, float factor, Sums<D>& sums) {
   float greatest[4];
   bool behind = false;
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     float x = kMinusInfinity;
 #pragma unroll
-    for (int n = 0; n < kStep / 8; ++n)
+    for (int n = 0; n < n_keys / 8; ++n)
       x = fmaxf(x, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
     x = fmaxf(x, __shfl_xor_sync(kWholeWarp, x, 1));
     x = fmaxf(x, __shfl_xor_sync(kWholeWarp, x, 2));
@@ -180,11 +185,11 @@ __device__ void raise_shifts(const Scores& s, float factor, Sums<D>& sums) {
 
 // sums += 2^(S - shift), and that times v. The powers of a block of keys are taken while the tensor cores are
 // busy with the block before.
-template <int D>
-__device__ void add_values(const Scores& s, float factor, std::uint32_t values, Sums<D>& sums) {
+template <int D, int n_keys>
+__device__ void add_values(const Scores<n_keys>& s, float factor, std::uint32_t values, Sums<D>& sums) {
   const std::uint32_t address = values + 2 * block_offset_across(kRowStride<D>);
 #pragma unroll
-  for (int k = 0; k < kStep / 16; ++k) {
+  for (int k = 0; k < n_keys / 16; ++k) {
     std::uint32_t powers[2][4];
 #pragma unroll
     for (int r = 0; r < 4; ++r)
@@ -207,6 +212,24 @@ __device__ void add_values(const Scores& s, float factor, std::uint32_t values, 
       }
     }
   }
+}
+
+// Whether a warp skips the half of a step of which it may see nothing: for 112 it would spill registers.
+template <int D>
+inline constexpr bool kSkipsHalves = D != 112;
+
+// Adds the only half of a step of which the warp may see anything.
+template <int D>
+__device__ void add_half(const Problem& p, const Shared<D>& shared, const ChainedItem& item, Turn turn,
+                         Allowed allowed, const Queries<D>& q, Sums<D>& sums) {
+  const auto below = static_cast<std::uint32_t>(row_bytes<D>(kHalf) * allowed.only);
+  Scores<kHalf> s;
+  multiply_keys<D, kHalf>(q, shared.keys(turn.buffer) + below, s);
+  const float factor = add_bias<D, kHalf>(p, shared, item, turn.step * kStep + kHalf * allowed.only, s);
+  allowed.bits[0] |= allowed.bits[1];  // those of the other half are 0
+  apply_mask<kHalf>(allowed, s);
+  raise_shifts<D, kHalf>(s, factor, sums);
+  add_values<D, kHalf>(s, factor, shared.values(turn.buffer) + below, sums);
 }
 
 // --- results ---
@@ -323,8 +346,14 @@ __global__ void __launch_bounds__(kMaxThreads, kResidentWarps* kWarpSize / kMaxT
       }
       const Allowed allowed = allowed_keys(p, shared, now);
       if (p.deep && !allowed.any) continue;
-      Scores s;
-      multiply_keys(q, shared.keys(now.buffer), s);
+      if constexpr (kSkipsHalves<D>) {
+        if (p.deep && allowed.only >= 0) {
+          add_half(p, shared, shared.item(i), now, allowed, q, sums);
+          continue;
+        }
+      }
+      Scores<kStep> s;
+      multiply_keys<D, kStep>(q, shared.keys(now.buffer), s);
       if (!p.deep) {
         wait_for_all_copies();
         __syncthreads();  // the keys are done with, and the values are there
@@ -335,10 +364,10 @@ __global__ void __launch_bounds__(kMaxThreads, kResidentWarps* kWarpSize / kMaxT
         }
         if (!allowed.any) continue;
       }
-      const float factor = add_bias(p, shared, shared.item(i), now.step, s);
-      if (!allowed.all) apply_mask(allowed, s);
-      raise_shifts(s, factor, sums);
-      add_values(s, factor, shared.values(now.buffer), sums);
+      const float factor = add_bias<D, kStep>(p, shared, shared.item(i), now.step * kStep, s);
+      if (!allowed.all) apply_mask<kStep>(allowed, s);
+      raise_shifts<D, kStep>(s, factor, sums);
+      add_values<D, kStep>(s, factor, shared.values(now.buffer), sums);
     } while (!last);
     if (!Queries<D>::kKept && shared.item(i).followed) {
       __syncwarp();
@@ -457,7 +486,8 @@ unsigned grid_size(std::int64_t ctas) {
   return static_cast<unsigned>(ctas);
 }
 
-// Rows that are short enough to be chained, and an upper bound of the items of the others.
+// Rows that are short enough to be chained, each of one item; their tiles; and how many items the others
+// have.
 struct ItemCounts {
   std::int64_t items = 0, tiles = 0, alone = 0;
 };

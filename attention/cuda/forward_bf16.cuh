@@ -341,15 +341,17 @@ __device__ inline std::uint32_t low_bits(int n) {
   return n <= 0 ? 0u : n >= 32 ? ~0u : (1u << n) - 1u;
 }
 
-// Bit c of bits[h]: whether the lane's query, the warp's number lane_id(), may see key c of half h.
+// Bit c of bits[h]: whether the lane's query, the warp's number lane_id(), may see key c of half h. If the
+// warp may see keys of one half only, that is `only`; otherwise it is -1.
 struct Allowed {
   std::uint32_t bits[2];
   bool any, all;  // of the warp
+  int only;
 };
 
 template <int D>
 __device__ Allowed allowed_keys(const Problem& p, const Shared<D>& shared, Turn turn) {
-  Allowed allowed{{~0u, ~0u}, true, true};
+  Allowed allowed{{~0u, ~0u}, true, true, -1};
   const Step step = step_at(p, shared.tiles(), turn.step);
   if (is_full(step)) return allowed;
   const KeyRange range = p.row_bounds ? shared.range() : KeyRange{0, p.M};
@@ -359,8 +361,11 @@ __device__ Allowed allowed_keys(const Problem& p, const Shared<D>& shared, Turn 
     if (half.mask >= 0) allowed.bits[h] = shared.mask(turn.buffer, h);
     allowed.bits[h] &= low_bits(range.high - half.key) & ~low_bits(range.low - half.key);
   }
-  allowed.any = __any_sync(kWholeWarp, (allowed.bits[0] | allowed.bits[1]) != 0);
+  const bool low = __any_sync(kWholeWarp, allowed.bits[0] != 0);
+  const bool high = __any_sync(kWholeWarp, allowed.bits[1] != 0);
+  allowed.any = low || high;
   allowed.all = __all_sync(kWholeWarp, (allowed.bits[0] & allowed.bits[1]) == ~0u);
+  if (low != high) allowed.only = high ? 1 : 0;
   return allowed;
 }
 
