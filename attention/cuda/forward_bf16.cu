@@ -1,11 +1,10 @@
 // Forward in bf16 on tensor cores, after FlashAttention-2 (Dao 2023): a CTA owns the T queries of a work item
-// and walks its row of the layout in steps of 64 keys, which lie in shared memory while the next ones arrive;
-// after a short row it goes on with another, which has begun to arrive by then.
+// and walks its row of the layout in steps of 64 keys, which lie in shared memory while the next ones arrive.
 // A warp has 32 queries, so that each fragment of keys and values that it loads serves two products. T is a
 // run-time size.
 //
 // A warp knows of each step which keys each of its queries may see: it masks nothing where all may be seen
-// (full tiles are not even looked at), and computes nothing where none may, be it a step or a half of one.
+// (full tiles are not even looked at), and computes nothing where none may.
 //
 // Scores are kept in units of log 2. What is subtracted from a row of them before the powers are taken
 // (`shift`) follows the row's maximum only when it falls behind by more than a factor of 2^8: f32 has room
@@ -25,6 +24,7 @@ constexpr int kCombineWarps = 4;
 constexpr float kSlack = 8;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kLn2 = 0.693147180559945309417f;
+constexpr double kLog2E = 1.44269504088896340736;
 
 // --- a warp's arithmetic. Of its 32 queries a lane has rows row_of(r), r = 2 m + e: m is the product, e the
 // half of it ---
@@ -37,9 +37,7 @@ __device__ int first_column() {
   return lane_id() % 4 * 2;
 }
 
-// Of a step's keys, or those of a half of it: [m][key / 8][2 e + key % 2].
-template <int keys>
-using Scores = float[2][keys / 8][4];
+using Scores = float[2][kStep / 8][4];  // [m][key / 8][2 e + key % 2]
 
 // Queries as operands, in registers where there are enough.
 template <int D>
@@ -62,8 +60,8 @@ struct Queries {
 };
 
 // s = q k^T
-template <int D, int n_keys>
-__device__ void multiply_keys(const Queries<D>& q, std::uint32_t keys, Scores<n_keys>& s) {
+template <int D>
+__device__ void multiply_keys(const Queries<D>& q, std::uint32_t keys, Scores& s) {
   const std::uint32_t address = keys + 2 * block_offset_down(kRowStride<D>);
 #pragma unroll
   for (int d = 0; d < D / 16; ++d) {
@@ -71,7 +69,7 @@ __device__ void multiply_keys(const Queries<D>& q, std::uint32_t keys, Scores<n_
     if constexpr (!Queries<D>::kKept) q.load(d, loaded);
     const auto& a = Queries<D>::kKept ? q.kept[Queries<D>::kKept ? d : 0] : loaded;
 #pragma unroll
-    for (int n = 0; n < n_keys / 16; ++n) {
+    for (int n = 0; n < kStep / 16; ++n) {
       std::uint32_t k[4];
       load_matrices(k, address + row_bytes<D>(16 * n) + 32 * d);
 #pragma unroll
@@ -88,23 +86,28 @@ __device__ void multiply_keys(const Queries<D>& q, std::uint32_t keys, Scores<n_
   }
 }
 
+// Of the CTA.
+struct Bias {
+  float log2_slope;  // of ALiBi, in units of log 2
+  int first_row;     // its first query
+};
+
 // Brings raw products to S + log2 m in units of log 2, if more than the scale is to be applied. Returns the
 // factor, greater than 0, that is left to apply.
-template <int D, int n_keys>
-__device__ float add_bias(const Problem& p, const Shared<D>& shared, const ChainedItem& item, int slot,
-                          Scores<n_keys>& s) {
+template <int D>
+__device__ float add_bias(const Problem& p, const Shared<D>& shared, const Bias& bias, int number,
+                          Scores& s) {
   const bool scale_only = !p.slopes && p.log2_scale > 0;
   if (scale_only && !p.gate) return p.log2_scale;
-  const Half halves[2] = {half_at(p, shared.tiles(), slot),
-                          half_at(p, shared.tiles(), slot + n_keys - kHalf)};
-  if (scale_only && halves[0].log2_gate == 0 && halves[1].log2_gate == 0) return p.log2_scale;
-  const float log2_slope = item.log2_slope;
-  const int first_row = item.item.tile * p.tile + warp_id() * kWarpRows - first_column();
+  const Step step = step_at(p, shared.tiles(), number);
+  if (scale_only && step.halves[0].log2_gate == 0 && step.halves[1].log2_gate == 0) return p.log2_scale;
+  const float log2_slope = bias.log2_slope;
+  const int first_row = bias.first_row + warp_id() * kWarpRows - first_column();
 #pragma unroll
   for (int r = 0; r < 4; ++r)
 #pragma unroll
-    for (int n = 0; n < n_keys / 8; ++n) {
-      const Half& half = halves[n / 4];
+    for (int n = 0; n < kStep / 8; ++n) {
+      const Half& half = step.halves[n / 4];
       const auto distance = static_cast<float>(first_row + row_of(r) - half.key);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
@@ -116,12 +119,11 @@ __device__ float add_bias(const Problem& p, const Shared<D>& shared, const Chain
   return 1;
 }
 
-template <int n_keys>
-__device__ void apply_mask(const Allowed& allowed, Scores<n_keys>& s) {
+__device__ void apply_mask(const Allowed& allowed, Scores& s) {
 #pragma unroll
   for (int r = 0; r < 4; ++r)
 #pragma unroll
-    for (int h = 0; h < n_keys / kHalf; ++h) {
+    for (int h = 0; h < 2; ++h) {
       const std::uint32_t bits = __shfl_sync(kWholeWarp, allowed.bits[h], row_of(r)) >> first_column();
 #pragma unroll
       for (int n = 0; n < 4; ++n)
@@ -157,15 +159,15 @@ struct Sums {
 };
 
 // Lets the shifts follow the maxima of S = factor s. A NaN is no maximum, and its power is NaN.
-template <int D, int n_keys>
-__device__ void raise_shifts(const Scores<n_keys>& s, float factor, Sums<D>& sums) {
+template <int D>
+__device__ void raise_shifts(const Scores& s, float factor, Sums<D>& sums) {
   float greatest[4];
   bool behind = false;
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     float x = kMinusInfinity;
 #pragma unroll
-    for (int n = 0; n < n_keys / 8; ++n)
+    for (int n = 0; n < kStep / 8; ++n)
       x = fmaxf(x, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
     x = fmaxf(x, __shfl_xor_sync(kWholeWarp, x, 1));
     x = fmaxf(x, __shfl_xor_sync(kWholeWarp, x, 2));
@@ -185,11 +187,11 @@ __device__ void raise_shifts(const Scores<n_keys>& s, float factor, Sums<D>& sum
 
 // sums += 2^(S - shift), and that times v. The powers of a block of keys are taken while the tensor cores are
 // busy with the block before.
-template <int D, int n_keys>
-__device__ void add_values(const Scores<n_keys>& s, float factor, std::uint32_t values, Sums<D>& sums) {
+template <int D>
+__device__ void add_values(const Scores& s, float factor, std::uint32_t values, Sums<D>& sums) {
   const std::uint32_t address = values + 2 * block_offset_across(kRowStride<D>);
 #pragma unroll
-  for (int k = 0; k < n_keys / 16; ++k) {
+  for (int k = 0; k < kStep / 16; ++k) {
     std::uint32_t powers[2][4];
 #pragma unroll
     for (int r = 0; r < 4; ++r)
@@ -214,46 +216,29 @@ __device__ void add_values(const Scores<n_keys>& s, float factor, std::uint32_t 
   }
 }
 
-// Whether a warp skips the half of a step of which it may see nothing: for 112 it would spill registers.
-template <int D>
-inline constexpr bool kSkipsHalves = D != 112;
-
-// Adds the only half of a step of which the warp may see anything.
-template <int D>
-__device__ void add_half(const Problem& p, const Shared<D>& shared, const ChainedItem& item, Turn turn,
-                         Allowed allowed, const Queries<D>& q, Sums<D>& sums) {
-  const auto below = static_cast<std::uint32_t>(row_bytes<D>(kHalf) * allowed.only);
-  Scores<kHalf> s;
-  multiply_keys<D, kHalf>(q, shared.keys(turn.buffer) + below, s);
-  const float factor = add_bias<D, kHalf>(p, shared, item, turn.step * kStep + kHalf * allowed.only, s);
-  allowed.bits[0] |= allowed.bits[1];  // those of the other half are 0
-  apply_mask<kHalf>(allowed, s);
-  raise_shifts<D, kHalf>(s, factor, sums);
-  add_values<D, kHalf>(s, factor, shared.values(turn.buffer) + below, sums);
-}
-
 // --- results ---
 
-// Lanes side by side trade halves of two blocks of columns: then four lanes store the 32 bytes of a sector.
+// The warp's rows of o go through shared memory, in place of its queries, into whole lines.
 template <int D>
-__device__ void write_rows(const Problem& p, const Place& at, const Sums<D>& sums) {
-  const bool odd = lane_id() % 2 != 0;
-  const int column = lane_id() % 4 / 2 * 4 + (odd ? 8 : 0);
+__device__ void write_rows(const Problem& p, const Place& at, const Sums<D>& sums, char* room) {
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
-    const int row = at.first_row + row_of(r);
-    bfloat16* const to =
-        p.o + ((static_cast<std::int64_t>(at.b) * p.N + row) * p.H + at.item.head) * D + column;
+    char* const row = room + row_bytes<D>(row_of(r)) + 2 * first_column();
 #pragma unroll
-    for (int d = 0; d < D / 16; ++d) {
-      const auto block = [&](int i) {
-        const float* const pair = &sums.o[r / 2][2 * d + i][r % 2 * 2];
-        return pack_bf16(pair[0], pair[1]);
-      };
-      const std::uint32_t low = block(0), high = block(1);
-      const std::uint32_t other = __shfl_xor_sync(kWholeWarp, odd ? low : high, 1);
-      if (row < p.N) *reinterpret_cast<uint2*>(to + 16 * d) = odd ? uint2{other, high} : uint2{low, other};
-    }
+    for (int d = 0; d < D / 8; ++d)
+      *reinterpret_cast<std::uint32_t*>(row + 16 * d) =
+          pack_bf16(sums.o[r / 2][d][r % 2 * 2], sums.o[r / 2][d][r % 2 * 2 + 1]);
+  }
+  __syncwarp();
+  const int rows = min(kWarpRows, p.N - at.first_row), first_unit = lane_id() % kRowLanes<D> * 16;
+#pragma unroll 1
+  for (int row = lane_id() / kRowLanes<D>; row < rows; row += kRowsAtOnce<D>) {
+    const std::int64_t n = static_cast<std::int64_t>(at.b) * p.N + at.first_row + row;
+    const char* const from = room + row_bytes<D>(row) + first_unit;
+    char* const to = reinterpret_cast<char*>(p.o + (n * p.H + at.item.head) * D) + first_unit;
+    for_each_unit<D>([&](int unit) {
+      *reinterpret_cast<uint4*>(to + unit) = *reinterpret_cast<const uint4*>(from + unit);
+    });
   }
 }
 
@@ -274,8 +259,9 @@ __device__ void write_segment(const Problem& p, const Place& at, const Sums<D>& 
 
 // A row without keys has o = 0 and lse = -inf. A NaN sum must stay visible, hence no comparison with > 0.
 template <int D>
-__device__ void write_result(const Problem& p, const Place& at, Sums<D>& sums) {
-  float lse[4];  // in units of log 2
+__device__ void write_result(const Problem& p, const Shared<D>& shared, Sums<D>& sums) {
+  const Place at = place_of_cta(p);  // once more: in the loop registers are short
+  float lse[4];                      // in units of log 2
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     float sum = sums.sum[r];
@@ -285,7 +271,7 @@ __device__ void write_result(const Problem& p, const Place& at, Sums<D>& sums) {
     lse[r] = sum == 0 ? kMinusInfinity : sums.shift[r] + log2f(sum);
   }
   if (at.item.slot >= 0) return write_segment(p, at, sums, lse);
-  write_rows(p, at, sums);
+  write_rows(p, at, sums, shared.queries());
   float* const to = p.lse + (static_cast<std::int64_t>(at.b) * p.H + at.item.head) * p.N;
 #pragma unroll
   for (int r = 0; r < 4; ++r)
@@ -294,88 +280,70 @@ __device__ void write_result(const Problem& p, const Place& at, Sums<D>& sums) {
 
 // --- kernels ---
 
-// Turns to an item: its queries, if those of the item before are in registers, and its keys and values.
-template <int D>
-__device__ Copies<D> next_item(const Problem& p, const Shared<D>& shared, int number) {
-  const Place at = shared.place(number);
-  if constexpr (Queries<D>::kKept) copy_queries(p, shared, at);
-  return Copies<D>(p, at);
-}
-
 // Copies of keys and values. With room for two steps, both of the next step arrive during a step; with room
 // for one, the values arrive during the products with the keys, and the next keys during the rest.
 template <int D>
 __global__ void __launch_bounds__(kMaxThreads, kResidentWarps* kWarpSize / kMaxThreads)
     forward_kernel(const __grid_constant__ Problem p) {
   extern __shared__ uint4 room[];
+  __shared__ int n_tiles;
+  __shared__ Bias bias;  // not in registers, which are short
   const Shared<D> shared(p, room);
-  copy_queries(p, shared, chained_place(p, 0));
-  list_items(p, shared);
-  __syncthreads();
-  Copies<D> copies(p, shared.place(0));
-  Turn turn{0, 0};
-  copy_masks(p, shared, turn);
-  copy_step<D, true, false>(p, shared, copies, turn);
-  if (p.deep) copy_step<D, false, true>(p, shared, copies, turn);
-
-#pragma unroll 1
-  for (int i = 0;; ++i) {
-    if (p.row_bounds) {
-      const Place at = shared.place(i);
-      shared.range() = key_range(p, at.b, at.first_row + lane_id());
+  const Place at = place_of_cta(p);
+  copy_rows<D>(p.q.row<D>(at.b, at.first_row, at.item.head), p.q.stride, kWarpRows, p.N - at.first_row,
+               shared_address(shared.queries()), 0, 1);
+  commit_copies();
+  if (p.row_bounds) shared.range() = key_range(p, at.b, at.first_row + lane_id());
+  if (warp_id() == 0) {
+    const int n = list_tiles(p, at, shared.tiles());
+    if (lane_id() == 0) {
+      n_tiles = n;
+      bias = {p.slopes ? static_cast<float>(p.slopes[at.item.head] * kLog2E) : 0.0f, at.item.tile * p.tile};
     }
-    wait_for_all_copies();
-    __syncwarp();
-    const Queries<D> q(shared.queries());
-    Sums<D> sums;
-    bool last = false;  // step of the item
-#pragma unroll 1
-    do {
-      const Turn now = turn;
-      last = now.step + 1 == i * kListSteps + shared.item(i).steps;
-      turn = {last ? (i + 1) * kListSteps : now.step + 1, now.buffer ^ 1};
-      const bool more = !last || shared.item(i).followed;
-      wait_for_all_copies();
-      __syncthreads();  // the step before is done with, and this one's keys are there
-      if (!p.deep) {
-        copy_step<D, false, true>(p, shared, copies, now);
-      } else if (more) {
-        if (last) copies = next_item(p, shared, i + 1);
-        copy_masks(p, shared, turn);
-        copy_step<D, true, true>(p, shared, copies, turn);
-      }
-      const Allowed allowed = allowed_keys(p, shared, now);
-      if (p.deep && !allowed.any) continue;
-      if constexpr (kSkipsHalves<D>) {
-        if (p.deep && allowed.only >= 0) {
-          add_half(p, shared, shared.item(i), now, allowed, q, sums);
-          continue;
-        }
-      }
-      Scores<kStep> s;
-      multiply_keys<D, kStep>(q, shared.keys(now.buffer), s);
-      if (!p.deep) {
-        wait_for_all_copies();
-        __syncthreads();  // the keys are done with, and the values are there
-        if (more) {
-          if (last) copies = next_item(p, shared, i + 1);
-          copy_masks(p, shared, turn);
-          copy_step<D, true, false>(p, shared, copies, turn);
-        }
-        if (!allowed.any) continue;
-      }
-      const float factor = add_bias<D, kStep>(p, shared, shared.item(i), now.step * kStep, s);
-      if (!allowed.all) apply_mask<kStep>(allowed, s);
-      raise_shifts<D, kStep>(s, factor, sums);
-      add_values<D, kStep>(s, factor, shared.values(now.buffer), sums);
-    } while (!last);
-    if (!Queries<D>::kKept && shared.item(i).followed) {
-      __syncwarp();
-      copy_queries(p, shared, shared.place(i + 1));
-    }
-    write_result(p, shared.place(i), sums);
-    if (!shared.item(i).followed) break;
   }
+  __syncthreads();
+  const int steps = (n_tiles * p.tile + kStep - 1) / kStep;
+  const Copies<D> copies(p, at);
+  if (steps > 0) {
+    copy_masks(p, shared, 0);
+    copy_step<D, true, false>(p, shared, copies, 0);
+    if (p.deep) copy_step<D, false, true>(p, shared, copies, 0);
+  }
+  commit_copies();
+  wait_for_copies<1>();  // but not for those
+  __syncwarp();
+  const Queries<D> q(shared.queries());
+
+  Sums<D> sums;
+#pragma unroll 1
+  for (int step = 0; step < steps; ++step) {
+    wait_for_all_copies();
+    __syncthreads();  // the step before is done with, and this one's keys are there
+    if (!p.deep) {
+      copy_step<D, false, true>(p, shared, copies, step);
+    } else if (step + 1 < steps) {
+      copy_masks(p, shared, step + 1);
+      copy_step<D, true, true>(p, shared, copies, step + 1);
+    }
+    const Allowed allowed = allowed_keys(p, shared, step);
+    if (p.deep && !allowed.any) continue;
+    Scores s;
+    multiply_keys(q, shared.keys(step), s);
+    if (!p.deep) {
+      wait_for_all_copies();
+      __syncthreads();  // the keys are done with, and the values are there
+      if (step + 1 < steps) {
+        copy_masks(p, shared, step + 1);
+        copy_step<D, true, false>(p, shared, copies, step + 1);
+      }
+      if (!allowed.any) continue;
+    }
+    const float factor = add_bias(p, shared, bias, step, s);
+    if (!allowed.all) apply_mask(allowed, s);
+    raise_shifts(s, factor, sums);
+    add_values(s, factor, shared.values(step), sums);
+  }
+  write_result(p, shared, sums);
 }
 
 // A warp per query of a cut tile: its segments' results, weighted by their share of the sum, in order.
@@ -486,79 +454,34 @@ unsigned grid_size(std::int64_t ctas) {
   return static_cast<unsigned>(ctas);
 }
 
-// Rows that are short enough to be chained, each of one item; their tiles; and how many items the others
-// have.
-struct ItemCounts {
-  std::int64_t items = 0, tiles = 0, alone = 0;
-};
-ItemCounts count_items(const TileLayout& layout) {
-  ItemCounts counts;
-  for (int h = 0; h < layout.n_heads(); ++h) {
-    const std::vector<std::int32_t>& offsets = layout.of_head(h).row_offsets;
-    for (std::size_t row = 0; row + 1 < offsets.size(); ++row) {
-      const std::int64_t tiles = offsets[row + 1] - offsets[row];
-      if (tiles > chained_tiles(layout.tile())) {
-        counts.alone += (tiles - 1) / split_tiles(layout.tile()) + 1;
-      } else {
-        ++counts.items;
-        counts.tiles += tiles;
-      }
-    }
-  }
-  return counts;
-}
-
-// As many items in a chain as take the least time, where all multiprocessors are busy: a longer chain waits
-// less often for its first step, but the last chains may leave more of them idle.
-void plan_chains(Context context, Problem& p, const TileLayout& layout, std::int64_t n_items) {
-  constexpr double kStart = 2;  // what a CTA's start costs, in steps
-  const ItemCounts counts = count_items(layout);
-  p.n_items = static_cast<int>(grid_size(n_items * p.B));
-  p.n_alone = static_cast<int>(counts.alone) * p.B;
-  const int items = p.n_items - p.n_alone;
-  if (items == 0) return;
-  const double steps = static_cast<double>(counts.tiles * p.tile) / static_cast<double>(counts.items * kStep);
-  const int places =
-      attribute(context, cudaDevAttrMultiProcessorCount) * (kResidentWarps * kWarpRows / p.tile);
-  double least = std::numeric_limits<double>::infinity();
-  for (int chain = 1; chain <= kChain; ++chain) {
-    const int ctas = (items - 1) / chain + 1;
-    const double time = ((ctas - 1) / places + 1) * (chain * steps + kStart);
-    if (time >= least) continue;
-    least = time;
-    p.n_chains = ctas;
-  }
-}
-
 template <int D>
-void launch_forward(Context context, Problem p) {
+void launch_forward(Context context, Problem p, std::int64_t n_items) {
   p.deep = fits(context, shared_layout<D>(p.tile, true).bytes, p.tile);
   p.shared = shared_layout<D>(p.tile, p.deep);
   plan_copies<D>(p);
   check_cuda(
       cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared.bytes));
-  forward_kernel<D>
-      <<<grid_size(p.n_alone + p.n_chains), static_cast<unsigned>(p.tile / kWarpRows * kWarpSize),
-         static_cast<std::size_t>(p.shared.bytes), stream(context)>>>(p);
+  forward_kernel<D><<<grid_size(n_items * p.B), static_cast<unsigned>(p.tile / kWarpRows * kWarpSize),
+                      static_cast<std::size_t>(p.shared.bytes), stream(context)>>>(p);
   check_launch();
 }
 
-void launch_forward(Context context, const Problem& p, int D) {
+void launch_forward(Context context, const Problem& p, std::int64_t n_items, int D) {
   switch (D) {
     case 32:
-      return launch_forward<32>(context, p);
+      return launch_forward<32>(context, p, n_items);
     case 48:
-      return launch_forward<48>(context, p);
+      return launch_forward<48>(context, p, n_items);
     case 64:
-      return launch_forward<64>(context, p);
+      return launch_forward<64>(context, p, n_items);
     case 80:
-      return launch_forward<80>(context, p);
+      return launch_forward<80>(context, p, n_items);
     case 96:
-      return launch_forward<96>(context, p);
+      return launch_forward<96>(context, p, n_items);
     case 112:
-      return launch_forward<112>(context, p);
+      return launch_forward<112>(context, p, n_items);
     case 128:
-      return launch_forward<128>(context, p);
+      return launch_forward<128>(context, p, n_items);
   }
   check(false, "attention: a head dim that the dispatcher should have refused");
 }
@@ -580,8 +503,7 @@ void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& 
   p.segment_lse = data<float>(segment_lse);
   p.o = data<bfloat16>(o);
   p.lse = data<float>(lse);
-  plan_chains(context, p, *in.layout, work.n_items);
-  launch_forward(context, p, D);
+  launch_forward(context, p, work.n_items, D);
   if (work.n_splits == 0) return;
   combine_kernel<<<grid_size(work.n_splits * p.B * (p.tile / kCombineWarps)), kCombineWarps * kWarpSize, 0,
                    stream(context)>>>(p, static_cast<const SplitRow*>(work.splits.raw_data()), D);

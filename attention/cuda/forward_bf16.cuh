@@ -8,17 +8,9 @@
 
 namespace filigree::cuda::forward16 {
 
-constexpr int kStep = 64, kHalf = 32;  // keys
-constexpr int kWarpRows = 32;          // queries of a warp
-constexpr double kLog2E = 1.44269504088896340736;
+constexpr int kStep = 64, kHalf = 32;                 // keys
+constexpr int kWarpRows = 32;                         // queries of a warp
 constexpr int kNoKey = static_cast<int>(kMaxLength);  // behind every key
-constexpr int kChain = 4;                             // items of a CTA, at most
-// A CTA's lists of tiles lie this far apart, in steps; those of chained items leave room for an end.
-constexpr int kListSteps = static_cast<int>(split_tiles(kStep)) / kChain;
-constexpr int kListEnd = 2;  // tiles
-constexpr int chained_tiles(int tile) {
-  return static_cast<int>(split_tiles(tile)) / kChain - kListEnd;
-}
 
 // Rows of q, k or v.
 struct Rows {
@@ -34,12 +26,11 @@ struct Rows {
 
 // Shared memory of a CTA: where what begins, in bytes.
 struct SharedLayout {
-  // The chain of items, then
-  int tiles;    // their lists
+  // The list of tiles, then
   int ranges;   // [T] KeyRange, of each query; row bounds only
   int masks;    // [2, 2, T] words: of a step, a half of it, each query
   int queries;  // [T, D]
-  int steps;    // room for one or two: keys [kStep, D], values [kStep, D]
+  int steps;    // one or two: keys [kStep, D], values [kStep, D]
   int bytes;    // of all
 };
 
@@ -56,9 +47,6 @@ struct Problem {
   std::int64_t gate_batch_stride;
   const std::int32_t* row_bounds;  // nullptr: every key
   const float* slopes;             // nullptr: no ALiBi
-  int n_items;                     // for all batches
-  int n_alone;                     // the first of them, which have a CTA each
-  int n_chains;                    // CTAs for the others
   int B, N, M, H;
   int heads_per_kv;
   int tile, tile_shift;  // T = 2^tile_shift
@@ -80,40 +68,20 @@ struct Place {
   int first_row;  // the warp's first query
 };
 
-// A CTA begins with the item of its own number. Short items are chained: so many CTAs share them that each
-// goes on with the items n_chains, 2 n_chains ... behind, and loads an item's first step and queries while it
-// works on the item before. Batches vary fastest: the longest items of all of them come first.
-__device__ inline int chain_length(const Problem& p) {
+// Batches vary fastest: the longest items of all of them come first.
+__device__ inline Place place_of_cta(const Problem& p) {
+  Place at;
   const int i = static_cast<int>(blockIdx.x);
-  return i < p.n_alone ? 1 : (p.n_items - 1 - i) / p.n_chains + 1;
-}
-
-__device__ inline Place place_of(const Problem& p, const WorkItem& item, int b) {
-  return {item, b, item.tile * p.tile + warp_id() * kWarpRows};
-}
-__device__ inline Place chained_place(const Problem& p, int number) {
-  const int i = static_cast<int>(blockIdx.x) + number * p.n_chains;
-  return place_of(p, p.items[i / p.B], i % p.B);
+  at.item = p.items[i / p.B];
+  at.b = i % p.B;
+  at.first_row = at.item.tile * p.tile + warp_id() * kWarpRows;
+  return at;
 }
 
 // --- shared memory ---
 
 struct KeyRange {
   int low, high;  // keys [low, high)
-};
-
-struct alignas(16) ChainedItem {
-  WorkItem item;
-  int b;
-  int steps;         // at least 1, which may be empty
-  bool followed;     // by another item of the CTA
-  float log2_slope;  // of ALiBi, in units of log 2
-};
-
-// A step of a CTA: its number says what tiles it has, its buffer where the copies of it lie.
-struct Turn {
-  int step;    // kListSteps i + that of item i
-  int buffer;  // 0 or 1, in turn
 };
 
 // A tile that has to be computed. Its mask is an entry of the mask table, kFullTile if all queries of the CTA
@@ -133,8 +101,7 @@ __host__ __device__ constexpr int row_bytes(int rows) {
 template <int D>
 SharedLayout shared_layout(int tile, bool deep) {
   SharedLayout at{};
-  at.tiles = kChain * static_cast<int>(sizeof(ChainedItem));
-  at.ranges = at.tiles + (static_cast<int>(split_tiles(tile)) + kListEnd) * static_cast<int>(sizeof(Tile));
+  at.ranges = static_cast<int>(split_tiles(tile) + 1) * static_cast<int>(sizeof(Tile));
   at.masks = at.ranges + tile * static_cast<int>(sizeof(KeyRange));
   at.queries = at.masks + 2 * 2 * tile * 4;
   at.steps = at.queries + row_bytes<D>(tile);
@@ -147,26 +114,21 @@ class Shared {
  public:
   __device__ Shared(const Problem& p, uint4* room) : p_(p), room_(reinterpret_cast<char*>(room)) {}
 
-  __device__ ChainedItem& item(int number) const { return reinterpret_cast<ChainedItem*>(room_)[number]; }
-  __device__ Place place(int number) const {
-    const ChainedItem& at = item(number);
-    return place_of(p_, at.item, at.b);
-  }
-  __device__ Tile* tiles() const { return reinterpret_cast<Tile*>(room_ + p_.shared.tiles); }
+  __device__ Tile* tiles() const { return reinterpret_cast<Tile*>(room_); }
   // Of the thread's query.
   __device__ KeyRange& range() const {
     return reinterpret_cast<KeyRange*>(room_ + p_.shared.ranges)[threadIdx.x];
   }
-  __device__ std::uint32_t& mask(int buffer, int half) const {
+  __device__ std::uint32_t& mask(int step, int half) const {
     return reinterpret_cast<std::uint32_t*>(room_ +
-                                            p_.shared.masks)[(buffer * 2 + half) * p_.tile + threadIdx.x];
+                                            p_.shared.masks)[((step & 1) * 2 + half) * p_.tile + threadIdx.x];
   }
   // Of the warp.
   __device__ char* queries() const { return room_ + p_.shared.queries + warp_id() * row_bytes<D>(kWarpRows); }
-  __device__ std::uint32_t keys(int buffer) const {
-    return shared_address(room_) + p_.shared.steps + (p_.deep ? buffer : 0) * (2 * row_bytes<D>(kStep));
+  __device__ std::uint32_t keys(int step) const {
+    return shared_address(room_) + p_.shared.steps + (p_.deep ? step & 1 : 0) * (2 * row_bytes<D>(kStep));
   }
-  __device__ std::uint32_t values(int buffer) const { return keys(buffer) + row_bytes<D>(kStep); }
+  __device__ std::uint32_t values(int step) const { return keys(step) + row_bytes<D>(kStep); }
 
  private:
   const Problem& p_;
@@ -224,27 +186,8 @@ __device__ inline int list_tiles(const Problem& p, const Place& at, Tile* list) 
     if (live) list[n + __popc(votes & ((1u << lane_id()) - 1u))] = tile;
     n += __popc(votes);
   }
-  if (lane_id() < kListEnd) list[n + lane_id()] = {kNoKey, kCutTile, 0.0f};
+  if (lane_id() == 0) list[n] = {kNoKey, kCutTile, 0.0f};  // beside an odd last tile of 32
   return n;
-}
-
-// Each warp lists the tiles of some of the CTA's items.
-template <int D>
-__device__ void list_items(const Problem& p, const Shared<D>& shared) {
-  const int warps = p.tile / kWarpRows, items = chain_length(p);
-#pragma unroll 1
-  for (int i = warp_id(); i < items; i += warps) {
-    const Place at = chained_place(p, i);
-    const int n = list_tiles(p, at, shared.tiles() + (i * kListSteps * kStep >> p.tile_shift));
-    if (lane_id() == 0) {
-      ChainedItem& item = shared.item(i);
-      item.item = at.item;
-      item.b = at.b;
-      item.steps = max((n * p.tile + kStep - 1) / kStep, 1);
-      item.followed = i + 1 < items;
-      item.log2_slope = p.slopes ? static_cast<float>(p.slopes[at.item.head] * kLog2E) : 0.0f;
-    }
-  }
 }
 
 // --- steps: two halves of 32 keys, of one tile for T >= 64, of two tiles that follow each other for T = 32
@@ -290,12 +233,12 @@ struct Copies {
 
 // Copies a step's keys or values or both.
 template <int D, bool with_keys, bool with_values>
-__device__ void copy_step(const Problem& p, const Shared<D>& shared, const Copies<D>& copies, Turn turn) {
+__device__ void copy_step(const Problem& p, const Shared<D>& shared, const Copies<D>& copies, int step) {
 #pragma unroll 1
   for (int first = 0; first < kStep; first += p.copy_keys) {
-    const int key = half_at(p, shared.tiles(), turn.step * kStep + first).key;
+    const int key = half_at(p, shared.tiles(), step * kStep + first).key;
     const char* from = copies.keys + static_cast<std::int64_t>(key) * p.k.stride;
-    std::uint32_t to = shared.keys(turn.buffer) + copies.offset + row_bytes<D>(first);
+    std::uint32_t to = shared.keys(step) + copies.offset + row_bytes<D>(first);
     int left = p.M - key - copies.row;  // keys from this row on
 #pragma unroll 1
     for (int passes = p.copy_passes; passes > 0; passes -= 2) {
@@ -314,16 +257,10 @@ __device__ void copy_step(const Problem& p, const Shared<D>& shared, const Copie
   }
 }
 
-template <int D>
-__device__ void copy_queries(const Problem& p, const Shared<D>& shared, const Place& at) {
-  copy_rows<D>(p.q.row<D>(at.b, at.first_row, at.item.head), p.q.stride, kWarpRows, p.N - at.first_row,
-               shared_address(shared.queries()), 0, 1);
-}
-
 // The row of each partial tile's mask that belongs to the thread's query: the CTA has a thread for each.
 template <int D>
-__device__ void copy_masks(const Problem& p, const Shared<D>& shared, Turn turn) {
-  const Step step = step_at(p, shared.tiles(), turn.step);
+__device__ void copy_masks(const Problem& p, const Shared<D>& shared, int number) {
+  const Step step = step_at(p, shared.tiles(), number);
   if (is_full(step)) return;
   const int row = static_cast<int>(threadIdx.x);
 #pragma unroll
@@ -331,7 +268,7 @@ __device__ void copy_masks(const Problem& p, const Shared<D>& shared, Turn turn)
     const Half& half = step.halves[h];
     if (half.mask < 0) continue;
     const std::uint32_t* const mask = p.masks + half.mask * p.mask_size;
-    copy_async_4(shared_address(&shared.mask(turn.buffer, h)), mask + row * p.mask_words + half.column / 32);
+    copy_async_4(shared_address(&shared.mask(number, h)), mask + row * p.mask_words + half.column / 32);
   }
 }
 
@@ -341,31 +278,26 @@ __device__ inline std::uint32_t low_bits(int n) {
   return n <= 0 ? 0u : n >= 32 ? ~0u : (1u << n) - 1u;
 }
 
-// Bit c of bits[h]: whether the lane's query, the warp's number lane_id(), may see key c of half h. If the
-// warp may see keys of one half only, that is `only`; otherwise it is -1.
+// Bit c of bits[h]: whether the lane's query, the warp's number lane_id(), may see key c of half h.
 struct Allowed {
   std::uint32_t bits[2];
   bool any, all;  // of the warp
-  int only;
 };
 
 template <int D>
-__device__ Allowed allowed_keys(const Problem& p, const Shared<D>& shared, Turn turn) {
-  Allowed allowed{{~0u, ~0u}, true, true, -1};
-  const Step step = step_at(p, shared.tiles(), turn.step);
+__device__ Allowed allowed_keys(const Problem& p, const Shared<D>& shared, int number) {
+  Allowed allowed{{~0u, ~0u}, true, true};
+  const Step step = step_at(p, shared.tiles(), number);
   if (is_full(step)) return allowed;
   const KeyRange range = p.row_bounds ? shared.range() : KeyRange{0, p.M};
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const Half& half = step.halves[h];
-    if (half.mask >= 0) allowed.bits[h] = shared.mask(turn.buffer, h);
+    if (half.mask >= 0) allowed.bits[h] = shared.mask(number, h);
     allowed.bits[h] &= low_bits(range.high - half.key) & ~low_bits(range.low - half.key);
   }
-  const bool low = __any_sync(kWholeWarp, allowed.bits[0] != 0);
-  const bool high = __any_sync(kWholeWarp, allowed.bits[1] != 0);
-  allowed.any = low || high;
+  allowed.any = __any_sync(kWholeWarp, (allowed.bits[0] | allowed.bits[1]) != 0);
   allowed.all = __all_sync(kWholeWarp, (allowed.bits[0] & allowed.bits[1]) == ~0u);
-  if (low != high) allowed.only = high ? 1 : 0;
   return allowed;
 }
 
