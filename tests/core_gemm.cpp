@@ -1,9 +1,10 @@
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/time.h>
+#include <ucontext.h>
 
-#include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <thread>
 
 #include "core/cpu/gemm.h"
 #include "core/parallel.h"
@@ -110,31 +111,65 @@ TEST(Gemm, SameBitsForAnyNumberOfThreads) {
   }
 }
 
-volatile sig_atomic_t signals_seen = 0;
+#if defined(__x86_64__)
 
-// oneDNN's code keeps heap addresses in the stack pointer: a handler's frame would overwrite what lies there.
-TEST(Gemm, SurvivesSignals) {
-  struct sigaction action {
-  }, before{};
-  action.sa_handler = [](int) { signals_seen = 1; };
-  action.sa_flags = SA_RESTART;
-  ASSERT_EQ(sigaction(SIGALRM, &action, &before), 0);
-  const itimerval often{{0, 50}, {0, 50}}, never{};
-  setitimer(ITIMER_REAL, &often, nullptr);
-  Random random(test_seed(), 9);
-  for (int round = 0; round < 600; ++round) {
-    const int64_t m = random.size(1, 200), n = random.size(1, 200), k = random.size(1, 200);
-    const Tensor a = Tensor::full({m, k}, 1), b = Tensor::full({k, n}, 2);
-    Tensor c = Tensor::empty({m, n});
-    cpu::gemm_serial<float>(false, false, m, n, k, 1, a.data<float>(), k, b.data<float>(), n, 0,
-                            c.data<float>(), n);
-    const auto values = c.values<float>();
-    EXPECT_EQ(std::ranges::count(values, 2.0f * static_cast<float>(k)), m * n);
-  }
-  setitimer(ITIMER_REAL, &never, nullptr);
-  sigaction(SIGALRM, &before, nullptr);
-  EXPECT_EQ(signals_seen, 1);
+std::uintptr_t stack_begin, stack_end;             // of the thread that computes
+volatile sig_atomic_t n_signals, n_off_the_stack;  // signal handlers can reach nothing but globals
+
+void look_at_stack_pointer(int, siginfo_t*, void* context) {
+  const auto sp = static_cast<std::uintptr_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RSP]);
+  n_signals = n_signals + 1;
+  if (sp < stack_begin || sp >= stack_end) n_off_the_stack = n_off_the_stack + 1;
 }
+
+// A handler's frame goes below the stack pointer, so that may never point into the heap. Here the handler has
+// a stack of its own and only looks.
+TEST(Gemm, SignalHandlersFindTheStackPointerOnTheStack) {
+  pthread_attr_t attributes;
+  void* lowest;
+  std::size_t size;
+  ASSERT_EQ(pthread_getattr_np(pthread_self(), &attributes), 0);
+  pthread_attr_getstack(&attributes, &lowest, &size);
+  pthread_attr_destroy(&attributes);
+  stack_begin = reinterpret_cast<std::uintptr_t>(lowest);
+  stack_end = stack_begin + size;
+  n_signals = 0;
+  n_off_the_stack = 0;
+
+  std::vector<char> memory(1 << 17);
+  stack_t own{}, stack_before{};
+  own.ss_sp = memory.data();
+  own.ss_size = memory.size();
+  ASSERT_EQ(sigaltstack(&own, &stack_before), 0);
+  struct sigaction look {};
+  struct sigaction before {};
+  look.sa_sigaction = look_at_stack_pointer;
+  look.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
+  sigaction(SIGUSR1, &look, &before);
+  std::atomic<bool> enough{false};
+  std::thread sender([&, computing = pthread_self()] {
+    while (!enough) {
+      pthread_kill(computing, SIGUSR1);
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+  });
+
+  constexpr int64_t kM = 96, kN = 80, kK = 256;
+  const Tensor a = Tensor::full({kM * kK}, 1), b = Tensor::full({kK * kN}, 1);
+  Tensor c = Tensor::zeros({kM, kN});
+  for (const bool ta : {false, true})
+    for (const bool tb : {false, true})
+      for (const int until = n_signals + 50; n_signals < until;)
+        cpu::gemm_serial<float>(ta, tb, kM, kN, kK, 1, a.data<float>(), ta ? kM : kK, b.data<float>(),
+                                tb ? kK : kN, 0, c.data<float>(), kN);
+  enough = true;
+  sender.join();
+  sigaction(SIGUSR1, &before, nullptr);
+  sigaltstack(&stack_before, nullptr);
+  EXPECT_EQ(n_off_the_stack, 0) << "of " << n_signals;
+}
+
+#endif
 
 }  // namespace
 }  // namespace filigree
