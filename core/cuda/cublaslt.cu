@@ -131,8 +131,6 @@ cublasLtEpilogue_t cublas_epilogue(const Product& p) {
       return p.vector ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
     case Epilogue::gelu_gradient:
       return CUBLASLT_EPILOGUE_DGELU;
-    case Epilogue::bias_gradient:
-      return CUBLASLT_EPILOGUE_BGRADB;  // B is our a
   }
   return CUBLASLT_EPILOGUE_DEFAULT;
 }
@@ -261,7 +259,7 @@ class Trial {
  public:
   Trial(Context context, const Product& like) : context_(context), product_(like) {
     const std::int64_t rows = like.y.rows, columns = like.y.columns;
-    const Matrix vector{nullptr, like.y.type, 1, like.epilogue == Epilogue::bias_gradient ? rows : columns};
+    const Matrix vector{nullptr, like.y.type, 1, columns};
     const std::int64_t of_before = like.before ? bytes(like.y) : 0,
                        of_vector = like.vector ? bytes(vector) : 0;
     result_bytes_ = padded(bytes(like.y)) + padded(of_before) + padded(of_vector);

@@ -20,7 +20,6 @@ enum class Epilogue : std::uint8_t {
   bias,           // y = op(a) op(b) + vector, which has y's columns and dtype
   gelu,           // before = op(a) op(b) + vector, if there is one; y = gelu(before), the tanh form
   gelu_gradient,  // y = (op(a) op(b)) gelu'(before)
-  bias_gradient,  // beside y: vector = the sums of op(a)'s rows, in y's dtype
 };
 
 // y = op(a) op(b) + beta y. No dimension is 0; a and b have one dtype, y has it too or f32 beside bf16.

@@ -5,9 +5,6 @@
 namespace filigree::cuda {
 namespace {
 
-// Whether cuBLASLt makes dbias beside dw, or a kernel of its own that reads dy once more.
-constexpr bool kFuseBiasGradient = false;
-
 Matrix matrix(const Tensor& t) {
   return {t.raw_data(), t.dtype(), t.dim(-2), t.dim(-1)};
 }
@@ -65,9 +62,7 @@ void linear(Context context, const Tensor& x, const Tensor& w, const Tensor& bia
 
 void linear_backward_weight(Context context, const Tensor& dy, const Tensor& x, double beta, Tensor& dw,
                             Tensor& dbias) {
-  if (kFuseBiasGradient && dbias.defined() &&
-      multiply_fused(context, product(dy, x, true, false, beta, dw), Epilogue::bias_gradient, dbias, {}))
-    return;
+  // dbias by an epilogue of cuBLASLt's was slower than a kernel that reads dy once more (RESULTS.md).
   matmul(context, dy, x, true, false, beta, dw);
   if (dbias.defined()) sum_leading(context, dy, dbias);
 }
