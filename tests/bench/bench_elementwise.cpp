@@ -89,23 +89,26 @@ void register_all() {
     measure(s, o->bytes(2), [&] { norm_forward(kCpu, o->a, o->w, o->bias, 1e-5, o->c, o->mean, o->rstd); });
   });
   add_benchmark("layer_norm_backward", [o](State& s) {
-    measure(s, o->bytes(3),
-            [&] { norm_backward(kCpu, o->a, o->b, o->w, o->mean, o->rstd, o->c, o->dw, o->dbias); });
+    measure(s, o->bytes(3), [&] {
+      norm_backward(kCpu, o->a, o->b, o->w, o->mean, o->rstd, Tensor{}, o->c, o->dw, o->dbias);
+    });
   });
   add_benchmark("softmax_forward",
                 [o](State& s) { measure(s, o->bytes(2), [&] { softmax_forward(kCpu, o->a, o->c); }); });
   add_benchmark("dropout", [o](State& s) {
-    measure(s, o->bytes(2), [&] { dropout(kCpu, o->a, 0.1, RandomKey{1, 2, 3}, o->c); });
+    measure(s, o->bytes(2), [&] { dropout(kCpu, o->a, 0.1, RandomKey{1, 2, 3}, Tensor{}, o->c); });
   });
   add_benchmark("rope_8x1024x12x64", [o](State& s) {
     const Tensor x = o->a.reshape({8, 1024, 12, 64});
     Tensor y = o->c.reshape({8, 1024, 12, 64});
-    measure(s, o->bytes(2), [&] { rope(kCpu, x, 1e4, 0, false, y); });
+    measure(s, o->bytes(2), [&] { rope(kCpu, x, 12, 1e4, 0, false, y); });
   });
   add_benchmark("adamw", [o](State& s) {
-    Tensor v = Tensor::zeros_like(o->a);
-    measure(s, o->bytes(7),
-            [&] { adamw_step(kCpu, {.lr = 1e-4, .weight_decay = 0.1}, o->a, o->b, o->c, v); });
+    const std::vector<double> rates = {1e-4, 0.1, 0.05};
+    const StepControl control{Tensor::of<double>({3}, rates), Tensor::full({1}, 1, DType::f64),
+                              Tensor::zeros({1}, DType::u32), 0};
+    const OptimizerTensors tensors{o->a, o->b, o->c, Tensor::zeros_like(o->a), 1, 0.1};
+    measure(s, o->bytes(7), [&] { adamw_step(kCpu, {.control = control}, std::span(&tensors, 1)); });
   });
 }
 
