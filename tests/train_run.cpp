@@ -196,7 +196,7 @@ TEST_F(RunTest, RefusesWhatDoesNotFit) {
   expect({"train", "config.yaml", "train.out=other", "--resume", "missing.h5"}, 3, "missing.h5");
   expect({"train", "config.yaml", "data.train=nowhere"}, 3, "nowhere");
   expect({"train", "missing.yaml"}, 2, "missing.yaml");
-  expect({"train", "config.yaml", "device=cuda"}, 2, "CUDA");
+  expect({"train", "config.yaml", "device=cuda"}, 2, "cuda");
   expect({"train", "config.yaml", "tile=48"}, 2, "tile");
   expect({"train", "config.yaml", "pattern={longformer: {window: 0, global: 1}}"}, 2, "window");
   expect({"train", "config.yaml", "pattern={longformer: {windo: 8, global: 1}}"}, 2, "window");
