@@ -16,9 +16,9 @@ std::int64_t bytes_beside(const Config& config, const ModelConfig& model) {
   return kOnce + n_threads() * (kPerThread + cpu::gemm_heap_holes(largest));
 }
 
-Batch meta_batch(const Config& config, const ModelConfig& model, Device device) {
+Batch meta_batch(const Config& config, const ModelConfig& model) {
   const std::int64_t b = config.train.micro_batch_size, n = config.data.seq_len;
-  const auto ints = [=](const Shape& shape) { return Tensor::empty(shape, DType::i32, device); };
+  const auto ints = [](const Shape& shape) { return Tensor::empty(shape, DType::i32, Device::meta()); };
   Batch batch;
   batch.inputs = ints({b, n});
   batch.targets = model.type == ModelType::encoder_classifier ? ints({b}) : ints({b, n});
@@ -49,12 +49,12 @@ MemoryPlan plan_memory(const Config& config, const ModelConfig& model_config,
     Stepper stepper(model, optimizer, layouts, options);
     std::vector<Batch> waiting;  // the loader makes one more ahead
     for (std::int64_t i = options.micro_batches; i < config.train.accumulation() + 1; ++i)
-      waiting.push_back(meta_batch(config, model_config, Device::meta()));
+      waiting.push_back(meta_batch(config, model_config));
     // A second micro batch meets the gradients of the first, a second step the allocator's cached blocks.
     for (int step = 0; step < 2; ++step) {
       std::vector<Batch> batches;
       for (std::int64_t i = 0; i < options.micro_batches; ++i)
-        batches.push_back(meta_batch(config, model_config, Device::meta()));
+        batches.push_back(meta_batch(config, model_config));
       stepper.submit(std::move(batches), step, 0);
       stepper.next(true);
     }

@@ -58,8 +58,8 @@ void Stepper::make_inputs(const Batch& like) {
         {HostBuffer(bytes, device_), HostBuffer(results_.bytes(), device_), Event(device_), Event(device_)});
 }
 
-void Stepper::upload(const std::vector<Batch>& batches, double denominator, std::int64_t step, double lr,
-                     Slot& slot) {
+void Stepper::upload(const Pending& pending) {
+  Slot& slot = slots_[pending.slot];
   slot.copied.wait();
   std::int64_t offset = 0;
   const auto put = [&](Tensor& to, const void* from) {
@@ -67,14 +67,15 @@ void Stepper::upload(const std::vector<Batch>& batches, double denominator, std:
     copy_async(to, slot.inputs, offset);
     offset += padded(to.bytes());
   };
-  const auto rates = optimizer_.next_rates(lr);
-  const std::array scalars = {rates[0], rates[1], rates[2], denominator};
-  const auto first = static_cast<std::uint32_t>(step * options_.micro_batches);
+  const auto rates = optimizer_.next_rates(pending.result.lr);
+  const auto targets = static_cast<double>(std::max<std::int64_t>(1, pending.result.targets));
+  const std::array scalars = {rates[0], rates[1], rates[2], targets};
+  const auto first = static_cast<std::uint32_t>(pending.result.step * options_.micro_batches);
   put(scalars_, scalars.data());
   put(step_, &first);
-  for (std::size_t i = 0; i < batches.size(); ++i)
+  for (std::size_t i = 0; i < pending.batches.size(); ++i)
     for (const auto member : kBatchTensors) {
-      const Tensor& from = batches[i].*member;
+      const Tensor& from = pending.batches[i].*member;
       check((inputs_[i].*member).shape() == from.shape(),
             "a step's batch has another shape than those before");
       if (!from.device().is_meta()) put(inputs_[i].*member, from.raw_data());
@@ -117,9 +118,7 @@ void Stepper::submit(std::vector<Batch> batches, std::int64_t step, double lr) {
     pending.result.targets += batch.n_targets;
     pending.result.tokens += batch.n_tokens;
   }
-  Slot& slot = slots_[pending.slot];
-  upload(pending.batches, static_cast<double>(std::max<std::int64_t>(1, pending.result.targets)), step, lr,
-         slot);
+  upload(pending);
   if (options_.graph && submitted_ > 0) {
     if (!graph_) {
       // The first step has made what stays (layouts, plans of products); the graph gets memory of its own.
@@ -131,6 +130,7 @@ void Stepper::submit(std::vector<Batch> batches, std::int64_t step, double lr) {
   } else {
     run();
   }
+  Slot& slot = slots_[pending.slot];
   copy_async(slot.results, results_);
   slot.done.record();
   ++submitted_;
@@ -156,8 +156,7 @@ void Stepper::stop_not_finite(const Pending& pending) {
   pending_.clear();
   graph_.reset();
   optimizer_.zero_grad();
-  upload(pending.batches, static_cast<double>(std::max<std::int64_t>(1, pending.result.targets)),
-         pending.result.step, pending.result.lr, slots_[pending.slot]);
+  upload(pending);
   std::string what, where;
   for (std::size_t i = 0; i < inputs_.size() && what.empty(); ++i) {
     const ForwardContext forward = context(static_cast<std::int64_t>(i));

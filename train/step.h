@@ -64,8 +64,7 @@ class Stepper {
   };
 
   void make_inputs(const Batch& like);
-  void upload(const std::vector<Batch>& batches, double denominator, std::int64_t step, double lr,
-              Slot& slot);
+  void upload(const Pending& pending);
   void run();
   ForwardContext context(std::int64_t micro_batch) const;
   [[noreturn]] void stop_not_finite(const Pending& pending);
