@@ -267,7 +267,7 @@ TEST_F(RunTest, DryRunPredictsThePeakWithinTenPercent) {
 #endif
   // Large enough that tensors, not the program itself, are most of it.
   const std::vector<std::string> shape = {"model.dim=128",         "model.n_heads=4",
-                                          "data.seq_len=1024",     "train.steps=3",
+                                          "data.seq_len=2048",     "train.steps=3",
                                           "train.eval_interval=0", "checkpoint.interval=0",
                                           "train.batch_size=8",    "train.micro_batch_size=4",
                                           "train.out=memory",      "threads=2"};

@@ -8,10 +8,10 @@
 namespace filigree {
 namespace {
 
-// What is not in tensors: buffers of the attention kernels, what a first use of oneDNN maps, holes in the
-// heap.
+// What is not in tensors: buffers of the attention kernels, what first uses of oneDNN and HDF5 map, holes in
+// the heap.
 std::int64_t bytes_beside(const Config& config, const ModelConfig& model) {
-  constexpr std::int64_t kOnce = std::int64_t{5} << 20, kPerThread = std::int64_t{1} << 19;
+  constexpr std::int64_t kOnce = std::int64_t{10} << 20, kPerThread = std::int64_t{1} << 19;
   const std::int64_t largest = config.train.micro_batch_size * config.data.seq_len * 4 * model.dim;
   return kOnce + n_threads() * (kPerThread + cpu::gemm_heap_holes(largest));
 }
