@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "layers/module.h"
+#include "core/module.h"
 
 namespace filigree {
 

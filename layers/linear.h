@@ -3,8 +3,8 @@
 
 #include <string>
 
+#include "core/module.h"
 #include "core/ops.h"
-#include "layers/module.h"
 
 namespace filigree {
 

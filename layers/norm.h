@@ -3,9 +3,9 @@
 
 #include <string>
 
+#include "core/module.h"
 #include "core/ops.h"
 #include "layers/model_config.h"
-#include "layers/module.h"
 
 namespace filigree {
 

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/module.h"
 #include "core/optimizer_step.h"
-#include "layers/module.h"
 #include "train/config.h"
 
 namespace filigree {

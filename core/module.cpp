@@ -1,4 +1,4 @@
-#include "layers/module.h"
+#include "core/module.h"
 
 #include <algorithm>
 #include <cmath>
