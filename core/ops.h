@@ -26,6 +26,10 @@ Var log(const Var& x);
 Var sigmoid(const Var& x);
 Var tanh(const Var& x);
 Var relu(const Var& x);
+// x cut to [low, high]. The gradient of what was cut is 0, or `through`: as if it had not been cut (the
+// straight-through estimator, Bengio et al. 2013).
+enum class Cut { stop, through };
+Var clamp(const Var& x, double low, double high, Cut gradient = Cut::stop);
 enum class Gelu { erf, tanh };
 Var gelu(const Var& x, Gelu kind = Gelu::erf);  // Hendrycks & Gimpel 2016
 Var silu(const Var& x);

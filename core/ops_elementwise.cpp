@@ -160,6 +160,19 @@ Var relu(const Var& x) {
   });
 }
 
+Var clamp(const Var& x, double low, double high, Cut gradient) {
+  require_float("clamp", x);
+  require(low <= high, "[clamp] the limits {} and {} are in the wrong order", low, high);
+  Tensor y = computed_like(
+      x.value(), [&](auto context, Tensor& out) { clamp_forward(context, x.value(), low, high, out); });
+  if (gradient == Cut::through)
+    return make_result("clamp", y, {x}, [](const Tensor& dy) { return std::vector<Tensor>{dy}; });
+  return make_result("clamp", y, {x}, [x_value = x.value(), low, high](const Tensor& dy) {
+    return std::vector<Tensor>{computed_like(
+        dy, [&](auto context, Tensor& dx) { clamp_backward(context, dy, x_value, low, high, dx); })};
+  });
+}
+
 Var gelu(const Var& x, Gelu kind) {
   require_float("gelu", x);
   Tensor y = computed_like(x.value(),

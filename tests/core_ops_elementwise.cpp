@@ -127,6 +127,24 @@ TEST(ElementwiseErrors, SayWhatIsWrong) {
             "[exp] computes in f32 or f64, not i32");
 }
 
+TEST(ElementwiseValues, ClampCutsAndLetsGradientsThrough) {
+  const Tensor x = Tensor::of<double>({4}, {-2, 0.25, 3, NAN});
+  for (const ops::Cut cut : {ops::Cut::stop, ops::Cut::through}) {
+    Var v(x, true);
+    const Var y = ops::clamp(v, -1, 1, cut);
+    EXPECT_EQ(y.value().item(0), -1);
+    EXPECT_EQ(y.value().item(1), 0.25);
+    EXPECT_EQ(y.value().item(2), 1);
+    EXPECT_TRUE(std::isnan(y.value().item(3)));
+    backward(y, Tensor::of<double>({4}, {5, 6, 7, 8}));
+    const bool through = cut == ops::Cut::through;
+    EXPECT_EQ(v.grad().item(0), through ? 5 : 0);
+    EXPECT_EQ(v.grad().item(1), 6);
+    EXPECT_EQ(v.grad().item(2), through ? 7 : 0);
+  }
+  EXPECT_EQ(message([&] { ops::clamp(Var(x), 1, 0); }), "[clamp] the limits 1 and 0 are in the wrong order");
+}
+
 TEST(ElementwiseTape, KeepsOnlyWhatBackwardNeeds) {
   const auto kept = [](auto&& op) {
     Var x(Tensor::full({1000}, 0.5), true);

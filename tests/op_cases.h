@@ -50,6 +50,14 @@ inline const std::vector<OpCase>& elementwise() {
       {"relu",
        [](Random& random, const Shape& shape) { return std::vector<Tensor>{off_zero(random, shape)}; },
        [](const auto& v) { return ops::relu(v[0]); }},
+      {"clamp",
+       [](Random& random, const Shape& shape) {
+         Tensor t = off_zero(random, shape);  // and off the limits
+         for (std::int64_t i = 0; i < t.numel(); ++i)
+           if (std::abs(std::abs(t.item(i)) - 1) < 0.1) t.data<double>()[i] *= 1.3;
+         return std::vector<Tensor>{t};
+       },
+       [](const auto& v) { return ops::clamp(v[0], -1, 1); }},
       {"gelu_erf", one_normal, [](const auto& v) { return ops::gelu(v[0], ops::Gelu::erf); }},
       {"gelu_tanh", one_normal, [](const auto& v) { return ops::gelu(v[0], ops::Gelu::tanh); }},
       {"silu", one_normal, [](const auto& v) { return ops::silu(v[0]); }},

@@ -90,6 +90,18 @@ void relu_backward(Context, const Tensor& dy, const Tensor& y, Tensor& dx) {
   map(dy, y, dx, []<class T>(T g, T v) { return v > T(0) ? g : T(0); });
 }
 
+void clamp_forward(Context, const Tensor& x, double low, double high, Tensor& y) {
+  map(x, y, [=]<class T>(T v) {
+    const T l = static_cast<T>(low), h = static_cast<T>(high);
+    return v < l ? l : v > h ? h : v;  // NaN stays NaN
+  });
+}
+
+void clamp_backward(Context, const Tensor& dy, const Tensor& x, double low, double high, Tensor& dx) {
+  map(dy, x, dx,
+      [=]<class T>(T g, T v) { return v < static_cast<T>(low) || v > static_cast<T>(high) ? T(0) : g; });
+}
+
 void gelu_forward(Context, const Tensor& x, ops::Gelu kind, Tensor& y) {
   if (kind == ops::Gelu::erf)
     map(x, y, [](auto v) { return v * normal_cdf(v); });

@@ -53,6 +53,21 @@ struct ReluGradient {
     return y > T(0) ? dy : T(0);
   }
 };
+struct Clamp {
+  double low, high;
+  template <class T>
+  __device__ T operator()(T x) const {
+    const T l = static_cast<T>(low), h = static_cast<T>(high);
+    return x < l ? l : x > h ? h : x;  // NaN stays NaN
+  }
+};
+struct ClampGradient {
+  double low, high;
+  template <class T>
+  __device__ T operator()(T dy, T x) const {
+    return x < static_cast<T>(low) || x > static_cast<T>(high) ? T(0) : dy;
+  }
+};
 struct Silu {
   template <class T>
   __device__ T operator()(T x) const {
@@ -136,6 +151,14 @@ void relu_forward(Context context, const Tensor& x, Tensor& y) {
 
 void relu_backward(Context context, const Tensor& dy, const Tensor& y, Tensor& dx) {
   map_tensors(context, dx, ReluGradient{}, dy, y);
+}
+
+void clamp_forward(Context context, const Tensor& x, double low, double high, Tensor& y) {
+  map_tensors(context, y, Clamp{low, high}, x);
+}
+
+void clamp_backward(Context context, const Tensor& dy, const Tensor& x, double low, double high, Tensor& dx) {
+  map_tensors(context, dx, ClampGradient{low, high}, dy, x);
 }
 
 void gelu_forward(Context context, const Tensor& x, ops::Gelu kind, Tensor& y) {
