@@ -108,6 +108,7 @@ class Heads : public Pattern {
     group_of(head).pattern->row(g, head, i, out);
   }
   int head_class(int head) const override { return classes_.at(static_cast<std::size_t>(head)); }
+  const LearnedPattern* learned(int head) const override { return group_of(head).pattern->learned(head); }
   void validate(const Geometry& g, int n_heads) const override {
     for (const auto& group : groups_) group.pattern->validate(g, n_heads);
   }
@@ -135,7 +136,13 @@ std::vector<PatternPtr> read_children(const YamlNode& body, const PatternContext
     fail_at(body.mark, fmt::format("{} must be a list of patterns", name),
             fmt::format("for example {{{}: [{{local: {{window: 64}}}}, {{global: {{tokens: 2}}}}]}}", name));
   std::vector<PatternPtr> children;
-  for (const auto& item : body.items) children.push_back(make_nested(item, context));
+  for (const auto& item : body.items) {
+    children.push_back(make_nested(item, context));
+    for (int head = 0; head < context.n_heads; ++head)
+      if (children.back()->learned(head))
+        fail_at(item.mark, fmt::format("a learned pattern cannot stand inside {}", name),
+                "it may be the pattern of all heads, or stand inside heads or layers");
+  }
   return children;
 }
 

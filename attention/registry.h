@@ -42,6 +42,8 @@ PatternPtr make_longformer(const YamlNode&, const PatternContext&);
 PatternPtr make_union(const YamlNode&, const PatternContext&);
 PatternPtr make_intersect(const YamlNode&, const PatternContext&);
 PatternPtr make_minus(const YamlNode&, const PatternContext&);
+PatternPtr make_learned_layout(const YamlNode&, const PatternContext&);
+PatternPtr make_learned_span(const YamlNode&, const PatternContext&);
 PatternPtr make_heads(const YamlNode&, const PatternContext&);
 PatternPtr make_layers(const YamlNode&, const PatternContext&);
 

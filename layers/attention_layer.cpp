@@ -22,6 +22,7 @@ Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
   const std::int64_t batch = x.dim(0), n = x.dim(1);
   AttentionOptions options;
   options.row_bounds = mask.row_bounds;
+  options.gate = mask.gate;
   if (positions_ == Positions::alibi) {
     const DType type = accumulation_dtype(x.dtype());
     if (!slopes_.defined() || slopes_.dtype() != type || slopes_.device() != x.device())

@@ -13,6 +13,7 @@ namespace filigree {
 struct AttentionMask {
   LayoutPtr layout;
   Tensor row_bounds;  // i32 [B, N, 2] or undefined, see AttentionOptions
+  Var gate = {};      // of the layout's tiles or undefined, see AttentionOptions
 };
 
 class AttentionLayer : public Module {

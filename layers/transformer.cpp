@@ -22,6 +22,12 @@ Tensor spread_bounds(const Tensor& token_bounds, std::int64_t n) {
   return bounds.to(token_bounds.device());
 }
 
+bool learns(const Pattern& pattern, int n_heads) {
+  for (int head = 0; head < n_heads; ++head)
+    if (pattern.learned(head)) return true;
+  return false;
+}
+
 bool finite(Module& module, const Var& output) {
   bool ok = ops::all_finite(output.value());
   module.visit([&](Parameter& p) { ok = ok && ops::all_finite(p.var.value()); });
@@ -34,7 +40,7 @@ Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device d
     : Transformer(config, seed, device, dtype, dtype) {}
 
 Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device device, DType dtype,
-                         DType compute)
+                         DType compute, const LayerPatterns& patterns)
     : config_(resolved(config)),
       device_(device),
       compute_(compute),
@@ -47,6 +53,12 @@ Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device d
     position_embedding_.emplace(make, "position_embedding", config_.max_seq_len, config_.dim,
                                 kInitialDeviation);
   for (int i = 0; i < config_.n_layers; ++i) blocks_.emplace_back(make, fmt::format("blocks.{}", i), config_);
+  learned_.resize(blocks_.size());
+  for (std::size_t i = 0; i < patterns.layers.size(); ++i)
+    if (learns(*patterns.layers[i], config_.n_heads))
+      learned_[i] = std::make_unique<LearnedLayer>(make, fmt::format("blocks.{}.pattern", i),
+                                                   patterns.layers[i], patterns.geometry, config_.n_heads,
+                                                   config_.n_kv_heads, config_.head_dim);
 
   const bool classifier = config_.type == ModelType::encoder_classifier;
   if (config_.type == ModelType::encoder_mlm) {
@@ -62,7 +74,10 @@ Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device d
 void Transformer::visit(const Visitor& visitor) {
   token_embedding_.visit(visitor);
   if (position_embedding_) position_embedding_->visit(visitor);
-  for (Block& block : blocks_) block.visit(visitor);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    blocks_[i].visit(visitor);
+    if (learned_[i]) learned_[i]->visit(visitor);
+  }
   final_norm_.visit(visitor);
   if (mlm_dense_) mlm_dense_->visit(visitor);
   if (mlm_norm_) mlm_norm_->visit(visitor);
@@ -103,13 +118,21 @@ Var Transformer::embed(const Tensor& tokens, const ForwardContext& context) cons
   return dropout(x, config_.dropout, embedding_site_, context);
 }
 
-Block::Residual Transformer::run_block(std::size_t layer, Block::Residual in, const AttentionMask& mask,
+AttentionMask Transformer::mask_of(std::size_t layer, const ModelInput& input,
+                                   const ForwardContext& context) const {
+  if (!learned_[layer] || input.fixed) return {input.layouts[layer], input.row_bounds};
+  LearnedLayer::Connection c = learned_[layer]->connect(input.tokens.dim(1), context.training);
+  return {std::move(c.layout), input.row_bounds, std::move(c.gate)};
+}
+
+Block::Residual Transformer::run_block(std::size_t layer, Block::Residual in, const ModelInput& input,
                                        const ForwardContext& context) const {
   const Block& block = blocks_[layer];
-  if (!config_.activation_checkpointing) return block.forward(std::move(in), mask, context);
-  // A checkpoint keeps one tensor: the sum, made here.
-  const auto replay = [&block, mask, context](const Var& v) {
-    const Block::Residual out = block.forward({v, {}}, mask, context);
+  if (!config_.activation_checkpointing)
+    return block.forward(std::move(in), mask_of(layer, input, context), context);
+  // A checkpoint keeps one tensor: the sum, made here. Gates are made anew, from parameters.
+  const auto replay = [this, &block, layer, input, context](const Var& v) {
+    const Block::Residual out = block.forward({v, {}}, mask_of(layer, input, context), context);
     return ops::add(out.x, out.branch);
   };
   return {checkpoint(replay, in.x), {}};
@@ -118,8 +141,7 @@ Block::Residual Transformer::run_block(std::size_t layer, Block::Residual in, co
 Var Transformer::forward(const ModelInput& input, const ForwardContext& context) const {
   const ModelInput in = checked(input);
   Block::Residual x{embed(in.tokens, context), {}};
-  for (std::size_t i = 0; i < blocks_.size(); ++i)
-    x = run_block(i, std::move(x), {in.layouts[i], in.row_bounds}, context);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) x = run_block(i, std::move(x), in, context);
   return x.branch.defined() ? final_norm_.add_forward(x.x, x.branch).normed : final_norm_.forward(x.x);
 }
 
@@ -175,6 +197,41 @@ Var Transformer::logits_at(const ModelInput& input, std::int64_t position,
   return ops::linear(features(picked, input), head_weight(), head_bias_ ? head_bias_->var : Var{});
 }
 
+bool Transformer::patterns_are_static() const {
+  return std::ranges::all_of(learned_, [](const auto& layer) { return !layer || layer->is_static(); });
+}
+
+void Transformer::advance_patterns(const LearnStage& stage) {
+  for (const auto& layer : learned_)
+    if (layer) layer->advance(stage);
+}
+
+void Transformer::forget_evaluated_patterns() const {
+  for (const auto& layer : learned_)
+    if (layer) layer->forget_evaluation();
+}
+
+std::vector<LayoutPtr> Transformer::training_layouts(std::vector<LayoutPtr> layouts) const {
+  for (std::size_t i = 0; i < learned_.size(); ++i)
+    if (learned_[i]) layouts[i] = learned_[i]->training_layout();
+  return layouts;
+}
+
+std::vector<LayoutPtr> Transformer::hardened_layouts(std::vector<LayoutPtr> layouts) const {
+  for (std::size_t i = 0; i < learned_.size(); ++i)
+    if (learned_[i]) layouts[i] = learned_[i]->hardened_layout(layouts[i]->n_queries());
+  return layouts;
+}
+
+Var Transformer::pattern_penalty() const {
+  Var total;
+  for (const auto& layer : learned_) {
+    const Var p = layer ? layer->penalty() : Var{};
+    if (p.defined()) total = total.defined() ? ops::add(total, p) : p;
+  }
+  return total;
+}
+
 std::string Transformer::find_non_finite(const ModelInput& input, const ForwardContext& context) {
   const NoGrad no_grad;
   const ModelInput in = checked(input);
@@ -182,8 +239,7 @@ std::string Transformer::find_non_finite(const ModelInput& input, const ForwardC
   if (!finite(token_embedding_, x)) return "token_embedding";
   if (position_embedding_ && !finite(*position_embedding_, x)) return "position_embedding";
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const AttentionMask mask{in.layouts[i], in.row_bounds};
-    x = ops::add(x, blocks_[i].attention_branch(x, mask, context));
+    x = ops::add(x, blocks_[i].attention_branch(x, mask_of(i, in, context), context));
     if (!ops::all_finite(x.value())) return fmt::format("blocks.{}.attention", i);
     x = ops::add(x, blocks_[i].mlp_branch(x, context));
     if (!finite(blocks_[i], x)) return fmt::format("blocks.{}.mlp", i);

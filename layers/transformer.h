@@ -13,6 +13,7 @@
 //   blocks.<i>.mlp.down.weight, .bias
 //   final_norm.weight, .bias
 //   mlm.dense.weight, .bias; mlm.norm.weight, .bias    encoder_mlm only
+//   blocks.<i>.pattern...                          what learned patterns learn by (attention/learned)
 //   head.weight [V, C] ([n_classes, C] for a classifier)    absent where the token embedding is the head
 //   head.bias [V] or [n_classes]                       encoders only
 #pragma once
@@ -22,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/learned/learned_layer.h"
 #include "layers/block.h"
 #include "layers/embedding.h"
 
@@ -35,7 +37,9 @@ struct ModelInput {
   // i32 [B, 2]: the real tokens of sequence b are [lo, hi), the rest is padding. A classifier takes the mean
   // over them. Undefined: all are real.
   Tensor token_bounds;
-  std::vector<LayoutPtr> layouts;  // one per layer, for N queries and keys
+  // One per layer, for N queries and keys. A layer with learned heads has its own instead, unless `fixed`.
+  std::vector<LayoutPtr> layouts;
+  bool fixed = false;
 };
 
 struct LossOptions {
@@ -45,13 +49,21 @@ struct LossOptions {
   Tensor* row_losses = nullptr;  // receives the loss of each target, flat; 0 where ignored
 };
 
+// The patterns of a model's layers, which only learned ones need: fixed ones come with each input, as
+// layouts.
+struct LayerPatterns {
+  std::vector<PatternPtr> layers;
+  Geometry geometry;  // of training
+};
+
 class Transformer : public Module {
  public:
   // Parameters in `dtype`. `compute`: what activations are stored and products computed in, the parameters'
   // dtype or, on CUDA and beside f32 parameters, bf16.
   Transformer(const ModelConfig& config, std::uint64_t seed, Device device = Device::cpu(),
               DType dtype = DType::f32);
-  Transformer(const ModelConfig& config, std::uint64_t seed, Device device, DType dtype, DType compute);
+  Transformer(const ModelConfig& config, std::uint64_t seed, Device device, DType dtype, DType compute,
+              const LayerPatterns& patterns = {});
 
   const ModelConfig& config() const { return config_; }  // resolved
   Device device() const { return device_; }
@@ -74,12 +86,25 @@ class Transformer : public Module {
   // finite, such as "blocks.3.mlp"; empty where all are. For the message after a loss went wrong.
   std::string find_non_finite(const ModelInput& input, const ForwardContext& context);
 
+  // The layers with learned heads; nullptr where all heads are fixed.
+  LearnedLayer* learned(std::size_t layer) { return learned_[layer].get(); }
+  const LearnedLayer* learned(std::size_t layer) const { return learned_[layer].get(); }
+  bool patterns_are_static() const;  // no layer's layout changes any more
+  void advance_patterns(const LearnStage& stage);
+  void forget_evaluated_patterns() const;
+  Var pattern_penalty() const;  // see LearnedLayer::penalty
+  // `layouts` with those of the learned layers in their place: as training computes them now, or as they
+  // would be if they were hardened now.
+  std::vector<LayoutPtr> training_layouts(std::vector<LayoutPtr> layouts) const;
+  std::vector<LayoutPtr> hardened_layouts(std::vector<LayoutPtr> layouts) const;
+
   void visit(const Visitor& visitor) override;
 
  private:
   ModelInput checked(const ModelInput& input) const;
   Var embed(const Tensor& tokens, const ForwardContext& context) const;
-  Block::Residual run_block(std::size_t layer, Block::Residual in, const AttentionMask& mask,
+  AttentionMask mask_of(std::size_t layer, const ModelInput& input, const ForwardContext& context) const;
+  Block::Residual run_block(std::size_t layer, Block::Residual in, const ModelInput& input,
                             const ForwardContext& context) const;
   Var features(const Var& hidden, const ModelInput& input) const;
   const Var& head_weight() const;
@@ -91,6 +116,7 @@ class Transformer : public Module {
   Embedding token_embedding_;
   std::optional<Embedding> position_embedding_;
   std::vector<Block> blocks_;
+  std::vector<std::unique_ptr<LearnedLayer>> learned_;  // one per block
   Norm final_norm_;
   std::optional<Linear> mlm_dense_;
   std::optional<Norm> mlm_norm_;

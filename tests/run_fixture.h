@@ -119,12 +119,15 @@ class RunTest : public testing::Test {
     const CheckpointContents x = read_checkpoint(a), y = read_checkpoint(b);
     EXPECT_EQ(x.state_json, y.state_json);
     for (const auto& [left, right] :
-         {std::pair(&x.weights, &y.weights), std::pair(&x.optimizer, &y.optimizer)}) {
+         {std::pair(&x.weights, &y.weights), std::pair(&x.optimizer, &y.optimizer),
+          std::pair(&x.patterns, &y.patterns)}) {
       ASSERT_EQ(left->size(), right->size());
       for (std::size_t i = 0; i < left->size(); ++i) {
         EXPECT_EQ((*left)[i].first, (*right)[i].first);
-        const auto u = (*left)[i].second.values<float>(), v = (*right)[i].second.values<float>();
-        EXPECT_EQ(std::memcmp(u.data(), v.data(), u.size_bytes()), 0) << (*left)[i].first;
+        const Tensor &u = (*left)[i].second, &v = (*right)[i].second;
+        ASSERT_EQ(u.shape(), v.shape()) << (*left)[i].first;
+        EXPECT_EQ(std::memcmp(u.raw_data(), v.raw_data(), static_cast<std::size_t>(u.bytes())), 0)
+            << (*left)[i].first;
       }
     }
   }

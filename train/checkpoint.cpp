@@ -79,10 +79,14 @@ class SummedWriter {
   Json manifest_ = Json::array();
 };
 
+constexpr std::array kTensorGroups = {std::pair("weights", &CheckpointContents::weights),
+                                      std::pair("optimizer", &CheckpointContents::optimizer),
+                                      std::pair("patterns", &CheckpointContents::patterns)};
+
 void require_room(const fs::path& path, const CheckpointContents& contents) {
   std::int64_t need = kOverheadBytes + std::ssize(contents.state_json) + std::ssize(contents.config_yaml);
-  for (const NamedTensors* tensors : {&contents.weights, &contents.optimizer})
-    for (const auto& [name, tensor] : *tensors) need += tensor.bytes();
+  for (const auto& [group, tensors] : kTensorGroups)
+    for (const auto& [name, tensor] : contents.*tensors) need += tensor.bytes();
   const std::int64_t free = free_bytes(path.parent_path());
   if (free < need)
     throw Error(ErrorKind::disk,
@@ -198,8 +202,7 @@ void write_checkpoint(const fs::path& path, const CheckpointContents& contents) 
   require_room(path, contents);
   const fs::path unproven = path.string() + ".unproven";
   SummedWriter writer(unproven);
-  writer.add("weights", contents.weights);
-  writer.add("optimizer", contents.optimizer);
+  for (const auto& [group, tensors] : kTensorGroups) writer.add(group, contents.*tensors);
   writer.add("state", contents.state_json);
   writer.add("config", contents.config_yaml);
   writer.add("environment", environment());
@@ -223,14 +226,14 @@ CheckpointContents read_checkpoint(const fs::path& path) {
   CheckpointContents contents;
   Texts texts;
   read_verified(reader, path, entries, [&](const CheckpointEntry& entry) -> void* {
-    for (const auto& [group, tensors] :
-         {std::pair("weights", &contents.weights), std::pair("optimizer", &contents.optimizer)}) {
+    for (const auto& [group, tensors] : kTensorGroups) {
       if (!is_tensor(entry, group)) continue;
       if (std::ssize(entry.dims) > Shape::kMaxRank)
         fail_damaged(path, fmt::format("{} has too many dimensions", entry.path));
-      tensors->emplace_back(entry.path.substr(std::string_view(group).size() + 1),
-                            Tensor::empty(Shape(std::span<const std::int64_t>(entry.dims)), entry.dtype));
-      return tensors->back().second.raw_data();
+      NamedTensors& to = contents.*tensors;
+      to.emplace_back(entry.path.substr(std::string_view(group).size() + 1),
+                      Tensor::empty(Shape(std::span<const std::int64_t>(entry.dims)), entry.dtype));
+      return to.back().second.raw_data();
     }
     return texts.resize(entry);
   });
@@ -249,7 +252,9 @@ CheckpointInfo inspect_checkpoint(const fs::path& path) {
   Texts texts;
   std::vector<std::byte> scratch;
   read_verified(reader, path, info.entries, [&](const CheckpointEntry& entry) -> void* {
-    if (!is_tensor(entry, "weights") && !is_tensor(entry, "optimizer")) return texts.resize(entry);
+    const bool tensor =
+        std::ranges::any_of(kTensorGroups, [&](auto& g) { return is_tensor(entry, g.first); });
+    if (!tensor) return texts.resize(entry);
     scratch.resize(static_cast<std::size_t>(count(entry) * dtype_size(entry.dtype)));
     return scratch.data();
   });
@@ -282,6 +287,25 @@ void load_tensors_into(const NamedTensors& targets, const NamedTensors& source, 
   for (const auto& [name, target] : targets) {
     Tensor shared = target;  // a Tensor is a handle; this writes to the target's storage
     shared.copy_from(offered[name]->to(target.device()));
+  }
+}
+
+NamedTensors pattern_state(const Transformer& model) {
+  NamedTensors all;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(model.config().n_layers); ++i)
+    if (const LearnedLayer* layer = model.learned(i))
+      for (auto& entry : layer->state()) all.push_back(std::move(entry));
+  return all;
+}
+
+void load_patterns(Transformer& model, const Config& config, const CheckpointContents& contents,
+                   const std::string& origin) {
+  try {
+    for (std::size_t i = 0; i < static_cast<std::size_t>(model.config().n_layers); ++i)
+      if (LearnedLayer* layer = model.learned(i))
+        layer->load_state(contents.patterns, static_cast<std::uint64_t>(config.seed));
+  } catch (const Error& e) {
+    fail(ErrorKind::data, "{}: {}", origin, e.what());
   }
 }
 

@@ -2,6 +2,7 @@
 // used:
 //
 //   weights/<name>, optimizer/<name>   tensors
+//   patterns/<name>                    tensors: phases and hardened layouts of learned patterns
 //   state                              JSON: step, data position, counters, best loss ... (the trainer's)
 //   config                             the resolved config, YAML
 //   environment                        JSON: versions of filigree and its libraries, thread count
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "layers/transformer.h"
 #include "train/config.h"
 
 namespace filigree {
@@ -30,6 +32,7 @@ struct CheckpointContents {
   std::string state_json;
   std::string config_yaml;
   std::string environment_json;  // set by write_checkpoint
+  NamedTensors patterns = {};    // what learned patterns hold beside their parameters
 };
 
 // Writes beside `path`, reads it back, checks every sum, and only then gives it its name: whatever was there
@@ -60,6 +63,12 @@ CheckpointInfo inspect_checkpoint(const std::filesystem::path& path);
 // Copies `source` into `targets`, which must have the same names, shapes and dtypes; nothing is copied
 // unless all fit. The Error(data) names the tensors that are missing, left over or different, and `origin`.
 void load_tensors_into(const NamedTensors& targets, const NamedTensors& source, const std::string& origin);
+
+// What a checkpoint holds of the model's learned patterns, and its way back. Error(data) if it is another
+// model's.
+NamedTensors pattern_state(const Transformer& model);
+void load_patterns(Transformer& model, const Config& config, const CheckpointContents& contents,
+                   const std::string& origin);
 
 // Error(usage) listing the first differing keys with both values unless `config` describes the model of the
 // checkpoint's config: model (but dropout and activation_checkpointing), pattern, causal and data.tokenizer.

@@ -49,11 +49,12 @@ LoaderOptions loader_options(const Config& config) {
 
 std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
                                    const std::vector<LayoutPtr>& layouts, const Dataset& data,
-                                   std::int64_t max_batches, const std::function<bool()>& stop) {
+                                   std::int64_t max_batches, const std::function<bool()>& stop, bool fixed) {
   LoaderOptions options = loader_options(config);
   options.shuffle = false;
   options.single_pass = true;
   Loader loader(data, options);
+  model.forget_evaluated_patterns();
   const NoGrad no_tape;
   const ForwardContext context{};
   const Tensor one = Tensor::full({1}, 1, DType::f64, model.device());  // losses are added, not averaged
@@ -65,7 +66,8 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
     if (stop && stop()) return std::nullopt;
     const auto batch = loader.next();
     if (!batch) break;
-    const ModelInput input = model_input(*batch, layouts, model.device());
+    ModelInput input = model_input(*batch, layouts, model.device());
+    input.fixed = fixed;
     sum += model.loss(input, batch->targets.to(model.device()), context, {one, nullptr}).value().item();
     if (classifier) {
       const Tensor logits = model.logits(input, context).value().to(DType::f32).to(Device::cpu());

@@ -23,9 +23,10 @@ Task task_of(ModelType type);
 LoaderOptions loader_options(const Config& config);
 
 // Reads the first `max_batches` micro batches (0: all). `stop` is asked before each one; nullopt if it said
-// so. Error(numeric) if the loss is not finite.
+// so. `fixed`: the layouts count in learned layers too. Error(numeric) if the loss is not finite.
 std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
                                    const std::vector<LayoutPtr>& layouts, const Dataset& data,
-                                   std::int64_t max_batches, const std::function<bool()>& stop = {});
+                                   std::int64_t max_batches, const std::function<bool()>& stop = {},
+                                   bool fixed = false);
 
 }  // namespace filigree

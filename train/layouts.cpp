@@ -49,6 +49,12 @@ std::vector<LayoutPtr> build_layouts(const Config& config, std::int64_t seq_len)
   return build_layer_layouts(patterns, {seq_len, config.causal, config.tile}, config.model.n_heads);
 }
 
+LayerPatterns layer_patterns(const Config& config) {
+  const ModelConfig& model = config.model;
+  return {make_layer_patterns(config.pattern, model.n_layers, model.n_heads),
+          {config.data.seq_len, config.causal, config.tile}};
+}
+
 std::string describe_layouts(const Config& config, const std::vector<LayoutPtr>& layouts) {
   const std::string yaml = to_yaml(config.pattern);
   std::string text = fmt::format("pattern   {}", yaml.find('\n') + 1 < yaml.size() ? "\n" + yaml : yaml);

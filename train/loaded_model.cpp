@@ -31,10 +31,11 @@ LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device) {
                             loaded.checkpoint.string()),
                 "restore the file");
   loaded.model = std::make_unique<Transformer>(loaded.config.model, 0, device_of(loaded.config), DType::f32,
-                                               compute_dtype(loaded.config));
+                                               compute_dtype(loaded.config), layer_patterns(loaded.config));
   NamedTensors targets;
   loaded.model->visit([&](Parameter& p) { targets.emplace_back(p.name, p.var.value()); });
   load_tensors_into(targets, contents.weights, loaded.checkpoint.string());
+  load_patterns(*loaded.model, loaded.config, contents, loaded.checkpoint.string());
   return loaded;
 }
 

@@ -4,6 +4,7 @@
 #include "core/cpu/gemm.h"
 #include "core/parallel.h"
 #include "train/device_choice.h"
+#include "train/layouts.h"
 
 namespace filigree {
 namespace {
@@ -39,7 +40,7 @@ MemoryPlan plan_memory(const Config& config, const ModelConfig& model_config,
   meta.reset_peak();
   MemoryPlan plan;
   {
-    Transformer model(model_config, 0, device, DType::f32, compute_dtype(config));
+    Transformer model(model_config, 0, device, DType::f32, compute_dtype(config), layer_patterns(config));
     plan.parameters = meta.statistics().in_use;
     Optimizer optimizer(config.train, model.parameters());
     plan.optimizer = meta.statistics().in_use - plan.parameters;

@@ -99,6 +99,7 @@ void Stepper::run() {
       ops::add_in_place(total, loss.value());
     backward(loss);
   }
+  if (const Var penalty = model_.pattern_penalty(); penalty.defined()) backward(penalty);
   const StepControl control{scalars_.slice(0, 3), optimizer_.sum_of_squares(), halted_, options_.clip};
   on_device(device_,
             [&](auto context) { halt_if_not_finite(context, total, control.sum_of_squares, halted_); });
@@ -119,9 +120,13 @@ void Stepper::submit(std::vector<Batch> batches, std::int64_t step, double lr) {
     pending.result.tokens += batch.n_tokens;
   }
   upload(pending);
-  if (options_.graph && submitted_ > 0) {
+  const bool is_static = model_.patterns_are_static();
+  model_.advance_patterns(
+      {step, static_cast<double>(step) / static_cast<double>(std::max<std::int64_t>(1, options_.steps)),
+       options_.seed});
+  if (options_.graph && warm_) {
     if (!graph_) {
-      // The first step has made what stays (layouts, plans of products); the graph gets memory of its own.
+      // A step before has made what stays (layouts, plans of products); the graph gets memory of its own.
       synchronize(device_);
       allocator(device_).release_cached();
       graph_.emplace(device_, [this] { run(); });
@@ -129,6 +134,7 @@ void Stepper::submit(std::vector<Batch> batches, std::int64_t step, double lr) {
     graph_->launch();
   } else {
     run();
+    warm_ = is_static;
   }
   Slot& slot = slots_[pending.slot];
   copy_async(slot.results, results_);

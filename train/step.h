@@ -22,7 +22,8 @@ struct StepOptions {
   std::uint64_t seed = 0;
   double clip = 0;  // 0: off
   std::int64_t micro_batches = 1;
-  bool graph = false;  // capture the second step and launch it again from then on; needs CUDA
+  bool graph = false;  // capture a step and launch it again from then on, once no pattern changes; needs CUDA
+  std::int64_t steps = 0;  // of the run, for the schedules of learned patterns
 };
 
 struct StepResult {
@@ -81,6 +82,7 @@ class Stepper {
   std::vector<Slot> slots_;
   std::deque<Pending> pending_;
   std::int64_t submitted_ = 0;
+  bool warm_ = false;  // a step has been run that does not differ from the next in what it launches
   std::optional<Graph> graph_;
 };
 

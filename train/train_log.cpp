@@ -9,12 +9,10 @@
 
 namespace filigree {
 
-TrainLog::TrainLog(std::int64_t first_step, std::int64_t steps, std::int64_t interval, double flops_per_token,
-                   double peak_flops)
+TrainLog::TrainLog(std::int64_t first_step, std::int64_t steps, std::int64_t interval, double peak_flops)
     : first_step_(first_step),
       steps_(steps),
       interval_(interval),
-      flops_per_token_(flops_per_token),
       peak_flops_(peak_flops),
       terminal_(isatty(fileno(stdout)) != 0) {}
 
@@ -29,12 +27,13 @@ void TrainLog::step(const StepResult& result, const StepCost& cost) {
   window_tokens_ += result.tokens;
   window_loss_ += result.loss;
   window_seconds_ += cost.seconds;
+  window_flops_ += static_cast<double>(result.tokens) * cost.flops_per_token;
   window_wait_ += cost.data_wait;
   all_seconds_ += cost.seconds;
   if (step % interval_ == 0 || step == steps_ || all_steps_ == 1) {
     print_line(step, result, cost.peak_bytes);
     window_steps_ = window_tokens_ = 0;
-    window_loss_ = window_seconds_ = window_wait_ = 0;
+    window_loss_ = window_seconds_ = window_wait_ = window_flops_ = 0;
   } else if (terminal_) {
     draw_bar(step, result.loss);
   }
@@ -49,7 +48,7 @@ void TrainLog::print_line(std::int64_t step, const StepResult& result, std::int6
       "MiB | "
       "data wait {:.1f} % | ETA {}\n",
       step, fmt::formatted_size("{}", steps_), steps_, window_loss_ / static_cast<double>(window_steps_),
-      result.grad_norm, result.lr, human_count(rate), 100 * rate * flops_per_token_ / peak_flops_,
+      result.grad_norm, result.lr, human_count(rate), 100 * window_flops_ / window_seconds_ / peak_flops_,
       static_cast<double>(peak_bytes) / 1048576.0, 100 * window_wait_ / window_seconds_,
       human_duration(left));
   std::fflush(stdout);

@@ -11,6 +11,7 @@
 
 #include "data/entropy.h"
 #include "data/sources.h"
+#include "layers/flops.h"
 #include "train/device_choice.h"
 #include "train/evaluate.h"
 #include "train/layouts.h"
@@ -83,7 +84,7 @@ class Trainer {
         config_(setup_.config),
         folder_(config_.train.out, run_mode(request)),
         model_(config_.model, static_cast<std::uint64_t>(config_.seed), device_of(config_), DType::f32,
-               compute_dtype(config_)),
+               compute_dtype(config_), layer_patterns(config_)),
         optimizer_(config_.train, model_.parameters()),
         stepper_(model_, optimizer_, setup_.layouts, step_options()),
         loader_(setup_.data.train, train_loader_options()) {
@@ -99,8 +100,7 @@ class Trainer {
   int run() {
     const StopSignals signals;
     last_result_ = Clock::now();
-    TrainLog log(at_.step, config_.train.steps, config_.train.log_interval, setup_.flops_per_token,
-                 setup_.peak_flops);
+    TrainLog log(at_.step, config_.train.steps, config_.train.log_interval, setup_.peak_flops);
     if (at_.evaluation_due && !evaluate_now(log)) return stopped(log);
     while (at_.step < config_.train.steps) {
       submit_step();
@@ -131,7 +131,8 @@ class Trainer {
   }
 
   CheckpointContents contents() {
-    return {weights(), optimizer_.state(), at_.to_json(), to_yaml(config_.to_yaml()), ""};
+    return {weights(), optimizer_.state(),   at_.to_json(), to_yaml(config_.to_yaml()),
+            "",        pattern_state(model_)};
   }
 
   void resume(const TrainRequest& request) {
@@ -159,6 +160,7 @@ class Trainer {
                   "restore the file, or start a new run with another train.out");
     load_tensors_into(weights(), checkpoint.weights, origin);
     load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
+    load_patterns(model_, config_, checkpoint, origin);
     optimizer_.set_steps(saved.step);
     loader_.seek(saved.position);
     at_ = saved;
@@ -170,6 +172,7 @@ class Trainer {
     options.seed = static_cast<std::uint64_t>(config_.seed);
     options.clip = config_.train.clip;
     options.micro_batches = config_.train.accumulation();
+    options.steps = config_.train.steps;
     options.graph = config_.cuda_graph && device_of(config_).is_cuda();
     return options;
   }
@@ -178,18 +181,31 @@ class Trainer {
     const auto begin = Clock::now();
     std::vector<Batch> batches;
     for (std::int64_t i = 0; i < config_.train.accumulation(); ++i) batches.push_back(*loader_.next());
-    data_waits_.push_back(seconds_since(begin));
+    const double waited = seconds_since(begin);
     stepper_.submit(std::move(batches), at_.step, learning_rate(config_.train, at_.step));
+    under_way_.push_back({waited, flops_per_token()});
     ++at_.step;
     at_.position = loader_.position();
+  }
+
+  // Of the layouts that the step just submitted computes.
+  double flops_per_token() {
+    auto layouts = model_.training_layouts(setup_.layouts);
+    if (layouts != layouts_) {
+      layouts_ = std::move(layouts);
+      flops_per_token_ = model_flops_per_token(config_.model, layouts_);
+    }
+    return flops_per_token_;
   }
 
   // Logs the steps whose results are there; `all` waits for those under way.
   void report_steps(TrainLog& log, bool all) {
     while (const auto result = stepper_.next(all)) {
-      const StepCost cost{seconds_since(last_result_), data_waits_.front(), peak_memory(device_of(config_))};
+      const UnderWay& of_step = under_way_.front();
+      const StepCost cost{seconds_since(last_result_), of_step.data_wait, of_step.flops_per_token,
+                          peak_memory(device_of(config_))};
       last_result_ = Clock::now();
-      data_waits_.pop_front();
+      under_way_.pop_front();
       metrics_->append(
           {{"step", result->step + 1},
            {"loss", result->loss},
@@ -199,6 +215,30 @@ class Trainer {
           {{"seconds", cost.seconds}, {"data_wait", cost.data_wait}, {"peak_bytes", cost.peak_bytes}});
       log.step(*result, cost);
     }
+  }
+
+  // What learned patterns have come to, layer by layer.
+  void log_patterns(TrainLog& log) {
+    Json layers = Json::array();
+    std::string text;
+    for (std::size_t i = 0; i < setup_.layouts.size(); ++i) {
+      const LearnedLayer* layer = model_.learned(i);
+      if (!layer) continue;
+      const LearnTelemetry t = layer->telemetry();
+      layers.push_back({{"layer", i},
+                        {"target_tiles", t.target_tiles},
+                        {"expected_tiles", t.expected_tiles},
+                        {"actual_tiles", t.actual_tiles},
+                        {"gate_histogram", t.histogram},
+                        {"units", t.units},
+                        {"dead_units", t.dead_units},
+                        {"head_imbalance", t.head_imbalance}});
+      text += fmt::format("{}layer {}: {} tiles (aim {:.0f}), {} of {} units off", text.empty() ? "" : "; ",
+                          i, t.actual_tiles, t.target_tiles, t.dead_units, t.units);
+    }
+    if (layers.empty()) return;
+    metrics_->append({{"step", at_.step}, {"patterns", layers}}, {});
+    log.note(fmt::format("step {}/{} | patterns: {}", at_.step, config_.train.steps, text));
   }
 
   // False if a signal came first; the evaluation stays due.
@@ -213,7 +253,17 @@ class Trainer {
     Json line{{"step", at_.step}, {"val_loss", result->loss}, {"val_targets", result->targets}};
     if (result->bits_per_byte) line["val_bits_per_byte"] = *result->bits_per_byte;
     if (result->accuracy) line["val_accuracy"] = *result->accuracy;
+    if (!model_.patterns_are_static()) {
+      const auto hard =
+          evaluate(model_, config_, model_.hardened_layouts(setup_.layouts), *setup_.data.validation,
+                   config_.train.eval_batches, StopSignals::requested, true);
+      if (!hard) return false;
+      line["val_loss_hardened"] = hard->loss;
+      log.note(fmt::format("step {}/{} | hardened now, validation {}", at_.step, config_.train.steps,
+                           describe(*hard)));
+    }
     metrics_->append(line, {{"seconds", seconds_since(begin)}});
+    log_patterns(log);
     log.evaluation(at_.step, *result, best);
     if (best && config_.checkpoint.best) folder_.save_best(contents());
     last_evaluation_ = *result;
@@ -254,7 +304,12 @@ class Trainer {
   Progression at_;
   std::unique_ptr<MetricsFile> metrics_;
   std::optional<Evaluation> last_evaluation_;
-  std::deque<double> data_waits_;  // of the steps under way
+  struct UnderWay {  // of a step whose results have not come
+    double data_wait, flops_per_token;
+  };
+  std::deque<UnderWay> under_way_;
+  std::vector<LayoutPtr> layouts_;  // what the newest step computes
+  double flops_per_token_ = 0;
   Clock::time_point last_result_{};
 };
 

@@ -1,0 +1,183 @@
+// Each head chooses its connectivity from a dictionary of units (unit_dictionary.h).
+//
+// Unit u of head h has a hard-concrete gate (Louizos et al. 2018): s = sigmoid((log u - log(1 - u) +
+// log_alpha) / T), z = clip(1.2 s - 0.1, 0, 1), T = 2/3, u uniform; without noise s = sigmoid(log_alpha). A
+// tile's gate is m = 1 - prod over its units of (1 - z). The clip lets gradients through, so that a unit that
+// is off learns from the tiles that are explored at gate 0.
+#include <cmath>
+
+#include "attention/learned/mechanism.h"
+#include "attention/learned/unit_dictionary.h"
+#include "attention/registry.h"
+#include "core/ops.h"
+
+namespace filigree {
+namespace {
+
+constexpr double kTemperature = 2.0 / 3, kStretch = 1.2, kShift = 0.1;
+constexpr double kLeastOff = 1e-6;      // of 1 - z, so that its logarithm is finite
+constexpr double kInitial = 2.5;        // of log_alpha: the gate begins at 1
+constexpr double kInitialSpread = 0.1;  // heads begin a little different
+
+class LearnedLayout final : public GatedMechanism {
+ public:
+  LearnedLayout(const LearnedHeads& heads, const TileBudget& budget, const LearnSchedule& schedule,
+                const UnitOptions& units, const ParameterFactory& make)
+      : GatedMechanism(heads, budget, schedule, make),
+        dictionary_(units, heads.geometry),
+        site_(random_site(heads.name + ".noise")),
+        log_alpha_(
+            make.normal(heads.name + ".log_alpha", {heads.n_heads, dictionary_.n_units()}, kInitialSpread)),
+        cover_(cover(make)),
+        share_(share_of_classes(make)),
+        initial_(Tensor::full({dictionary_.n_units()}, kInitial, make.dtype, make.device)) {
+    log_alpha_.decay = false;
+    log_alpha_.lr_factor = schedule.lr;
+  }
+
+  std::int64_t entries() const override { return std::int64_t{heads().n_heads} * dictionary_.n_classes(); }
+
+  std::int32_t entry(int head, std::int64_t q, std::int64_t k) const override {
+    if (q >= dictionary_.tiles() || k >= dictionary_.tiles()) return kOff;
+    return head * dictionary_.n_classes() + dictionary_.class_of(q, k);
+  }
+
+  void draw_noise(const LearnStage& stage) override {
+    const Tensor& like = log_alpha_.var.value();
+    if (like.device().is_meta()) return;
+    RandomStream random(RandomKey{stage.seed, site_, static_cast<std::uint32_t>(stage.step)});
+    Tensor noise = Tensor::empty(like.shape(), DType::f64);
+    for (std::int64_t i = 0; i < noise.numel(); ++i) {
+      const double u = random.uniform();
+      noise.data<double>()[i] = std::log(u) - std::log1p(-u);
+    }
+    noise_ = noise.to(like.dtype()).to(like.device());
+  }
+
+  // The same for any number of classes: log(1 - m) = sum over units of log(1 - z).
+  Var gates(bool training) const override {
+    const Var alpha = shifted();
+    const Var s = training && noise_.defined()
+                      ? ops::sigmoid(ops::scale(ops::add(alpha, Var(noise_)), 1 / kTemperature))
+                      : ops::sigmoid(alpha);
+    const Var off = ops::clamp(plus(ops::scale(s, -kStretch), 1 + kShift), kLeastOff, 1, ops::Cut::through);
+    return ops::reshape(one_minus_product(off), {entries()});
+  }
+
+  Tensor unit_gates() const override {
+    const NoGrad no_tape;
+    const Var s = ops::sigmoid(shifted());
+    return ops::clamp(plus(ops::scale(s, kStretch), -kShift), 0, 1).value().to(Device::cpu());
+  }
+
+  // A unit is not off with probability sigmoid(log_alpha - T log(0.1 / 1.1)) (Louizos et al. 2018, equation
+  // 12).
+  Var expected_share() const override {
+    const double shift = -kTemperature * std::log(kShift / (kStretch - kShift));
+    const Var off = ops::sigmoid(ops::scale(plus(shifted(), shift), -1));
+    const Var on = ops::mul(one_minus_product(off), Var(share_));
+    const double diagonal = static_cast<double>(query_tiles(heads().geometry.n) * heads().n_heads) /
+                            static_cast<double>(full_tiles(heads().geometry.n));
+    return plus(ops::sum(on), diagonal);
+  }
+
+  void visit(const Visitor& visitor) override {
+    visitor(log_alpha_);
+    GatedMechanism::visit(visitor);
+  }
+
+ protected:
+  void prepare_scores() override { scores_ = log_alpha_.var.value().to(DType::f32).to(Device::cpu()); }
+  float score(int head, std::int64_t q, std::int64_t k) const override {
+    dictionary_.units_of(q, k, units_);
+    float best = -std::numeric_limits<float>::infinity();
+    for (const std::int32_t u : units_)
+      best = std::max(best, scores_.data<float>()[head * dictionary_.n_units() + u]);
+    return best;
+  }
+
+ private:
+  static Var plus(const Var& x, double constant) {
+    return ops::add(x, Var(Tensor::full({x.dim(x.rank() - 1)}, constant, x.dtype(), x.device())));
+  }
+  Var shifted() const { return ops::add(log_alpha_.var, Var(initial_)); }
+
+  // 1 - the product, over the units of each class, of off [H, U]: [H, C].
+  Var one_minus_product(const Var& off) const {
+    const Var product = ops::exp(ops::matmul(ops::log(off), Var(cover_)));
+    return plus(ops::scale(product, -1), 1);
+  }
+
+  // [U, C]: whether a unit covers a class.
+  Tensor cover(const ParameterFactory& make) const {
+    Tensor cover = Tensor::zeros({dictionary_.n_units(), dictionary_.n_classes()}, DType::f64);
+    for (int c = 0; c < dictionary_.n_classes(); ++c)
+      for (const std::int32_t u : dictionary_.units_of_class(c))
+        cover.data<double>()[u * dictionary_.n_classes() + c] = 1;
+    return cover.to(make.dtype).to(make.device);
+  }
+
+  // [C]: the share of full_tiles that one head's tiles of a class are.
+  Tensor share_of_classes(const ParameterFactory& make) const {
+    Tensor share = Tensor::empty({dictionary_.n_classes()}, DType::f64);
+    for (int c = 0; c < dictionary_.n_classes(); ++c)
+      share.data<double>()[c] = static_cast<double>(dictionary_.tiles_of_class(c)) /
+                                static_cast<double>(full_tiles(heads().geometry.n));
+    return share.to(make.dtype).to(make.device);
+  }
+
+  UnitDictionary dictionary_;
+  std::uint32_t site_;
+  Parameter log_alpha_;  // [H, U], minus kInitial
+  Tensor cover_, share_, initial_;
+  Tensor noise_;
+  Tensor scores_;
+  mutable std::vector<std::int32_t> units_;
+};
+
+std::vector<std::int64_t> read_moduli(MapReader& map, std::string_view key) {
+  std::vector<std::int64_t> moduli;
+  const YamlNode* node = map.find(key);
+  if (!node) return moduli;
+  if (!node->is_sequence())
+    fail_at(node->mark, fmt::format("{} must be a list of numbers of tiles", map.name(key)));
+  for (const YamlNode& item : node->items) moduli.push_back(as_integer(item, map.name(key), 2, 1024));
+  return moduli;
+}
+
+class LearnedLayoutPattern final : public LearnedPattern {
+ public:
+  LearnedLayoutPattern(const TileBudget& budget, const LearnSchedule& schedule, UnitOptions units)
+      : budget_(budget), schedule_(schedule), units_(std::move(units)) {}
+  std::unique_ptr<GatedMechanism> make(const LearnedHeads& heads,
+                                       const ParameterFactory& factory) const override {
+    return std::make_unique<LearnedLayout>(heads, budget_, schedule_, units_, factory);
+  }
+
+ private:
+  TileBudget budget_;
+  LearnSchedule schedule_;
+  UnitOptions units_;
+};
+
+}  // namespace
+
+PatternPtr make_learned_layout(const YamlNode& body, const PatternContext&) {
+  MapReader map(body, "learned_layout");
+  const TileBudget budget = read_budget(map);
+  LearnSchedule schedule = read_schedule(map);
+  schedule.explore = map.number("explore", 0, 1, schedule.explore);
+  UnitOptions units;
+  units.distances = map.integer("distances", 0, 4096, units.distances);
+  units.bands = map.integer("bands", 0, 64, units.bands);
+  units.sinks = map.integer("sinks", 0, 1024, units.sinks);
+  units.strides = read_moduli(map, "strides");
+  units.columns = read_moduli(map, "columns");
+  units.random_sets = map.integer("random_sets", 0, 1024, units.random_sets);
+  units.random_seed = static_cast<std::uint64_t>(map.integer("seed", 0, std::int64_t{1} << 53, 0));
+  units.free_blocks = map.boolean("free_blocks", units.free_blocks);
+  map.done();
+  return std::make_shared<LearnedLayoutPattern>(budget, schedule, std::move(units));
+}
+
+}  // namespace filigree

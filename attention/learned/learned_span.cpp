@@ -1,0 +1,101 @@
+// Each head learns how far back it sees (Sukhbaatar et al. 2019): with span z in [0, 1] of the S tiles there
+// are, a tile at distance d has the gate clip((R + z S - d) / R, 0, 1); R, `ramp`, is a number of tiles.
+// Trimming is per head: a head pays for its own span, not for its layer's longest.
+#include <cmath>
+
+#include "attention/learned/mechanism.h"
+#include "attention/registry.h"
+#include "core/ops.h"
+
+namespace filigree {
+namespace {
+
+class LearnedSpan final : public GatedMechanism {
+ public:
+  LearnedSpan(const LearnedHeads& heads, const TileBudget& budget, const LearnSchedule& schedule, double ramp,
+              double initial, const ParameterFactory& make)
+      : GatedMechanism(heads, budget, schedule, make),
+        ramp_(ramp),
+        side_(query_tiles(heads.geometry.n)),
+        span_(make.constant(heads.name + ".span", {heads.n_heads, 1}, initial)) {
+    span_.decay = false;
+    span_.lr_factor = schedule.lr / kMaxLogit;
+    Tensor spans = Tensor::full({1, side_}, static_cast<double>(side_ - 1) / ramp, DType::f64);
+    Tensor rest = Tensor::empty({side_}, DType::f64), share = Tensor::empty({side_}, DType::f64);
+    for (std::int64_t d = 0; d < side_; ++d) {
+      rest.data<double>()[d] = (ramp - static_cast<double>(d)) / ramp;
+      const std::int64_t tiles = (side_ - d) * (heads.geometry.causal || d == 0 ? 1 : 2);
+      share.data<double>()[d] =
+          static_cast<double>(tiles) / static_cast<double>(full_tiles(heads.geometry.n));
+    }
+    spans_ = spans.to(make.dtype).to(make.device);
+    rest_ = rest.to(make.dtype).to(make.device);
+    share_ = share.to(make.dtype).to(make.device);
+  }
+
+  std::int64_t entries() const override { return heads().n_heads * side_; }
+  std::int32_t entry(int head, std::int64_t q, std::int64_t k) const override {
+    const std::int64_t d = std::abs(q - k);
+    return d < side_ ? static_cast<std::int32_t>(head * side_ + d) : kOff;
+  }
+  Var gates(bool) const override { return ops::reshape(by_distance(), {entries()}); }
+  Var expected_share() const override { return ops::sum(ops::mul(by_distance(), Var(share_))); }
+  Tensor unit_gates() const override {
+    const NoGrad no_tape;
+    return by_distance().value().to(Device::cpu());
+  }
+  void visit(const Visitor& visitor) override {
+    visitor(span_);
+    GatedMechanism::visit(visitor);
+  }
+
+ protected:
+  void prepare_scores() override { scores_ = span_.var.value().to(DType::f32).to(Device::cpu()); }
+  float score(int head, std::int64_t q, std::int64_t k) const override {
+    return scores_.data<float>()[head] * static_cast<float>(side_ - 1) - static_cast<float>(std::abs(q - k));
+  }
+
+ private:
+  // [H, S + 1]. A span outside [0, 1] is cut, but may come back.
+  Var by_distance() const {
+    const Var span = ops::clamp(span_.var, 0, 1, ops::Cut::through);
+    return ops::clamp(ops::add(ops::matmul(span, Var(spans_)), Var(rest_)), 0, 1);
+  }
+
+  static constexpr double kMaxLogit =
+      10;  // learned_layout's parameters run over about [-5, 5], a span over [0, 1]
+  double ramp_;
+  std::int64_t side_;
+  Parameter span_;  // z, [H, 1]
+  Tensor spans_, rest_, share_;
+  Tensor scores_;
+};
+
+class LearnedSpanPattern final : public LearnedPattern {
+ public:
+  LearnedSpanPattern(const TileBudget& budget, const LearnSchedule& schedule, double ramp, double initial)
+      : budget_(budget), schedule_(schedule), ramp_(ramp), initial_(initial) {}
+  std::unique_ptr<GatedMechanism> make(const LearnedHeads& heads,
+                                       const ParameterFactory& factory) const override {
+    return std::make_unique<LearnedSpan>(heads, budget_, schedule_, ramp_, initial_, factory);
+  }
+
+ private:
+  TileBudget budget_;
+  LearnSchedule schedule_;
+  double ramp_, initial_;
+};
+
+}  // namespace
+
+PatternPtr make_learned_span(const YamlNode& body, const PatternContext&) {
+  MapReader map(body, "learned_span");
+  const TileBudget budget = read_budget(map);
+  LearnSchedule schedule = read_schedule(map);
+  schedule.explore = 0;  // a span grows at its edge, which its ramp computes
+  const double ramp = map.number("ramp", 1, 1024, 2), initial = map.number("initial", 0.01, 1, 1);
+  map.done();
+  return std::make_shared<LearnedSpanPattern>(budget, schedule, ramp, initial);
+}
+
+}  // namespace filigree

@@ -1,0 +1,142 @@
+// What every learned mechanism has in common: parameters that decide which tiles some heads of a layer
+// compute, and with which gate (ATTENTION.md, section 4).
+//
+// A mechanism is chosen in YAML like a pattern, {learned_layout: {budget: 0.1}}, for all heads of a layer or,
+// inside `heads:`, for some of them. LearnedLayer (learned_layer.h) puts the mechanisms and the fixed heads
+// of a layer together.
+//
+// A run passes three phases, by the share of its steps that is done: a warm-up, where everything is computed
+// and no gate acts; learning, where the expected number of tiles is led from all down to the budget; and
+// hardened: a static layout of exactly the budget, which costs what any fixed layout of these tiles costs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention/pattern.h"
+#include "core/module.h"
+
+namespace filigree {
+
+enum class LearnPhase { warm_up, learning, hardened };
+
+struct LearnSchedule {
+  // Shares of the run's steps: the end of the warm-up, of the way down to the budget, and of learning.
+  double warmup = 0.1, anneal = 0.6, harden = 0.8;
+  double explore = 0.03;     // share of the switched-off tiles that are computed all the same, at gate 0
+  std::int64_t refresh = 1;  // steps between two choices of the tiles to compute
+  double lr = 30;            // learning rate of the mechanism's parameters, times the run's
+};
+
+// How many tiles a hardened layout has, of all heads of the mechanism.
+struct TileBudget {
+  double share = 0;        // of the tiles that full attention computes; 0 if `tiles` is given
+  std::int64_t tiles = 0;  // at the length of training
+};
+
+// Where a run stands.
+struct LearnStage {
+  std::int64_t step = 0;  // steps done
+  double progress = 0;    // step / steps of the run
+  std::uint64_t seed = 0;
+};
+
+// The heads of one layer that share a mechanism.
+struct LearnedHeads {
+  std::string name;  // begins the names of its parameters
+  int n_heads = 0, n_kv_heads = 0;
+  std::int64_t head_dim = 0;
+  Geometry geometry;  // of training
+};
+
+// A tile of a head; heads count within the mechanism.
+struct HeadTile {
+  std::int32_t head, q, k;
+  bool operator==(const HeadTile&) const = default;
+};
+
+class Mechanism : public Module {
+ public:
+  // Error(usage) if the budget cannot hold the diagonal of every head.
+  Mechanism(LearnedHeads heads, const TileBudget& budget, const LearnSchedule& schedule);
+
+  const LearnedHeads& heads() const { return heads_; }
+  const LearnSchedule& schedule() const { return schedule_; }
+  std::int64_t query_tiles(std::int64_t n) const {
+    return (n + heads_.geometry.tile - 1) / heads_.geometry.tile;
+  }
+  // Of all heads, for n tokens.
+  std::int64_t full_tiles(std::int64_t n) const;
+  std::int64_t budget_tiles(std::int64_t n) const;
+  double budget_share() const;
+  // What learning aims at: from 1 at the end of the warm-up geometrically down to the budget.
+  double target_share(double progress) const;
+
+  // The layout of exactly budget_tiles(n): the diagonal, then the tiles of the highest score; among equals
+  // the nearest, then the later query tile, then the lower head. Sorted by head, q, k.
+  std::vector<HeadTile> hardened_tiles(std::int64_t n);
+
+  // What the checkpoint must hold beside the parameters, by names of its own.
+  virtual std::vector<std::pair<std::string, Tensor>> state() const { return {}; }
+  // Error(data) if it is not this mechanism's.
+  virtual void load_state(const std::vector<std::pair<std::string, Tensor>>&) {}
+
+ protected:
+  // The higher, the longer a tile stays when the layout is cut to the budget. prepare_scores() comes first
+  // and copies what it needs from the device.
+  virtual void prepare_scores() = 0;
+  virtual float score(int head, std::int64_t q, std::int64_t k) const = 0;
+
+ private:
+  LearnedHeads heads_;
+  TileBudget budget_;
+  LearnSchedule schedule_;
+};
+
+// Gates by tile that do not depend on the input: learned_layout, learned_span. The gates of a head are
+// entries of a table, one per class of tiles.
+class GatedMechanism : public Mechanism {
+ public:
+  GatedMechanism(LearnedHeads heads, const TileBudget& budget, const LearnSchedule& schedule,
+                 const ParameterFactory& make);
+
+  static constexpr std::int32_t kOff = -1;
+  // The table's entry of a tile off the diagonal; kOff where the mechanism never computes it (at a length
+  // beyond training's).
+  virtual std::int32_t entry(int head, std::int64_t q, std::int64_t k) const = 0;
+  virtual std::int64_t entries() const = 0;
+  // Chooses the noise of the training gates from now on: a function of (seed, step).
+  virtual void draw_noise(const LearnStage&) {}
+  // [entries], gates in [0, 1]; with noise if `training`.
+  virtual Var gates(bool training) const = 0;
+  // The gates of what can be on or off in each head, [n_heads, units] on the CPU, without noise.
+  virtual Tensor unit_gates() const = 0;
+
+  // Expected share of full_tiles, [1].
+  virtual Var expected_share() const = 0;
+  // Added to the loss: lambda_1 (s - t) + lambda_2 (s - t)^2 for the expected share s and the target t, the
+  // lambdas ascended (PruLong: Bhaskar et al. 2025).
+  Var penalty(double progress) const;
+  void visit(const Visitor& visitor) override { visitor(lagrange_); }
+
+ private:
+  Parameter lagrange_;  // [2]
+};
+
+// A pattern that is learned. It allows everything: what a model has learned is in the model.
+class LearnedPattern : public Pattern {
+ public:
+  bool allows(const Geometry&, int, std::int64_t, std::int64_t) const override { return true; }
+  void row(const Geometry& g, int, std::int64_t, Intervals& out) const override { out.assign(1, {0, g.n}); }
+  const LearnedPattern* learned(int) const override { return this; }
+  virtual std::unique_ptr<GatedMechanism> make(const LearnedHeads& heads,
+                                               const ParameterFactory& make) const = 0;
+};
+
+// The keys that all mechanisms share: `budget` (a share) or `tiles`; warmup, anneal, harden, refresh, lr.
+TileBudget read_budget(MapReader& map);
+LearnSchedule read_schedule(MapReader& map);
+
+}  // namespace filigree
