@@ -99,9 +99,9 @@ const std::string& word(DeviceChoice);
 const std::string& word(Precision);
 
 // Reads a config file, its `extends:` chain and then the overrides ("train.steps=200",
-// "pattern={local: {window: 64}}"; the value is YAML). Maps merge key by key; lists and `pattern` are
-// replaced whole; null removes what was inherited. Every mistake is an Error(usage) at file:line:column of
-// the file that the key came from, or naming the override.
+// "pattern={local: {window: 64}}"; the value is YAML). Maps merge key by key; lists, `pattern` and
+// `data.task` are replaced whole; null removes what was inherited. Every mistake is an Error(usage) at
+// file:line:column of the file that the key came from, or naming the override.
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 
 // Reads a tree without `extends`. `name` is used for the default run folder, runs/<name>.

@@ -69,7 +69,7 @@ class PlantedTask : public GeneratedTask {
     int rule = -1;
     std::int64_t key = 0;  // number of the place in its rule
   };
-  void read_rules(const YamlNode& node, std::int64_t seq_len);
+  void read_rules(MapReader& reader, std::int64_t seq_len);
   void plant(const YamlNode& node, std::int64_t seq_len);
   bool can_ask(const PlantedRule& rule, std::int64_t i) const;
 
@@ -87,23 +87,22 @@ PlantedTask::PlantedTask(MapReader& reader, std::int64_t seq_len) {
   values_ = reader.integer("values", 2, 4096, values_);
   ask_ = reader.number("ask", 0, 1, ask_);
   if (ask_ == 0) fail_at(reader.at("ask").mark, fmt::format("{} must be above 0", reader.name("ask")));
-  const YamlNode& rules = reader.at("rules");
-  read_rules(rules, seq_len);
-  plant(rules, seq_len);
+  read_rules(reader, seq_len);
+  plant(reader.at("rules"), seq_len);
 }
 
-void PlantedTask::read_rules(const YamlNode& node, std::int64_t seq_len) {
+void PlantedTask::read_rules(MapReader& reader, std::int64_t seq_len) {
+  const YamlNode& node = reader.at("rules");
   if (!node.is_sequence() || node.items.empty() || node.items.size() > kMaxRules)
-    fail_at(node.mark, fmt::format("rules is a list of 1 to {} rules", kMaxRules),
+    fail_at(node.mark, fmt::format("{} must be a list of 1 to {} rules", reader.name("rules"), kMaxRules),
             "for example [{offset: 300}, {stride: 64, phase: 3}, {sink: 5}]");
   for (const YamlNode& item : node.items) {
-    const PlantedRule rule = read_rule(item, fmt::format("rules[{}]", rules_.size()));
-    const std::int64_t first = rule.kind == Kind::stride ? rule.phase : rule.at;  // that has an answer behind
-    if (first >= seq_len - 1)
-      fail_at(
-          item.mark,
-          fmt::format("no token of {} has an answer under the rule {}", seq_len, fmt::format("{}", first)),
-          fmt::format("set data.seq_len to at least {}", first + 2));
+    const std::string rule_name = fmt::format("{}[{}]", reader.name("rules"), rules_.size());
+    const PlantedRule rule = read_rule(item, rule_name);
+    const std::int64_t first = rule.kind == Kind::stride ? rule.phase : rule.at;
+    if (first > seq_len - 2)
+      fail_at(item.mark, fmt::format("{}: nothing asks for it, data.seq_len is {}", rule_name, seq_len),
+              fmt::format("set data.seq_len to at least {}", first + 2));
     rules_.push_back(rule);
   }
 }
