@@ -99,6 +99,7 @@ class MapReader {
 
   const YamlNode& node() const { return *node_; }
   std::string name(std::string_view key) const;  // "train.lr"
+  const std::string& path() const { return path_; }
 
  private:
   const YamlNode* node_;

@@ -64,6 +64,14 @@ Dataset::Dataset(Vocabulary vocabulary, std::shared_ptr<const Tokenizer> tokeniz
   if (n_tokens() == 0) fail(ErrorKind::data, "the data holds no tokens");
 }
 
+Dataset::Dataset(GeneratedSamples samples) : offsets_{0}, generated_(std::move(samples)) {
+  const GeneratedTask& task = generated_->task();
+  const bool bytes = task.tokenizer() == "byte";
+  if (bytes) tokenizer_ = make_tokenizer("byte");
+  vocabulary_ = {bytes ? "byte" : "task " + task.name(), task.vocab_size(), {}, {}};
+  class_names_ = task.class_names();
+}
+
 std::int64_t Dataset::document_at(std::int64_t position) const {
   const auto after = std::upper_bound(offsets_.begin(), offsets_.end(), position + offsets_.front());
   check(after != offsets_.begin() && after != offsets_.end(), "position outside the dataset");
@@ -116,6 +124,7 @@ std::pair<Dataset, Dataset> Dataset::split_tail(double fraction) const {
 }
 
 std::string Dataset::fingerprint() const {
+  if (generated_) return generated_->fingerprint();
   Xxhash64 sum;
   const auto add = [&](const std::string& text) { sum.update(text.c_str(), text.size() + 1); };
   add(fmt::format("{} {}", vocabulary_.tokenizer, vocabulary_.size));

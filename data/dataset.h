@@ -1,4 +1,5 @@
-// A dataset: one stream of tokens, cut into documents, from raw text, token files or .bin files alike.
+// A dataset: one stream of tokens, cut into documents, from raw text, token files or .bin files alike; or the
+// samples of a generated task, which is no stream.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "data/sources.h"
+#include "data/tasks/generated_samples.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
 
@@ -32,6 +34,7 @@ class Dataset {
   };
   // `tokenizer` may be null where only ids are known. Labels, if any, are one per document.
   Dataset(Vocabulary vocabulary, std::shared_ptr<const Tokenizer> tokenizer, std::vector<Part> parts);
+  explicit Dataset(GeneratedSamples samples);  // holds no tokens; its vocabulary's tokenizer is "task NAME"
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
@@ -48,6 +51,9 @@ class Dataset {
 
   // Where only ids are known, the vocabulary must also cover other data's ids.
   void widen_vocabulary(std::int64_t size) { vocabulary_.size = std::max(vocabulary_.size, size); }
+
+  // Null for a stream of tokens.
+  const GeneratedSamples* generated() const { return generated_ ? &*generated_ : nullptr; }
 
   // Classification: the class of each document.
   void set_labels(std::vector<std::int32_t> labels, std::vector<std::string> class_names);
@@ -68,6 +74,7 @@ class Dataset {
   std::vector<std::int64_t> offsets_;  // absolute, across parts; a view keeps a piece of them
   std::vector<std::int32_t> labels_;
   std::vector<std::string> class_names_;
+  std::optional<GeneratedSamples> generated_;
 };
 
 // Reads and encodes the text into memory.

@@ -21,6 +21,7 @@ struct Row {
 };
 
 std::int64_t count_samples(const Dataset& dataset, const LoaderOptions& options) {
+  if (const auto* generated = dataset.generated()) return generated->size();
   const std::int64_t n = options.seq_len;
   switch (options.task) {
     case Task::causal_lm:
@@ -88,6 +89,27 @@ std::int64_t fill_sample(const Dataset& dataset, const LoaderOptions& options, s
   return n_real;
 }
 
+// The same with a sample that a task makes.
+DrawnSample make_sample(const GeneratedSamples& generated, std::int64_t epoch, std::int64_t sample,
+                        const Row& row) {
+  const DrawnSample drawn = generated.make(epoch, sample, row.inputs, row.targets);
+  const auto length = static_cast<std::int32_t>(drawn.length);
+  std::fill(row.bounds.begin(), row.bounds.end(), 0);
+  for (std::int32_t i = 0; i < length; ++i) row.bounds[2 * static_cast<std::size_t>(i) + 1] = length;
+  row.token_bounds[0] = 0;
+  row.token_bounds[1] = length;
+  return drawn;
+}
+
+// Whether the task that the model is trained on is what the generator makes.
+void require_fitting(const GeneratedSamples& generated, const LoaderOptions& options) {
+  const bool classes = !generated.task().class_names().empty();
+  require(options.task == (classes ? Task::classify : Task::causal_lm), "the task '{}' is one for a {}",
+          generated.task().name(), classes ? "classifier" : "decoder");
+  require(options.seq_len == generated.seq_len(), "the task '{}' makes samples of {} tokens, not of {}",
+          generated.task().name(), generated.seq_len(), options.seq_len);
+}
+
 }  // namespace
 
 Loader::Loader(const Dataset& dataset, const LoaderOptions& options) : dataset_(dataset), options_(options) {
@@ -96,10 +118,11 @@ Loader::Loader(const Dataset& dataset, const LoaderOptions& options) : dataset_(
           "seq_len must be at least 1, not {}", options.seq_len);
   require(options.mask_probability > 0 && options.mask_probability <= 1,
           "mask_probability must lie in (0, 1], not {}", options.mask_probability);
+  if (dataset.generated()) require_fitting(*dataset.generated(), options);
   if (options.task == Task::masked_lm && !dataset.vocabulary().mask)
     fail(ErrorKind::data, "masked language modelling needs a mask token, which tokenizer '{}' does not have",
          dataset.vocabulary().tokenizer);
-  if (options.task == Task::classify && dataset.labels().empty())
+  if (options.task == Task::classify && dataset.labels().empty() && !dataset.generated())
     fail(ErrorKind::data, "classification needs labelled data: a folder of files per class");
   n_samples_ = count_samples(dataset, options);
   if (n_samples_ == 0) fail(ErrorKind::data, "the data holds a single token, too little to predict anything");
@@ -133,6 +156,8 @@ std::int64_t Loader::batch_size_at(const LoaderPosition& at) const {
 Batch Loader::make(LoaderPosition at) const {
   const std::int64_t b = batch_size_at(at), n = options_.seq_len;
   const bool classify = options_.task == Task::classify;
+  const GeneratedSamples* generated = dataset_.generated();
+  const bool shuffle = options_.shuffle && !(generated && generated->fresh());
   Batch batch;
   batch.inputs = Tensor::empty({b, n}, DType::i32);
   batch.targets = Tensor::empty(classify ? Shape{b} : Shape{b, n}, DType::i32);
@@ -144,15 +169,20 @@ Batch Loader::make(LoaderPosition at) const {
   };
   for (std::int64_t i = 0; i < b; ++i) {
     const RandomKey key{options_.seed, kShuffleSite, static_cast<std::uint32_t>(at.epoch)};
-    const std::int64_t sample =
-        options_.shuffle ? Permutation(n_samples_, key)(at.next_sample) : at.next_sample;
+    const std::int64_t sample = shuffle ? Permutation(n_samples_, key)(at.next_sample) : at.next_sample;
     const Row row{piece(batch.inputs, i, n), piece(batch.targets, i, classify ? 1 : n),
                   piece(batch.row_bounds, i, 2 * n), piece(batch.token_bounds, i, 2)};
-    batch.n_tokens += fill_sample(dataset_, options_, at.epoch, sample, row);
+    if (generated) {
+      const DrawnSample drawn = make_sample(*generated, at.epoch, sample, row);
+      batch.n_tokens += drawn.length;
+      batch.groups.push_back(drawn.group);
+    } else {
+      batch.n_tokens += fill_sample(dataset_, options_, at.epoch, sample, row);
+    }
     for (const std::int32_t target : row.targets) {
       if (target == ops::kIgnoreIndex) continue;
       ++batch.n_targets;
-      if (!classify && dataset_.tokenizer())
+      if (!classify && !generated && dataset_.tokenizer())
         batch.n_bytes += dataset_.tokenizer()->n_bytes(static_cast<std::uint32_t>(target));
     }
     if (++at.next_sample == n_samples_) at = {at.epoch + 1, 0};

@@ -5,8 +5,9 @@
 // causal_lm: sample k has the inputs [k N, (k + 1) N) of the stream and the same tokens one later as targets;
 // every token but the stream's first is a target once an epoch. masked_lm: the same windows, targets from
 // data/masking.h, drawn anew each epoch. classify: sample k is document k, cut after N tokens; its target is
-// the document's label. Short samples are padded at the end: input 0, target ops::kIgnoreIndex, bounds [0,
-// 0).
+// the document's label. A generated task's samples are made as they are needed, new ones each epoch unless it
+// says otherwise; then nothing is shuffled. Short samples are padded at the end: input 0, target
+// ops::kIgnoreIndex, bounds [0, 0).
 #pragma once
 
 #include <cstdint>
@@ -44,10 +45,11 @@ struct Batch {
   Tensor targets;       // i32 [B, N]; classify: [B]
   Tensor row_bounds;    // i32 [B, N, 2]: row n may see [lo, hi) of its sample (causality is the layout's)
   Tensor token_bounds;  // i32 [B, 2]: the sample's real tokens
-  std::int64_t n_targets = 0;  // that count
-  std::int64_t n_bytes = 0;    // of text that these targets stand for; 0 where the tokenizer is unknown
-  std::int64_t n_tokens = 0;   // inputs without padding
-  LoaderPosition begin, end;   // end is where the next batch begins
+  std::int64_t n_targets = 0;        // that count
+  std::int64_t n_bytes = 0;          // of text that these targets stand for; 0 where the tokenizer is unknown
+  std::int64_t n_tokens = 0;         // inputs without padding
+  std::vector<std::int32_t> groups;  // of each sample of a generated task (data/tasks/task.h); else empty
+  LoaderPosition begin, end;         // end is where the next batch begins
 };
 
 class Loader {

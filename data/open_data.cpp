@@ -212,6 +212,19 @@ OpenedData open_classes(const DataRequest& request) {
   return opened;
 }
 
+OpenedData open_task(const DataRequest& request) {
+  GeneratedSamples training(*request.task, request.seq_len, Split::train, request.seed);
+  std::vector<std::string> notes = {training.describe()};
+  OpenedData opened{Dataset(std::move(training)), std::nullopt, {}};
+  if (request.task->val_samples > 0) {
+    GeneratedSamples validation(*request.task, request.seq_len, Split::validation, request.seed);
+    notes.push_back(validation.describe());
+    opened.validation.emplace(std::move(validation));
+  }
+  opened.notes = std::move(notes);
+  return opened;
+}
+
 OpenedData open_and_split(const DataRequest& request, InputFormat format) {
   std::vector<std::string> notes;
   if (format == InputFormat::text) {
@@ -248,6 +261,7 @@ Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format,
 }
 
 OpenedData open_data(const DataRequest& request) {
+  if (request.task) return open_task(request);
   if (request.train.empty()) fail(ErrorKind::data, "no training data was given");
   if (request.classes) return open_classes(request);
   const InputFormat format =

@@ -13,12 +13,14 @@ namespace filigree {
 enum class InputFormat { automatic, text, hdf5, bin };
 
 struct DataRequest {
+  std::optional<GeneratedData> task = {};    // in place of all that is read; of the below only seed counts
+  std::int64_t seq_len = 0;                  // of the task's samples
   std::vector<std::string> train = {};       // files, folders, globs; may start with ~
   std::vector<std::string> validation = {};  // empty: split off from `train`
   double val_fraction = 0.05;                // 0: no validation
   InputFormat format = InputFormat::automatic;
   std::string tokenizer = "byte";  // for text; token files know theirs
-  std::uint64_t seed = 1;          // of the split by file
+  std::uint64_t seed = 1;          // of the split by file, or of the task's training samples
   bool classes = false;            // a folder per class
 };
 

@@ -184,16 +184,20 @@ Var Transformer::logits(const ModelInput& input, const ForwardContext& context) 
 
 Var Transformer::logits_at(const ModelInput& input, std::int64_t position,
                            const ForwardContext& context) const {
-  require(config_.type != ModelType::encoder_classifier,
-          "[transformer] a classifier has no logits per position");
-  const Var hidden = forward(input, context);
-  const std::int64_t batch = hidden.dim(0), n = hidden.dim(1);
+  const std::int64_t batch = input.tokens.dim(0), n = input.tokens.dim(1);
   require(position >= 0 && position < n, "[transformer] position {} of a sequence of {} tokens", position, n);
   std::vector<std::int32_t> rows;
   for (std::int64_t b = 0; b < batch; ++b) rows.push_back(static_cast<std::int32_t>(b * n + position));
+  return logits_of_rows(input, Tensor::of({batch}, rows), context);
+}
+
+Var Transformer::logits_of_rows(const ModelInput& input, const Tensor& rows,
+                                const ForwardContext& context) const {
+  require(config_.type != ModelType::encoder_classifier,
+          "[transformer] a classifier has no logits per position");
+  const Var hidden = forward(input, context);
   // Picking rows of a matrix is what an embedding does.
-  const Var picked = ops::embedding(ops::reshape(hidden, {batch * n, config_.dim}),
-                                    Tensor::of({batch}, rows).to(hidden.device()));
+  const Var picked = ops::embedding(ops::reshape(hidden, {-1, config_.dim}), rows.to(hidden.device()));
   return ops::linear(features(picked, input), head_weight(), head_bias_ ? head_bias_->var : Var{});
 }
 

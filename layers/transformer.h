@@ -81,6 +81,9 @@ class Transformer : public Module {
   Var logits(const ModelInput& input, const ForwardContext& context) const;
   // Logits of one position of each sequence, [B, V]; language models only.
   Var logits_at(const ModelInput& input, std::int64_t position, const ForwardContext& context) const;
+  // Logits of the positions listed in `rows` i32 [R], b N + n for position n of sequence b, [R, V]; language
+  // models only.
+  Var logits_of_rows(const ModelInput& input, const Tensor& rows, const ForwardContext& context) const;
 
   // Repeats a forward pass without a tape and names the first module whose parameters or output are not
   // finite, such as "blocks.3.mlp"; empty where all are. For the message after a loss went wrong.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/yaml.h"
+#include "data/tasks/registry.h"
 #include "layers/model_config.h"
 
 namespace filigree {
@@ -22,6 +23,7 @@ enum class DeviceChoice { cpu, automatic, cuda };      // automatic (`auto`): cu
 enum class Precision { automatic, fp32, bf16 };        // automatic (`auto`): bf16 on cuda, fp32 on the cpu
 
 struct DataConfig {
+  std::optional<GeneratedData> task;  // generated samples; then only seq_len and, if not fresh, shuffle count
   std::vector<std::string> train;  // files, folders, globs; may start with ~. Classifier: a folder per class
   std::vector<std::string> val;    // empty: val_fraction of the files of `train`
   double val_fraction = 0.05;      // 0: no validation
@@ -31,7 +33,7 @@ struct DataConfig {
   bool documents = true;  // attention stays inside a document; not encoder_classifier
   bool shuffle = true;
   double mask_probability = 0.15;  // encoder_mlm
-  bool has_validation() const { return !val.empty() || val_fraction > 0; }
+  bool has_validation() const { return task ? task->val_samples > 0 : !val.empty() || val_fraction > 0; }
   bool operator==(const DataConfig&) const = default;
 };
 
@@ -97,9 +99,9 @@ const std::string& word(DeviceChoice);
 const std::string& word(Precision);
 
 // Reads a config file, its `extends:` chain and then the overrides ("train.steps=200",
-// "pattern={local: {window: 64}}"; the value is YAML). Maps merge key by key; lists and `pattern` are
-// replaced whole; null removes what was inherited. Every mistake is an Error(usage) at file:line:column of
-// the file that the key came from, or naming the override.
+// "pattern={local: {window: 64}}"; the value is YAML). Maps merge key by key; lists, `pattern` and
+// `data.task` are replaced whole; null removes what was inherited. Every mistake is an Error(usage) at
+// file:line:column of the file that the key came from, or naming the override.
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 
 // Reads a tree without `extends`. `name` is used for the default run folder, runs/<name>.

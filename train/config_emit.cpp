@@ -38,6 +38,12 @@ YamlNode model_node(const ModelConfig& model) {
 
 YamlNode data_node(const DataConfig& data, ModelType type) {
   YamlNode node = YamlNode::make_map();
+  if (data.task) {
+    node.add("task", data.task->to_yaml());
+    node.add("seq_len", YamlNode::make(data.seq_len));
+    if (!data.task->fresh) node.add("shuffle", YamlNode::make(data.shuffle));
+    return node;
+  }
   node.add("train", paths_node(data.train));
   if (!data.val.empty())
     node.add("val", paths_node(data.val));

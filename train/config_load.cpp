@@ -11,12 +11,12 @@ constexpr std::size_t kMaxChain = 16;
 
 using Entries = std::vector<std::pair<YamlNode, YamlNode>>;
 
-// Lays `over` onto `base`: maps merge, all else replaces, null removes what `base` had.
+// Lays `over` onto `base`: maps merge, all else, a pattern and data.task replace, null removes what `base` had.
 void merge(YamlNode& base, const YamlNode& over, bool is_root) {
   for (const auto& [key, value] : over.entries) {
     const auto old = std::find_if(base.entries.begin(), base.entries.end(),
                                   [&](const auto& entry) { return entry.first.scalar == key.scalar; });
-    const bool replaced_whole = is_root && key.scalar == "pattern";
+    const bool replaced_whole = is_root ? key.scalar == "pattern" : key.scalar == "task";
     if (old == base.entries.end()) {
       base.entries.emplace_back(key, value);
     } else if (value.is_null()) {

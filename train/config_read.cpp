@@ -170,7 +170,34 @@ std::vector<std::string> read_paths(const YamlNode& node, const std::string& wha
   return paths;
 }
 
+// data.task takes the place of whatever is read from files.
+DataConfig read_task_data(MapReader& reader, ModelType type) {
+  DataConfig data;
+  for (const char* key : {"train", "val"})
+    if (reader.find(key))
+      fail_at(mark_of(reader, key), fmt::format("data.task and {} are both given", reader.name(key)),
+              fmt::format("remove one; null removes an inherited key: {}: null", key));
+  for (const char* key : {"val_fraction", "format", "tokenizer", "documents", "mask_probability"})
+    refuse_unused(reader, key, "where data.task is given", "remove data.task");
+  data.seq_len = reader.integer("seq_len", 1, kMaxSeqLen);
+  data.task = read_task(reader.at("task"), data.seq_len);
+  if (data.task->fresh)
+    refuse_unused(reader, "shuffle", "by a task that draws new samples each epoch", "set its fresh: false");
+  else
+    data.shuffle = reader.boolean("shuffle", data.shuffle);
+  reader.done();
+  const bool classes = !data.task->task->class_names().empty();
+  const ModelType fits = classes ? ModelType::encoder_classifier : ModelType::decoder;
+  if (type != fits)
+    fail_at(mark_of(reader, "task"),
+            fmt::format("the task '{}' is one for model.type: {}, not {}", data.task->task->name(),
+                        word(fits), word(type)),
+            fmt::format("set model.type: {}", word(fits)));
+  return data;
+}
+
 DataConfig read_data(MapReader reader, ModelType type) {
+  if (reader.find("task")) return read_task_data(reader, type);
   DataConfig data;
   data.train = read_paths(reader.at("train"), "data.train");
   if (const YamlNode* val = reader.find("val")) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/ops.h"
 #include "train/step.h"
 
 namespace filigree {
@@ -18,6 +19,29 @@ std::int64_t count_right(const Tensor& logits, const Tensor& targets) {
     right += std::ranges::max_element(row) - row.begin() == targets.data<std::int32_t>()[i];
   }
   return right;
+}
+
+struct Scored {
+  double loss = 0;  // summed
+  std::int64_t right = 0;
+};
+
+// Loss and right answers of a decoder where the targets are few: only their logits are made.
+Scored score_targets(const Transformer& model, const ModelInput& input, const Tensor& targets) {
+  const auto all = targets.values<std::int32_t>();
+  std::vector<std::int32_t> rows, asked;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (all[i] == ops::kIgnoreIndex) continue;
+    rows.push_back(static_cast<std::int32_t>(i));
+    asked.push_back(all[i]);
+  }
+  const std::int64_t n = std::ssize(rows);
+  if (n == 0) return {};
+  const Tensor wanted = Tensor::of({n}, asked);
+  const Var logits = model.logits_of_rows(input, Tensor::of({n}, rows), {});
+  const double loss = ops::cross_entropy(logits, wanted.to(model.device())).value().item();
+  return {loss * static_cast<double>(n),
+          count_right(logits.value().to(DType::f32).to(Device::cpu()), wanted)};
 }
 
 }  // namespace
@@ -59,6 +83,7 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
   const ForwardContext context{};
   const Tensor one = Tensor::full({1}, 1, DType::f64, model.device());  // losses are added, not averaged
   const bool classifier = config.model.type == ModelType::encoder_classifier;
+  const bool answers = data.generated() && !classifier;
   double sum = 0;
   std::int64_t right = 0, bytes = 0, batches = 0;
   Evaluation result;
@@ -68,7 +93,13 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
     if (!batch) break;
     ModelInput input = model_input(*batch, layouts, model.device());
     input.fixed = fixed;
-    sum += model.loss(input, batch->targets.to(model.device()), context, {one, nullptr}).value().item();
+    if (answers) {
+      const Scored scored = score_targets(model, input, batch->targets);
+      sum += scored.loss;
+      right += scored.right;
+    } else {
+      sum += model.loss(input, batch->targets.to(model.device()), context, {one, nullptr}).value().item();
+    }
     if (classifier) {
       const Tensor logits = model.logits(input, context).value().to(DType::f32).to(Device::cpu());
       right += count_right(logits, batch->targets);
@@ -83,7 +114,8 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
                 "the weights are damaged or training diverged; go back to an earlier checkpoint");
   if (bytes > 0 && config.model.type == ModelType::decoder)
     result.bits_per_byte = sum / std::numbers::ln2 / static_cast<double>(bytes);
-  if (classifier) result.accuracy = static_cast<double>(right) / static_cast<double>(result.targets);
+  if (classifier || answers)
+    result.accuracy = static_cast<double>(right) / static_cast<double>(result.targets);
   return result;
 }
 

@@ -16,7 +16,7 @@ struct Evaluation {
   double loss = 0;  // mean over targets, natural logarithm
   std::int64_t targets = 0;
   std::optional<double> bits_per_byte;  // of text; absent for a masked model and where bytes are unknown
-  std::optional<double> accuracy;       // classifier: share of samples whose likeliest class is right
+  std::optional<double> accuracy;       // classifier, generated task: share of targets that are the likeliest
 };
 
 Task task_of(ModelType type);

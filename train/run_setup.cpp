@@ -47,6 +47,8 @@ std::string mib(std::int64_t bytes) {
 
 DataRequest data_request(const Config& config) {
   DataRequest request;
+  request.task = config.data.task;
+  request.seq_len = config.data.seq_len;
   request.train = config.data.train;
   request.validation = config.data.val;
   request.val_fraction = config.data.val_fraction;

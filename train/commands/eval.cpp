@@ -19,6 +19,7 @@ struct EvalArguments {
 Dataset evaluation_data(const Config& config, const std::vector<std::string>& named) {
   DataRequest request = data_request(config);
   if (!named.empty()) {
+    request.task.reset();
     request.train = named;
     request.validation.clear();
     request.val_fraction = 0;

@@ -1,0 +1,79 @@
+// Multi-query associative recall (Arora et al., "Zoology: Measuring and improving recall in efficient
+// language models", 2023): key value key value .. and then, among other tokens, each key once more; where it
+// comes back the model must answer with its value.
+//
+// Keys are drawn without repetition from [1, vocab / 2), values from [vocab / 2, vocab). A key comes back at
+// an even distance 2 g from the end of the pairs, g in [0, (seq_len - 2 pairs) / 2) drawn without repetition
+// with probability proportional to (g + 1)^(power_a - 1): small powers ask soon after, 1 asks anywhere.
+#include <algorithm>
+#include <cmath>
+
+#include "data/tasks/draws.h"
+#include "data/tasks/registry.h"
+
+namespace filigree {
+namespace {
+
+class MqarTask : public GeneratedTask {
+ public:
+  MqarTask(MapReader& reader, std::int64_t seq_len) {
+    vocab_ = reader.integer("vocab", 4, kMaxVocab, vocab_);
+    pairs_ = reader.integer("pairs", 1, kMaxVocab, pairs_);
+    power_a_ = reader.number("power_a", 0, 100, power_a_);
+    random_filler_ = reader.boolean("random_filler", random_filler_);
+    if (pairs_ > vocab_ / 2 - 1)
+      fail_at(reader.at("pairs").mark,
+              fmt::format("{} pairs need as many different keys, and a vocabulary of {} has {}", pairs_,
+                          vocab_, vocab_ / 2 - 1),
+              fmt::format("set vocab to at least {}", 2 * (pairs_ + 1)));
+    require_seq_len(reader, seq_len, 4 * pairs_,
+                    fmt::format("{} pairs (2 tokens each, and 2 for each query)", pairs_));
+    for (std::int64_t g = 0; g < (seq_len - 2 * pairs_) / 2; ++g)
+      gap_weights_.push_back(fixed_weight(std::pow(static_cast<double>(g + 1), power_a_ - 1)));
+  }
+
+  std::string name() const override { return "mqar"; }
+  std::int64_t vocab_size() const override { return vocab_; }
+  YamlNode parameters() const override {
+    YamlNode node = YamlNode::make_map();
+    node.add("vocab", YamlNode::make(vocab_));
+    node.add("pairs", YamlNode::make(pairs_));
+    node.add("power_a", YamlNode::make(power_a_));
+    node.add("random_filler", YamlNode::make(random_filler_));
+    return node;
+  }
+
+  DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
+                   std::span<std::int32_t> targets) const override {
+    const auto pairs = static_cast<std::size_t>(pairs_);
+    const std::int64_t half = vocab_ / 2;
+    const auto keys = draw_distinct(random, half - 1, pairs_),
+               values = draw_distinct(random, vocab_ - half, pairs_);
+    if (random_filler_)
+      for (std::int32_t& token : inputs.subspan(2 * pairs))
+        token = static_cast<std::int32_t>(random.below(static_cast<std::uint32_t>(vocab_)));
+    const auto gaps = draw_weighted(random, gap_weights_, pairs_);
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const auto key = static_cast<std::int32_t>(1 + keys[i]),
+                 value = static_cast<std::int32_t>(half + values[i]);
+      const std::size_t query = 2 * pairs + 2 * static_cast<std::size_t>(gaps[i]);
+      inputs[2 * i] = inputs[query] = key;
+      inputs[2 * i + 1] = targets[query] = value;
+    }
+    return {std::ssize(inputs)};
+  }
+
+ private:
+  std::int64_t vocab_ = 8192, pairs_ = 8;
+  double power_a_ = 0.01;
+  bool random_filler_ = true;  // else token 0 stands between the queries
+  std::vector<std::uint64_t> gap_weights_;
+};
+
+}  // namespace
+
+TaskPtr make_mqar_task(MapReader& reader, std::int64_t seq_len) {
+  return std::make_shared<MqarTask>(reader, seq_len);
+}
+
+}  // namespace filigree

@@ -1,0 +1,228 @@
+// Tokens: ids 0 .. values-1 are the answers and appear as targets only. An ordinary token is a question and a
+// random value, question * values + value; question 0 asks nothing, an offset or sink rule has one question,
+// a strided rule one for each key. Planted tokens of strides and sinks are of kinds of their own, so that a
+// model finds them by content; a strided one carries a key too, drawn without repetition. An offset is found
+// by position alone. One layer whose heads each look at one rule's places, and an MLP that picks the head
+// that was asked for, solve the task.
+#include "data/tasks/planted.h"
+
+#include <algorithm>
+#include <set>
+
+#include "data/tasks/draws.h"
+#include "data/tasks/registry.h"
+
+namespace filigree {
+namespace {
+
+using Kind = PlantedRule::Kind;
+
+constexpr std::int64_t kMaxPosition = std::int64_t{1} << 28;
+constexpr int kMaxRules = 64;
+
+// Places of a strided rule below position i.
+std::int64_t strides_below(const PlantedRule& rule, std::int64_t i) {
+  return i <= rule.phase ? 0 : (i - 1 - rule.phase) / rule.at + 1;
+}
+
+PlantedRule read_rule(const YamlNode& node, const std::string& name) {
+  MapReader reader(node, name);
+  PlantedRule rule;
+  const int kinds = reader.has("offset") + reader.has("stride") + reader.has("sink");
+  if (reader.find("offset")) {
+    rule.at = reader.integer("offset", 1, kMaxPosition);
+  } else if (reader.find("stride")) {
+    rule.kind = Kind::stride;
+    rule.at = reader.integer("stride", 2, kMaxPosition);
+    rule.phase = reader.integer("phase", 0, rule.at - 1, 0);
+  } else if (reader.find("sink")) {
+    rule.kind = Kind::sink;
+    rule.at = reader.integer("sink", 0, kMaxPosition);
+  }
+  reader.done();
+  if (kinds != 1)
+    fail_at(node.mark, fmt::format("{} has no offset, stride or sink", name), "for example {offset: 300}");
+  return rule;
+}
+
+YamlNode rule_node(const PlantedRule& rule) {
+  YamlNode node = YamlNode::make_map();
+  const char* const names[] = {"offset", "stride", "sink"};
+  node.add(names[static_cast<int>(rule.kind)], YamlNode::make(rule.at));
+  if (rule.kind == Kind::stride) node.add("phase", YamlNode::make(rule.phase));
+  return node;
+}
+
+class PlantedTask : public GeneratedTask {
+ public:
+  PlantedTask(MapReader& reader, std::int64_t seq_len);
+
+  std::string name() const override { return "planted"; }
+  std::int64_t vocab_size() const override { return vocab_; }
+  YamlNode parameters() const override;
+  DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
+                   std::span<std::int32_t> targets) const override;
+  const std::vector<PlantedRule>& rules() const { return rules_; }
+
+ private:
+  struct Place {  // a position that is planted
+    int rule = -1;
+    std::int64_t key = 0;  // number of the place in its rule
+  };
+  void read_rules(MapReader& reader, std::int64_t seq_len);
+  void plant(const YamlNode& node, std::int64_t seq_len);
+  bool can_ask(const PlantedRule& rule, std::int64_t i) const;
+
+  std::vector<PlantedRule> rules_;
+  std::int64_t values_ = 16;
+  double ask_ = 1;
+  std::vector<std::int64_t> n_keys_;          // of each rule
+  std::vector<std::int64_t> first_question_;  // of each rule
+  std::vector<std::int64_t> first_kind_;      // of planted tokens of each rule, counted like questions
+  std::vector<Place> places_;                 // of each position
+  std::int64_t vocab_ = 0;
+};
+
+PlantedTask::PlantedTask(MapReader& reader, std::int64_t seq_len) {
+  values_ = reader.integer("values", 2, 4096, values_);
+  ask_ = reader.number("ask", 0, 1, ask_);
+  if (ask_ == 0) fail_at(reader.at("ask").mark, fmt::format("{} must be above 0", reader.name("ask")));
+  read_rules(reader, seq_len);
+  plant(reader.at("rules"), seq_len);
+}
+
+void PlantedTask::read_rules(MapReader& reader, std::int64_t seq_len) {
+  const YamlNode& node = reader.at("rules");
+  if (!node.is_sequence() || node.items.empty() || node.items.size() > kMaxRules)
+    fail_at(node.mark, fmt::format("{} must be a list of 1 to {} rules", reader.name("rules"), kMaxRules),
+            "for example [{offset: 300}, {stride: 64, phase: 3}, {sink: 5}]");
+  for (const YamlNode& item : node.items) {
+    const std::string rule_name = fmt::format("{}[{}]", reader.name("rules"), rules_.size());
+    const PlantedRule rule = read_rule(item, rule_name);
+    const std::int64_t first = rule.kind == Kind::stride ? rule.phase : rule.at;
+    if (first > seq_len - 2)
+      fail_at(item.mark, fmt::format("{}: nothing asks for it, data.seq_len is {}", rule_name, seq_len),
+              fmt::format("set data.seq_len to at least {}", first + 2));
+    rules_.push_back(rule);
+  }
+}
+
+// Gives every rule its questions and places.
+void PlantedTask::plant(const YamlNode& node, std::int64_t seq_len) {
+  places_.resize(static_cast<std::size_t>(seq_len));
+  std::int64_t next = 2;  // kind 0: the answers, kind 1: no question
+  for (std::size_t r = 0; r < rules_.size(); ++r) {
+    const PlantedRule& rule = rules_[r];
+    n_keys_.push_back(rule.kind == Kind::stride ? strides_below(rule, seq_len - 1) : 1);
+    first_question_.push_back(next);
+    next += n_keys_.back();
+    if (rule.kind == Kind::offset) continue;
+    for (std::int64_t key = 0; key < n_keys_.back(); ++key) {
+      const std::int64_t at = rule.kind == Kind::sink ? rule.at : rule.phase + key * rule.at;
+      Place& place = places_[static_cast<std::size_t>(at)];
+      if (place.rule >= 0)
+        fail_at(node.items[r].mark,
+                fmt::format("rules {} and {} both plant a token at position {}", place.rule, r, at),
+                "change a sink or a phase");
+      place = {static_cast<int>(r), key};
+    }
+  }
+  for (std::size_t r = 0; r < rules_.size(); ++r) {
+    first_kind_.push_back(next);
+    if (rules_[r].kind != Kind::offset) next += n_keys_[r];
+  }
+  vocab_ = next * values_;
+  if (vocab_ > kMaxVocab)
+    fail_at(node.mark, fmt::format("{} kinds of tokens with {} values each are too many", next, values_),
+            "take longer strides or fewer values");
+}
+
+YamlNode PlantedTask::parameters() const {
+  YamlNode list = YamlNode::make_sequence();
+  for (const PlantedRule& rule : rules_) list.items.push_back(rule_node(rule));
+  YamlNode node = YamlNode::make_map();
+  node.add("values", YamlNode::make(values_));
+  node.add("rules", std::move(list));
+  node.add("ask", YamlNode::make(ask_));
+  return node;
+}
+
+bool PlantedTask::can_ask(const PlantedRule& rule, std::int64_t i) const {
+  switch (rule.kind) {
+    case Kind::offset:
+      return i >= rule.at;
+    case Kind::stride:
+      return i > rule.phase;
+    case Kind::sink:
+      return i > rule.at;
+  }
+  return false;
+}
+
+DrawnSample PlantedTask::draw(RandomStream& random, std::span<std::int32_t> inputs,
+                              std::span<std::int32_t> targets) const {
+  const std::int64_t n = std::ssize(inputs);
+  const auto ask = static_cast<std::uint32_t>(std::min(ask_ * 0x1p32, 0x1p32 - 1));
+  std::vector<std::vector<std::int64_t>> keys;  // of each rule's places, in their order
+  for (const std::int64_t count : n_keys_) keys.push_back(draw_distinct(random, count, count));
+  std::vector<std::int64_t> values(inputs.size());
+  for (std::int64_t& value : values) value = random.below(static_cast<std::uint32_t>(values_));
+  std::vector<std::size_t> possible;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    std::int64_t kind = 1;
+    possible.clear();
+    for (std::size_t r = 0; r < rules_.size(); ++r)
+      if (can_ask(rules_[r], i)) possible.push_back(r);
+    const bool asks = random.next() <= ask;
+    if (const Place& place = places_[at]; place.rule >= 0) {
+      const auto r = static_cast<std::size_t>(place.rule);
+      kind = first_kind_[r] + keys[r][static_cast<std::size_t>(place.key)];
+    } else if (asks && !possible.empty()) {
+      const std::size_t r = possible[random.below(static_cast<std::uint32_t>(possible.size()))];
+      const PlantedRule& rule = rules_[r];
+      std::int64_t source = rule.kind == Kind::offset ? i - rule.at : rule.at;
+      kind = first_question_[r];
+      if (rule.kind == Kind::stride) {
+        const std::int64_t number = random.range(0, strides_below(rule, i) - 1);
+        source = rule.phase + number * rule.at;
+        kind += keys[r][static_cast<std::size_t>(number)];
+      }
+      targets[at] = static_cast<std::int32_t>(values[static_cast<std::size_t>(source)]);
+    }
+    inputs[at] = static_cast<std::int32_t>(kind * values_ + values[at]);
+  }
+  return {n};
+}
+
+}  // namespace
+
+const std::vector<PlantedRule>& planted_rules(const GeneratedTask& task) {
+  const auto* planted = dynamic_cast<const PlantedTask*>(&task);
+  require(planted != nullptr, "the task '{}' plants nothing; its tiles are unknown", task.name());
+  return planted->rules();
+}
+
+std::vector<TilePairs> planted_tiles(const GeneratedTask& task, std::int64_t n, int tile) {
+  std::vector<TilePairs> tiles;
+  for (const PlantedRule& rule : planted_rules(task)) {
+    std::set<std::pair<int, int>> pairs;
+    const auto add = [&](std::int64_t query, std::int64_t key) {
+      pairs.emplace(static_cast<int>(query / tile), static_cast<int>(key / tile));
+    };
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (rule.kind == Kind::offset && i >= rule.at) add(i, i - rule.at);
+      if (rule.kind == Kind::sink && i > rule.at) add(i, rule.at);
+      if (rule.kind == Kind::stride)
+        for (std::int64_t m = 0; m < strides_below(rule, i); ++m) add(i, rule.phase + m * rule.at);
+    }
+    tiles.emplace_back(pairs.begin(), pairs.end());
+  }
+  return tiles;
+}
+
+TaskPtr make_planted_task(MapReader& reader, std::int64_t seq_len) {
+  return std::make_shared<PlantedTask>(reader, seq_len);
+}
+
+}  // namespace filigree
