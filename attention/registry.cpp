@@ -19,6 +19,8 @@ const std::vector<PatternEntry>& pattern_registry() {
       {"longformer", "local or global", make_longformer},
       {"learned_layout", "what the head has learned, from a dictionary of distances, sinks, strides ..",
        make_learned_layout},
+      {"block_topk", "the key tiles that a learned router finds for the query, the diagonal and sinks",
+       make_block_topk},
       {"learned_span", "the distances up to the span that the head has learned", make_learned_span},
       {"union", "any of the listed patterns", make_union},
       {"intersect", "all of the listed patterns", make_intersect},

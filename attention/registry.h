@@ -43,6 +43,7 @@ PatternPtr make_union(const YamlNode&, const PatternContext&);
 PatternPtr make_intersect(const YamlNode&, const PatternContext&);
 PatternPtr make_minus(const YamlNode&, const PatternContext&);
 PatternPtr make_learned_layout(const YamlNode&, const PatternContext&);
+PatternPtr make_block_topk(const YamlNode&, const PatternContext&);
 PatternPtr make_learned_span(const YamlNode&, const PatternContext&);
 PatternPtr make_heads(const YamlNode&, const PatternContext&);
 PatternPtr make_layers(const YamlNode&, const PatternContext&);

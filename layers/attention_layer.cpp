@@ -31,9 +31,32 @@ Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
   }
   x = qkv_.forward(x);
   x = ops::reshape(x, {batch, n, n_heads_ + 2 * n_kv_heads_, head_dim_});
-  x = sparse_attention_qkv(std::move(x), n_kv_heads_, mask.layout,
-                           positions_ == Positions::rope ? rope_theta_ : 0, options);
+  if (mask.router)
+    x = attend_each(x, mask, options);
+  else
+    x = sparse_attention_qkv(std::move(x), n_kv_heads_, mask.layout, theta(), options);
   return out_.forward(ops::reshape(x, {batch, n, n_heads_ * head_dim_}));
+}
+
+// Each sequence has a layout of its own.
+Var AttentionLayer::attend_each(const Var& qkv, const AttentionMask& mask,
+                                const AttentionOptions& options) const {
+  const std::int64_t batch = qkv.dim(0), n = qkv.dim(1), H = n_heads_, G = n_kv_heads_, D = head_dim_;
+  const std::int64_t sizes[] = {H * D, G * D, G * D};
+  const auto parts = ops::split_last(ops::reshape(qkv, {batch, n, (H + 2 * G) * D}), sizes);
+  const auto connections =
+      mask.router->connect_each(ops::reshape(parts[0], {batch, n, H, D}),
+                                ops::reshape(parts[1], {batch, n, G, D}), mask.row_bounds, mask.training);
+  std::vector<Var> outputs;
+  for (std::int64_t b = 0; b < batch; ++b) {
+    AttentionOptions own = options;
+    own.gate = connections[static_cast<std::size_t>(b)].gate;
+    if (options.row_bounds.defined()) own.row_bounds = options.row_bounds.slice(b, b + 1);
+    const Var o = sparse_attention_qkv(ops::slice(qkv, b, b + 1), G,
+                                       connections[static_cast<std::size_t>(b)].layout, theta(), own);
+    outputs.push_back(ops::reshape(o, {n * H * D}));
+  }
+  return ops::reshape(ops::concat_last(outputs), {batch, n, H, D});
 }
 
 void AttentionLayer::visit(const Visitor& visitor) {

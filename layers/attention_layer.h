@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "attention/learned/learned_layer.h"
 #include "attention/sparse_attention.h"
 #include "layers/linear.h"
 #include "layers/model_config.h"
@@ -14,6 +15,9 @@ struct AttentionMask {
   LayoutPtr layout;
   Tensor row_bounds;  // i32 [B, N, 2] or undefined, see AttentionOptions
   Var gate = {};      // of the layout's tiles or undefined, see AttentionOptions
+  // If given, layout and gate come from here, by each sequence's queries and keys.
+  const LearnedLayer* router = nullptr;
+  bool training = false;  // for the router
 };
 
 class AttentionLayer : public Module {
@@ -29,10 +33,13 @@ class AttentionLayer : public Module {
   void visit(const Visitor& visitor) override;
 
  private:
+  Var attend_each(const Var& qkv, const AttentionMask& mask, const AttentionOptions& options) const;
+
   std::int64_t n_heads_, n_kv_heads_, head_dim_;
   Positions positions_;
   double rope_theta_;
   Linear qkv_, out_;
+  double theta() const { return positions_ == Positions::rope ? rope_theta_ : 0; }
   mutable Tensor slopes_;  // ALiBi's, where they were last needed
 };
 

@@ -121,6 +121,8 @@ Var Transformer::embed(const Tensor& tokens, const ForwardContext& context) cons
 AttentionMask Transformer::mask_of(std::size_t layer, const ModelInput& input,
                                    const ForwardContext& context) const {
   if (!learned_[layer] || input.fixed) return {input.layouts[layer], input.row_bounds};
+  if (learned_[layer]->routes())
+    return {input.layouts[layer], input.row_bounds, {}, learned_[layer].get(), context.training};
   LearnedLayer::Connection c = learned_[layer]->connect(input.tokens.dim(1), context.training);
   return {std::move(c.layout), input.row_bounds, std::move(c.gate)};
 }
@@ -219,6 +221,17 @@ std::vector<LayoutPtr> Transformer::training_layouts(std::vector<LayoutPtr> layo
   for (std::size_t i = 0; i < learned_.size(); ++i)
     if (learned_[i]) layouts[i] = learned_[i]->training_layout();
   return layouts;
+}
+
+double Transformer::warmup() const {
+  double share = 0;
+  for (const auto& layer : learned_)
+    if (layer) share = std::max(share, layer->warmup());
+  return share;
+}
+
+bool Transformer::patterns_can_harden() const {
+  return std::ranges::all_of(learned_, [](const auto& layer) { return !layer || layer->can_harden(); });
 }
 
 std::vector<LayoutPtr> Transformer::hardened_layouts(std::vector<LayoutPtr> layouts) const {

@@ -99,6 +99,8 @@ class Transformer : public Module {
   // `layouts` with those of the learned layers in their place: as training computes them now, or as they
   // would be if they were hardened now.
   std::vector<LayoutPtr> training_layouts(std::vector<LayoutPtr> layouts) const;
+  bool patterns_can_harden() const;
+  double warmup() const;  // the share of a run's steps after which all learned layers learn
   std::vector<LayoutPtr> hardened_layouts(std::vector<LayoutPtr> layouts) const;
 
   void visit(const Visitor& visitor) override;

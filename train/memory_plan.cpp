@@ -1,5 +1,7 @@
 #include "train/memory_plan.h"
 
+#include <cmath>
+
 #include "core/build_info.h"
 #include "core/cpu/gemm.h"
 #include "core/parallel.h"
@@ -47,12 +49,16 @@ MemoryPlan plan_memory(const Config& config, const ModelConfig& model_config,
     // From the third micro batch on the same happens again and again; the others only lie and wait.
     StepOptions options;
     options.micro_batches = std::min<std::int64_t>(3, config.train.accumulation());
+    options.steps = config.train.steps;
     Stepper stepper(model, optimizer, layouts, options);
     std::vector<Batch> waiting;  // the loader makes one more ahead
     for (std::int64_t i = options.micro_batches; i < config.train.accumulation() + 1; ++i)
       waiting.push_back(meta_batch(config, model_config));
-    // A second micro batch meets the gradients of the first, a second step the allocator's cached blocks.
-    for (int step = 0; step < 2; ++step) {
+    // A second micro batch meets the gradients of the first, a second step the allocator's cached blocks;
+    // where patterns are learned it is one that learns, with everything on.
+    const auto learning =
+        static_cast<std::int64_t>(std::ceil(model.warmup() * static_cast<double>(config.train.steps)));
+    for (const std::int64_t step : {std::int64_t{0}, std::max<std::int64_t>(1, learning)}) {
       std::vector<Batch> batches;
       for (std::int64_t i = 0; i < options.micro_batches; ++i)
         batches.push_back(meta_batch(config, model_config));

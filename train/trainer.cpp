@@ -253,7 +253,7 @@ class Trainer {
     Json line{{"step", at_.step}, {"val_loss", result->loss}, {"val_targets", result->targets}};
     if (result->bits_per_byte) line["val_bits_per_byte"] = *result->bits_per_byte;
     if (result->accuracy) line["val_accuracy"] = *result->accuracy;
-    if (!model_.patterns_are_static()) {
+    if (!model_.patterns_are_static() && model_.patterns_can_harden()) {
       const auto hard =
           evaluate(model_, config_, model_.hardened_layouts(setup_.layouts), *setup_.data.validation,
                    config_.train.eval_batches, StopSignals::requested, true);

@@ -1,7 +1,7 @@
 #include "attention/learned/learned_layer.h"
 
 #include <algorithm>
-#include <set>
+#include <unordered_map>
 
 #include "core/ops.h"
 
@@ -15,8 +15,18 @@ float draw(const RandomKey& key, int head, std::int64_t q, std::int64_t k) {
   return uniform01(key.block(index)[0]);
 }
 
-Tensor tensor_of(const std::vector<std::int32_t>& values, const Shape& shape) {
-  return Tensor::of(shape, values);
+// Appends the masks of the rows from r on, 1 <= r < T, of a tile with `height` rows; returns where that of r
+// = 0 would be.
+std::int32_t append_row_masks(int height, MaskTable& masks) {
+  const std::int32_t first = masks.size();
+  const int words = masks.words_per_row(), tile = masks.tile();
+  const std::uint64_t ones = tile < 64 ? (std::uint64_t{1} << tile) - 1 : ~std::uint64_t{0};
+  for (int from = 1; from < tile; ++from) {
+    std::vector<std::uint64_t> mask(static_cast<std::size_t>(masks.words_per_mask()));
+    for (int row = from; row < height; ++row) std::fill_n(mask.begin() + row * words, words, ones);
+    masks.append(mask);
+  }
+  return first - 1;
 }
 
 }  // namespace
@@ -26,22 +36,25 @@ LearnedLayer::LearnedLayer(const ParameterFactory& make, const std::string& name
     : pattern_(std::move(pattern)),
       geometry_(geometry),
       n_heads_(n_heads),
+      n_kv_heads_(n_kv_heads),
       device_(make.device),
       dtype_(make.dtype),
       name_(name) {
-  std::int64_t entries = 1;  // entry 0: always 1
+  const int each = n_heads / n_kv_heads;  // query heads of a kv head
   for (int first = 0, end = 0; first < n_heads; first = end) {
     const LearnedPattern* learned = pattern_->learned(first);
     for (end = first + 1; end < n_heads && pattern_->learned(end) == learned;) ++end;
     if (!learned) continue;
-    const bool whole = first == 0 && end == n_heads;
-    const LearnedHeads heads{whole ? name : fmt::format("{}.{}", name, first), end - first,
-                             std::max(1, n_kv_heads * (end - first) / n_heads), head_dim, geometry};
+    const bool whole_groups = first % each == 0 && end % each == 0;
+    const LearnedHeads heads{first == 0 && end == n_heads ? name : fmt::format("{}.{}", name, first),
+                             end - first, whole_groups ? (end - first) / each : 0, head_dim, geometry};
     Group group;
     group.first_head = first;
     group.mechanism = learned->make(heads, make);
-    group.first_entry = entries;
-    entries += group.mechanism->entries();
+    group.gated = dynamic_cast<GatedMechanism*>(group.mechanism.get());
+    group.routed = dynamic_cast<RoutedMechanism*>(group.mechanism.get());
+    group.first_entry = entries_;
+    if (group.gated) entries_ += group.gated->entries();
     groups_.push_back(std::move(group));
   }
   check(!groups_.empty(), "a learned layer without learned heads");
@@ -51,45 +64,62 @@ bool LearnedLayer::is_static() const {
   return std::ranges::all_of(groups_, [](const Group& g) { return g.phase == LearnPhase::hardened; });
 }
 
-// All that may be computed: learned heads allow everything.
-const TileLayout& LearnedLayer::everything(std::int64_t n) const {
-  auto& layout = everything_[n];
-  if (!layout) {
-    Geometry geometry = geometry_;
-    geometry.n = n;
-    layout = std::make_unique<TileLayout>(build_layout(*pattern_, geometry, n_heads_));
-  }
-  return *layout;
+bool LearnedLayer::routes() const {
+  return std::ranges::any_of(groups_, &Group::routes);
 }
 
-LearnedLayer::View LearnedLayer::assemble(std::int64_t n, const Chooser& on) const {
-  const TileLayout& all = everything(n);
+const LearnedLayer::Everything& LearnedLayer::everything(std::int64_t n) const {
+  auto& made = everything_[n];
+  if (made) return *made;
+  Geometry geometry = geometry_;
+  geometry.n = n;
+  TileLayout layout = build_layout(*pattern_, geometry, n_heads_);
+  MaskTable masks = layout.masks();
+  made = std::make_unique<Everything>(Everything{std::move(layout), std::move(masks)});
+  if (std::ranges::none_of(groups_, [](const Group& g) { return g.routed != nullptr; })) return *made;
+  const int last = static_cast<int>(n - (made->layout.query_tiles() - 1) * geometry_.tile);
+  made->rows_from = append_row_masks(geometry_.tile, made->masks);
+  made->last_rows_from = append_row_masks(last, made->masks);
+  return *made;
+}
+
+const LearnedLayer::Group* LearnedLayer::group_of(int head) const {
+  const auto found = std::ranges::find_if(
+      groups_, [&](const Group& g) { return g.first_head <= head && head < g.first_head + g.n_heads(); });
+  return found == groups_.end() ? nullptr : &*found;
+}
+
+LearnedLayer::View LearnedLayer::assemble(std::int64_t n, Chooser chooser) const {
+  const Everything& all = everything(n);
+  struct Tile {
+    std::int32_t column;
+    Choice choice;
+  };
   std::vector<TilePattern> patterns;
   std::vector<std::int32_t> head_pattern, index;
+  std::vector<Tile> row;
   bool gated = false;
-  const auto group_of = [&](int head) {
-    const auto found = std::ranges::find_if(groups_, [&](const Group& g) {
-      return g.first_head <= head && head < g.first_head + g.mechanism->heads().n_heads;
-    });
-    return found == groups_.end() ? nullptr : &*found;
-  };
   for (int head = 0; head < n_heads_; ++head) {
-    const TilePattern& from = all.of_head(head);
+    const TilePattern& from = all.layout.of_head(head);
     const Group* group = group_of(head);
     TilePattern made;
     made.row_offsets.push_back(0);
-    for (std::int64_t q = 0; q < all.query_tiles(); ++q) {
+    for (std::int64_t q = 0; q < all.layout.query_tiles(); ++q) {
+      row.clear();
       for (std::int64_t t = from.row_offsets[q]; t < from.row_offsets[q + 1]; ++t) {
         const std::int32_t k = from.columns[t];
-        if (group && !on(*group, head - group->first_head, q, k)) continue;
-        made.columns.push_back(k);
-        made.mask_id.push_back(from.mask_id[t]);
-        const bool has_gate = group && group->phase == LearnPhase::learning && q != k;
-        index.push_back(
-            has_gate ? static_cast<std::int32_t>(group->first_entry +
-                                                 group->mechanism->entry(head - group->first_head, q, k))
-                     : 0);
-        gated = gated || has_gate;
+        const auto choice = group ? chooser(*group, head - group->first_head, q, k, from.mask_id[t])
+                                  : std::optional(Choice{from.mask_id[t], 0});
+        if (choice) row.push_back({k, *choice});
+      }
+      // As TileLayout orders them, so that gates keep their tiles.
+      std::ranges::sort(row, {},
+                        [](const Tile& t) { return std::pair(t.choice.mask_id == kFullTile, t.column); });
+      for (const Tile& t : row) {
+        made.columns.push_back(t.column);
+        made.mask_id.push_back(t.choice.mask_id);
+        index.push_back(t.choice.entry);
+        gated = gated || t.choice.entry != 0;
       }
       made.row_offsets.push_back(static_cast<std::int32_t>(made.columns.size()));
     }
@@ -101,69 +131,80 @@ LearnedLayer::View LearnedLayer::assemble(std::int64_t n, const Chooser& on) con
   }
   View view;
   view.layout = std::make_shared<const TileLayout>(n, n, geometry_.tile, geometry_.causal,
-                                                   std::move(patterns), std::move(head_pattern), all.masks());
-  if (gated) view.index = tensor_of(index, {std::ssize(index)}).to(device_);
+                                                   std::move(patterns), std::move(head_pattern), all.masks);
+  if (gated) view.index = Tensor::of({std::ssize(index)}, index).to(device_);
+  view.chooser = std::move(chooser);
   return view;
 }
 
 // Hardened groups as they are; with `all`, every group as if it were hardened now.
-LearnedLayer::Chooser LearnedLayer::hardened_chooser(std::int64_t n, bool all) const {
+LearnedLayer::Chooser LearnedLayer::by_hardened(std::int64_t n, bool all) const {
   const std::int64_t side = (n + geometry_.tile - 1) / geometry_.tile;
   auto on = std::make_shared<std::map<const Group*, std::vector<bool>>>();
   for (const Group& group : groups_) {
     if (!all && group.phase != LearnPhase::hardened) continue;
     const bool known = group.phase == LearnPhase::hardened && n == geometry_.n;
     std::vector<bool>& tiles = (*on)[&group];
-    tiles.resize(static_cast<std::size_t>(group.mechanism->heads().n_heads * side * side));
+    tiles.resize(static_cast<std::size_t>(group.n_heads() * side * side));
     for (const HeadTile& t : known ? group.hardened : group.mechanism->hardened_tiles(n))
       tiles[static_cast<std::size_t>((t.head * side + t.q) * side + t.k)] = true;
   }
-  return [on, side](const Group& group, int head, std::int64_t q, std::int64_t k) {
-    return on->at(&group)[static_cast<std::size_t>((head * side + q) * side + k)];
+  return [on, side](const Group& group, int head, std::int64_t q, std::int64_t k,
+                    std::int32_t mask_id) -> std::optional<Choice> {
+    if (!on->at(&group)[static_cast<std::size_t>((head * side + q) * side + k)]) return {};
+    return Choice{mask_id, 0};
   };
 }
 
-LearnedLayer::View LearnedLayer::choose(std::int64_t n, bool training) const {
-  std::map<const Group*, Tensor> gates;
+// What each group computes by its phase. Routers, which are asked at every pass, have nothing but the
+// diagonal here.
+LearnedLayer::Chooser LearnedLayer::by_gates(std::int64_t n, bool training) const {
+  auto gates = std::make_shared<std::map<const Group*, Tensor>>();
   for (const Group& group : groups_)
-    if (group.phase == LearnPhase::learning) {
+    if (group.gated && group.phase == LearnPhase::learning) {
       const NoGrad no_tape;
-      gates[&group] = group.mechanism->gates(training).value().to(DType::f32).to(Device::cpu());
+      (*gates)[&group] = group.gated->gates(training).value().to(DType::f32).to(Device::cpu());
     }
-  const Chooser hardened = hardened_chooser(n, false);
   const RandomKey key{stage_.seed, random_site(name_ + ".explore"), static_cast<std::uint32_t>(stage_.step)};
-  return assemble(n, [&](const Group& group, int head, std::int64_t q, std::int64_t k) {
-    if (q == k || group.phase == LearnPhase::warm_up) return true;
-    if (group.phase == LearnPhase::hardened) return hardened(group, head, q, k);
-    const std::int32_t entry = group.mechanism->entry(head, q, k);
-    if (entry == GatedMechanism::kOff) return false;
-    if (device_.is_meta() || gates.at(&group).data<float>()[entry] > 0) return true;
-    const double share = group.mechanism->schedule().explore;
-    return training && share > 0 && draw(key, group.first_head + head, q, k) < share;
-  });
+  return [this, gates, key, training, hardened = by_hardened(n, false)](
+             const Group& group, int head, std::int64_t q, std::int64_t k,
+             std::int32_t mask_id) -> std::optional<Choice> {
+    if (q == k || group.phase == LearnPhase::warm_up) return Choice{mask_id, 0};
+    if (group.phase == LearnPhase::hardened) return hardened(group, head, q, k, mask_id);
+    if (group.routed) return {};
+    const std::int32_t entry = group.gated->entry(head, q, k);
+    if (entry == GatedMechanism::kOff) return {};
+    const double share = training ? group.mechanism->schedule().explore : 0;
+    const bool on = device_.is_meta() || gates->at(&group).data<float>()[entry] > 0 ||
+                    (share > 0 && draw(key, group.first_head + head, q, k) < share);
+    if (!on) return {};
+    return Choice{mask_id, static_cast<std::int32_t>(group.first_entry + entry)};
+  };
 }
 
 void LearnedLayer::advance(const LearnStage& stage) {
   if (is_static()) return;
-  const bool first = chosen_at_ < 0;
+  bool due = chosen_at_ < 0;
   stage_ = stage;
-  bool due = first;
   for (Group& group : groups_) {
     const LearnSchedule& schedule = group.mechanism->schedule();
     if (group.phase == LearnPhase::hardened) continue;
+    if (group.routed && group.phase == LearnPhase::learning) group.routed->adapt();
     const LearnPhase phase = stage.progress >= schedule.harden   ? LearnPhase::hardened
                              : stage.progress >= schedule.warmup ? LearnPhase::learning
                                                                  : LearnPhase::warm_up;
     due = due || phase != group.phase ||
-          (phase == LearnPhase::learning && stage.step >= chosen_at_ + schedule.refresh);
+          (group.gated && phase == LearnPhase::learning && stage.step >= chosen_at_ + schedule.refresh);
+    if (phase == LearnPhase::learning && phase != group.phase && group.routed && schedule.harden < 1)
+      group.routed->start_counting();
     group.phase = phase;
     if (phase == LearnPhase::hardened) group.hardened = group.mechanism->hardened_tiles(geometry_.n);
   }
   if (!due) return;
   chosen_at_ = stage.step;
   for (Group& group : groups_)
-    if (group.phase == LearnPhase::learning) group.mechanism->draw_noise(stage);
-  training_ = choose(geometry_.n, true);
+    if (group.gated && group.phase == LearnPhase::learning) group.gated->draw_noise(stage);
+  training_ = assemble(geometry_.n, by_gates(geometry_.n, true));
   forget_evaluation();
 }
 
@@ -172,193 +213,156 @@ void LearnedLayer::harden() {
     if (group.phase != LearnPhase::hardened) group.hardened = group.mechanism->hardened_tiles(geometry_.n);
     group.phase = LearnPhase::hardened;
   }
-  training_ = choose(geometry_.n, true);
+  training_ = assemble(geometry_.n, by_hardened(geometry_.n, false));
   forget_evaluation();
+}
+
+double LearnedLayer::warmup() const {
+  double share = 0;
+  for (const Group& group : groups_) share = std::max(share, group.mechanism->schedule().warmup);
+  return share;
+}
+
+bool LearnedLayer::can_harden() const {
+  return std::ranges::all_of(
+      groups_, [](const Group& g) { return g.phase == LearnPhase::hardened || g.mechanism->can_harden(); });
+}
+
+void LearnedLayer::start_counting() {
+  for (Group& group : groups_)
+    if (group.routed) group.routed->start_counting();
+}
+
+LayoutPtr LearnedLayer::hardened_layout(std::int64_t n) const {
+  return assemble(n, by_hardened(n, true)).layout;
 }
 
 Var LearnedLayer::table(bool training) const {
   std::vector<Var> parts{Var(Tensor::full({1}, 1, dtype_, device_))};
   for (const Group& group : groups_)
-    parts.push_back(group.phase == LearnPhase::learning
-                        ? group.mechanism->gates(training)
-                        : Var(Tensor::full({group.mechanism->entries()}, 1, dtype_, device_)));
+    if (group.gated)
+      parts.push_back(group.phase == LearnPhase::learning
+                          ? group.gated->gates(training)
+                          : Var(Tensor::full({group.gated->entries()}, 1, dtype_, device_)));
   return ops::concat_last(parts);
 }
 
-LearnedLayer::Connection LearnedLayer::connect(std::int64_t n, bool training) const {
-  const View* view = &training_;
+const LearnedLayer::View& LearnedLayer::view(std::int64_t n, bool training) const {
   if (training) {
-    check(view->layout && n == geometry_.n, "a learned layer trains before advance(), or at another length");
-  } else {
-    auto& kept = evaluation_[n];
-    if (!kept.layout) kept = choose(n, false);
-    view = &kept;
+    check(training_.layout && n == geometry_.n,
+          "a learned layer trains before advance(), or at another length");
+    return training_;
   }
-  if (!view->index.defined()) return {view->layout, {}};
-  const Var gates = table(training);
-  const Var picked = ops::embedding(ops::reshape(gates, {gates.numel(), 1}), view->index);
-  return {view->layout, ops::reshape(picked, {view->layout->gate_size()})};
+  View& kept = evaluation_[n];
+  if (!kept.layout) kept = assemble(n, by_gates(n, false));
+  return kept;
 }
 
-LayoutPtr LearnedLayer::hardened_layout(std::int64_t n) const {
-  return assemble(n, hardened_chooser(n, true)).layout;
+namespace {
+
+// The gates of a layout: entries of the table.
+Var pick(const Var& table, const Tensor& index) {
+  const Var picked = ops::embedding(ops::reshape(table, {table.numel(), 1}), index);
+  return ops::reshape(picked, {index.numel()});
+}
+
+}  // namespace
+
+LearnedLayer::Connection LearnedLayer::connect(std::int64_t n, bool training) const {
+  const View& v = view(n, training);
+  if (!v.index.defined()) return {v.layout, {}};
+  return {v.layout, pick(table(training), v.index)};
+}
+
+// The tiles of routers for one sequence, the others' as `others` says.
+LearnedLayer::Chooser LearnedLayer::by_routing(
+    const Chooser& others, std::int64_t n, std::int64_t sample,
+    const std::map<const Group*, Routing>& routings,
+    const std::map<const Group*, std::int64_t>& first_entries) const {
+  const Everything& all = everything(n);
+  const std::int64_t side = all.layout.query_tiles();
+  using Routed = std::unordered_map<std::int64_t, RoutedTile>;  // by q side + k
+  auto by_kv_head = std::make_shared<std::map<const Group*, std::vector<Routed>>>();
+  for (const auto& [group, routing] : routings) {
+    const int heads = group->mechanism->heads().n_kv_heads;
+    auto& maps = (*by_kv_head)[group];
+    maps.resize(static_cast<std::size_t>(heads));
+    for (int g = 0; g < heads; ++g)
+      for (const RoutedTile& t : routing.tiles[static_cast<std::size_t>(sample * heads + g)])
+        maps[static_cast<std::size_t>(g)].emplace(t.q * side + t.k, t);
+  }
+  return [&all, others, side, by_kv_head, first_entries](const Group& group, int head, std::int64_t q,
+                                                         std::int64_t k,
+                                                         std::int32_t mask_id) -> std::optional<Choice> {
+    if (!group.routes()) return others(group, head, q, k, mask_id);
+    if (group.routed->always(q, k)) return Choice{mask_id, 0};
+    const LearnedHeads& heads = group.mechanism->heads();
+    const Routed& routed =
+        by_kv_head->at(&group)[static_cast<std::size_t>(head * heads.n_kv_heads / heads.n_heads)];
+    const auto found = routed.find(q * side + k);
+    if (found == routed.end()) return {};
+    const RoutedTile& t = found->second;
+    const std::int32_t rows = q == side - 1 ? all.last_rows_from : all.rows_from;
+    return Choice{t.first_row == 0 ? mask_id : rows + t.first_row,
+                  static_cast<std::int32_t>(first_entries.at(&group) + t.gate)};
+  };
+}
+
+std::vector<LearnedLayer::Connection> LearnedLayer::connect_each(const Var& q, const Var& k,
+                                                                 const Tensor& row_bounds,
+                                                                 bool training) const {
+  const std::int64_t B = q.dim(0), n = q.dim(1), D = q.dim(3);
+  // Heads [first, first + count) of x.
+  const auto heads_of = [&](const Var& x, std::int64_t first, std::int64_t count) {
+    if (count == x.dim(2)) return x;
+    std::vector<std::int64_t> sizes;
+    const std::size_t place = first > 0;
+    for (const std::int64_t heads : {first, count, x.dim(2) - first - count})
+      if (heads > 0) sizes.push_back(heads * D);
+    const auto parts = ops::split_last(ops::reshape(x, {B, n, x.dim(2) * D}), sizes);
+    return ops::reshape(parts[place], {B, n, count, D});
+  };
+  std::map<const Group*, Routing> routings;
+  std::map<const Group*, std::int64_t> first_entries;
+  std::vector<Var> parts{table(training)};
+  std::int64_t entries = entries_;
+  for (const Group& group : groups_) {
+    if (!group.routes()) continue;
+    const LearnedHeads& heads = group.mechanism->heads();
+    Routing routing = group.routed->route(
+        heads_of(q, group.first_head, heads.n_heads),
+        heads_of(k, std::int64_t{group.first_head} * n_kv_heads_ / n_heads_, heads.n_kv_heads), row_bounds,
+        training);
+    first_entries[&group] = entries;
+    if (routing.gates.defined()) {
+      entries += routing.gates.numel();
+      parts.push_back(routing.gates);
+    }
+    routings[&group] = std::move(routing);
+  }
+  const Var gates = ops::concat_last(parts);
+  const Chooser& others = view(n, training).chooser;
+  std::vector<Connection> connections;
+  for (std::int64_t b = 0; b < B; ++b) {
+    View v = assemble(n, by_routing(others, n, b, routings, first_entries));
+    connections.push_back({v.layout, v.index.defined() ? pick(gates, v.index) : Var{}});
+  }
+  routed_ = connections.back().layout;
+  return connections;
 }
 
 Var LearnedLayer::penalty() const {
   Var total;
   for (const Group& group : groups_) {
-    if (group.phase != LearnPhase::learning) continue;
-    const Var p = group.mechanism->penalty(stage_.progress);
+    if (!group.gated || group.phase != LearnPhase::learning) continue;
+    const Var p = group.gated->penalty(stage_.progress);
     total = total.defined() ? ops::add(total, p) : p;
   }
   return total;
 }
 
-LearnTelemetry LearnedLayer::telemetry() const {
-  LearnTelemetry t;
-  const NoGrad no_tape;
-  const LayoutPtr layout = connect(geometry_.n, false).layout;
-  std::int64_t heads = 0, most = 0;
-  for (const Group& group : groups_) {
-    const GatedMechanism& m = *group.mechanism;
-    const auto full = static_cast<double>(m.full_tiles(geometry_.n));
-    const bool learning = group.phase == LearnPhase::learning;
-    t.target_tiles += (group.phase == LearnPhase::warm_up ? 1 : m.target_share(stage_.progress)) * full;
-    t.expected_tiles += learning ? m.expected_share().value().item() * full : 0;
-    const std::int64_t before = t.actual_tiles;
-    for (int head = group.first_head; head < group.first_head + m.heads().n_heads; ++head) {
-      t.actual_tiles += layout->of_head(head).tiles();
-      most = std::max(most, layout->of_head(head).tiles());
-    }
-    if (!learning) t.expected_tiles += static_cast<double>(t.actual_tiles - before);
-    heads += m.heads().n_heads;
-    const Tensor gates = m.unit_gates();
-    const std::int64_t units = gates.dim(1);
-    t.units += units;
-    for (std::int64_t u = 0; u < units; ++u) {
-      bool dead = true;
-      for (std::int64_t h = 0; h < gates.dim(0); ++h) {
-        const double gate = gates.item(h * units + u);
-        dead = dead && gate == 0;
-        ++t.histogram[std::min<std::size_t>(9, static_cast<std::size_t>(gate * 10))];
-      }
-      t.dead_units += dead;
-    }
-  }
-  if (t.actual_tiles > 0)
-    t.head_imbalance = static_cast<double>(most * heads) / static_cast<double>(t.actual_tiles);
-  return t;
-}
-
 void LearnedLayer::visit(const Visitor& visitor) {
   for (Group& group : groups_) group.mechanism->visit(visitor);
-}
-
-namespace {
-
-std::vector<HeadTile> tiles_of(const TileLayout& layout) {
-  std::vector<HeadTile> tiles;
-  for (std::int32_t head = 0; head < layout.n_heads(); ++head) {
-    const TilePattern& p = layout.of_head(head);
-    for (std::int32_t q = 0; q < layout.query_tiles(); ++q)
-      for (std::int32_t t = p.row_offsets[q]; t < p.row_offsets[q + 1]; ++t)
-        tiles.push_back({head, q, p.columns[t]});
-  }
-  return tiles;
-}
-
-const Tensor& find_state(const LearnState& state, const std::string& name) {
-  for (const auto& [key, value] : state)
-    if (key == name) return value;
-  fail(ErrorKind::data, "the checkpoint lacks {}", name);
-}
-
-Tensor tile_list(const std::vector<HeadTile>& tiles) {
-  std::vector<std::int32_t> values;
-  for (const HeadTile& t : tiles) values.insert(values.end(), {t.head, t.q, t.k});
-  return tensor_of(values, {std::ssize(tiles), 3});
-}
-
-// The list of tiles `name`, checked.
-std::vector<HeadTile> read_tiles(const LearnState& state, const std::string& name, int n_heads,
-                                 std::int64_t side, bool causal) {
-  const Tensor& values = find_state(state, name);
-  if (values.rank() != 2 || values.dim(1) != 3 || values.dtype() != DType::i32)
-    fail(ErrorKind::data, "the checkpoint's {} is {} of shape {}, not a list of tiles", name,
-         dtype_name(values.dtype()), values.shape().str());
-  std::vector<HeadTile> tiles;
-  std::set<std::tuple<int, int, int>> seen;
-  for (std::int64_t i = 0; i < values.dim(0); ++i) {
-    const std::int32_t* t = values.data<std::int32_t>() + 3 * i;
-    const bool fits = t[0] >= 0 && t[0] < n_heads && t[1] >= 0 && t[1] < side && t[2] >= 0 &&
-                      t[2] < (causal ? t[1] + 1 : side);
-    if (!fits || !seen.emplace(t[0], t[1], t[2]).second)
-      fail(ErrorKind::data, "the checkpoint's {} has the tile ({}, {}, {}) for {} heads and {} tiles a side",
-           name, t[0], t[1], t[2], n_heads, side);
-    tiles.push_back({t[0], t[1], t[2]});
-  }
-  return tiles;
-}
-
-}  // namespace
-
-// While tiles stay chosen for several steps: <layer>.chosen i32 [tiles, 3], head of the layer, query and key
-// tile.
-//
-// <name>.phase i32 [2]: the phase, and the step at which training's tiles were chosen; <name>.tiles i32
-// [tiles, 3]: head, query tile and key tile of the hardened layout.
-LearnState LearnedLayer::state() const {
-  LearnState all;
-  for (const Group& group : groups_) {
-    const std::string& name = group.mechanism->heads().name;
-    all.emplace_back(
-        name + ".phase",
-        tensor_of({static_cast<std::int32_t>(group.phase), static_cast<std::int32_t>(chosen_at_)}, {2}));
-    if (group.phase == LearnPhase::hardened) all.emplace_back(name + ".tiles", tile_list(group.hardened));
-    for (auto& [key, value] : group.mechanism->state()) all.emplace_back(name + "." + key, value);
-  }
-  if (keeps_choice()) all.emplace_back(name_ + ".chosen", tile_list(tiles_of(*training_.layout)));
-  return all;
-}
-
-bool LearnedLayer::keeps_choice() const {
-  return chosen_at_ >= 0 && !is_static() && std::ranges::any_of(groups_, [](const Group& g) {
-           return g.phase == LearnPhase::learning && g.mechanism->schedule().refresh > 1;
-         });
-}
-
-void LearnedLayer::load_state(const LearnState& state, std::uint64_t seed) {
-  for (Group& group : groups_) {
-    const GatedMechanism& m = *group.mechanism;
-    const std::string& name = m.heads().name;
-    const Tensor& phase = find_state(state, name + ".phase");
-    if (phase.shape() != Shape{2} || phase.dtype() != DType::i32 || phase.data<std::int32_t>()[0] < 0 ||
-        phase.data<std::int32_t>()[0] > 2)
-      fail(ErrorKind::data, "the checkpoint's {}.phase is not a phase", name);
-    group.phase = static_cast<LearnPhase>(phase.data<std::int32_t>()[0]);
-    chosen_at_ = phase.data<std::int32_t>()[1];
-    if (group.phase == LearnPhase::hardened)
-      group.hardened =
-          read_tiles(state, name + ".tiles", m.heads().n_heads, m.query_tiles(geometry_.n), geometry_.causal);
-  }
-  stage_ = {chosen_at_, 0, seed};
-  if (is_static()) {
-    training_ = choose(geometry_.n, true);
-  } else if (keeps_choice()) {
-    for (Group& group : groups_)
-      if (group.phase == LearnPhase::learning) group.mechanism->draw_noise(stage_);
-    const TileLayout& all = everything(geometry_.n);
-    const std::int64_t side = all.query_tiles();
-    std::vector<bool> on(static_cast<std::size_t>(n_heads_ * side * side));
-    for (const HeadTile& t : read_tiles(state, name_ + ".chosen", n_heads_, side, geometry_.causal))
-      on[static_cast<std::size_t>((t.head * side + t.q) * side + t.k)] = true;
-    training_ = assemble(geometry_.n, [&](const Group& group, int head, std::int64_t q, std::int64_t k) {
-      return on[static_cast<std::size_t>(((group.first_head + head) * side + q) * side + k)];
-    });
-  } else {
-    chosen_at_ = -1;  // the next step chooses
-  }
-  forget_evaluation();
 }
 
 }  // namespace filigree

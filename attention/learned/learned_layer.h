@@ -3,8 +3,10 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,9 +23,6 @@ struct LearnTelemetry {
   std::int64_t units = 0, dead_units = 0;    // dead: at gate 0 in every head
   double head_imbalance = 1;                 // tiles of the head with most, over the mean
 };
-
-// Values that a checkpoint holds beside the parameters.
-using LearnState = std::vector<std::pair<std::string, Tensor>>;
 
 class LearnedLayer : public Module {
  public:
@@ -47,12 +46,21 @@ class LearnedLayer : public Module {
   // For n tokens. In training, what advance() chose, for the length of training; otherwise the gates without
   // noise and only the tiles that have one.
   Connection connect(std::int64_t n, bool training) const;
+  // Whether the tiles depend on the input now: then connect_each() takes the place of connect().
+  bool routes() const;
+  // For each sequence of the batch; q [B, N, H, D] and k [B, N, G, D] before positions are applied,
+  // row_bounds as in AttentionOptions.
+  std::vector<Connection> connect_each(const Var& q, const Var& k, const Tensor& row_bounds,
+                                       bool training) const;
   // The parameters have changed: evaluation chooses its tiles anew.
   void forget_evaluation() const { evaluation_.clear(); }
-  // What advance() chose.
-  const LayoutPtr& training_layout() const { return training_.layout; }
+  // What advance() chose, or the newest routing.
+  const LayoutPtr& training_layout() const { return routes() && routed_ ? routed_ : training_.layout; }
   // The layout of n tokens as harden() would make it now.
   LayoutPtr hardened_layout(std::int64_t n) const;
+  double warmup() const;    // the greatest of the mechanisms' schedules
+  bool can_harden() const;  // a router first has to count what it chooses
+  void start_counting();
 
   // Added to the loss while something is learning, [1]; undefined otherwise.
   Var penalty() const;
@@ -65,38 +73,63 @@ class LearnedLayer : public Module {
  private:
   struct Group {
     int first_head = 0;
-    std::unique_ptr<GatedMechanism> mechanism;
+    std::unique_ptr<Mechanism> mechanism;
+    GatedMechanism* gated = nullptr;  // what the mechanism is, one of the two
+    RoutedMechanism* routed = nullptr;
     LearnPhase phase = LearnPhase::warm_up;
     std::vector<HeadTile> hardened;  // at the length of training
     std::int64_t first_entry = 0;    // in the table of the layer's gates
+    int n_heads() const { return mechanism->heads().n_heads; }
+    bool routes() const { return routed && phase == LearnPhase::learning; }
   };
+  // A computed tile: its mask, and the entry of its gate in the table.
+  struct Choice {
+    std::int32_t mask_id, entry;
+  };
+  // Says of a tile of a group's head, whose mask in the layout of everything is given, whether it is
+  // computed.
+  using Chooser = std::function<std::optional<Choice>(const Group&, int head, std::int64_t q, std::int64_t k,
+                                                      std::int32_t mask_id)>;
   // A layout, and for each of its tiles the entry of the table of gates; undefined: no gates.
   struct View {
     LayoutPtr layout;
     Tensor index;
+    Chooser chooser;  // what the layout was made with
   };
-  // Says of a tile of a group whether it is computed.
-  using Chooser = std::function<bool(const Group&, int head, std::int64_t q, std::int64_t k)>;
+  // All that may be computed, and masks for routed tiles: of the rows from r on, r >= 1.
+  struct Everything {
+    TileLayout layout;
+    MaskTable masks;
+    std::int32_t rows_from = 0,
+                 last_rows_from = 0;  // the mask of r = 0 would be here; in the last query tile
+  };
 
-  const TileLayout& everything(std::int64_t n) const;
-  View assemble(std::int64_t n, const Chooser& on) const;
-  View choose(std::int64_t n, bool training) const;
-  Chooser hardened_chooser(std::int64_t n, bool all) const;
+  const Everything& everything(std::int64_t n) const;
+  const Group* group_of(int head) const;
+  View assemble(std::int64_t n, Chooser chooser) const;
+  Chooser by_gates(std::int64_t n, bool training) const;
+  Chooser by_hardened(std::int64_t n, bool all) const;
+  const View& view(std::int64_t n, bool training) const;
+  Chooser by_routing(const Chooser& others, std::int64_t n, std::int64_t sample,
+                     const std::map<const Group*, Routing>& routings,
+                     const std::map<const Group*, std::int64_t>& first_entries) const;
   Var table(bool training) const;
   bool keeps_choice() const;
 
   PatternPtr pattern_;
   Geometry geometry_;
-  int n_heads_;
+  int n_heads_, n_kv_heads_;
   Device device_;
   DType dtype_;
   std::string name_;
   std::vector<Group> groups_;
+  std::int64_t entries_ = 1;  // of the table; entry 0 is always 1
   LearnStage stage_;
   std::int64_t chosen_at_ = -1;  // the step of the view that training uses; -1: none yet
   View training_;
+  mutable LayoutPtr routed_;                                                // of the sequence routed last
   mutable std::map<std::int64_t, View> evaluation_;                         // by length
-  mutable std::map<std::int64_t, std::unique_ptr<TileLayout>> everything_;  // by length
+  mutable std::map<std::int64_t, std::unique_ptr<Everything>> everything_;  // by length
 };
 
 }  // namespace filigree

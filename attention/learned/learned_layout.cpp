@@ -149,8 +149,7 @@ class LearnedLayoutPattern final : public LearnedPattern {
  public:
   LearnedLayoutPattern(const TileBudget& budget, const LearnSchedule& schedule, UnitOptions units)
       : budget_(budget), schedule_(schedule), units_(std::move(units)) {}
-  std::unique_ptr<GatedMechanism> make(const LearnedHeads& heads,
-                                       const ParameterFactory& factory) const override {
+  std::unique_ptr<Mechanism> make(const LearnedHeads& heads, const ParameterFactory& factory) const override {
     return std::make_unique<LearnedLayout>(heads, budget_, schedule_, units_, factory);
   }
 

@@ -75,8 +75,7 @@ class LearnedSpanPattern final : public LearnedPattern {
  public:
   LearnedSpanPattern(const TileBudget& budget, const LearnSchedule& schedule, double ramp, double initial)
       : budget_(budget), schedule_(schedule), ramp_(ramp), initial_(initial) {}
-  std::unique_ptr<GatedMechanism> make(const LearnedHeads& heads,
-                                       const ParameterFactory& factory) const override {
+  std::unique_ptr<Mechanism> make(const LearnedHeads& heads, const ParameterFactory& factory) const override {
     return std::make_unique<LearnedSpan>(heads, budget_, schedule_, ramp_, initial_, factory);
   }
 

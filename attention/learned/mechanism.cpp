@@ -9,6 +9,9 @@
 namespace filigree {
 namespace {
 
+// The multipliers climb so many times faster than the parameters that they press on.
+constexpr double kAscent = 3;
+
 // Of one head.
 std::int64_t full_tiles_of_head(const Geometry& g, std::int64_t n) {
   const std::int64_t side = (n + g.tile - 1) / g.tile;
@@ -16,6 +19,12 @@ std::int64_t full_tiles_of_head(const Geometry& g, std::int64_t n) {
 }
 
 }  // namespace
+
+const Tensor& find_state(const LearnState& state, const std::string& name) {
+  for (const auto& [key, value] : state)
+    if (key == name) return value;
+  fail(ErrorKind::data, "the checkpoint lacks {}", name);
+}
 
 Mechanism::Mechanism(LearnedHeads heads, const TileBudget& budget, const LearnSchedule& schedule)
     : heads_(std::move(heads)), budget_(budget), schedule_(schedule) {
@@ -90,7 +99,7 @@ GatedMechanism::GatedMechanism(LearnedHeads heads, const TileBudget& budget, con
                                const ParameterFactory& make)
     : Mechanism(std::move(heads), budget, schedule),
       lagrange_(make.constant(this->heads().name + ".lagrange", {2}, 0)) {
-  lagrange_.lr_factor = -schedule.lr;  // ascent
+  lagrange_.lr_factor = -kAscent * schedule.lr;
 }
 
 Var GatedMechanism::penalty(double progress) const {

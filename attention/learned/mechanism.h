@@ -57,6 +57,11 @@ struct HeadTile {
   bool operator==(const HeadTile&) const = default;
 };
 
+// Values that a checkpoint holds beside the parameters.
+using LearnState = std::vector<std::pair<std::string, Tensor>>;
+// The value of that name; Error(data) if there is none.
+const Tensor& find_state(const LearnState& state, const std::string& name);
+
 class Mechanism : public Module {
  public:
   // Error(usage) if the budget cannot hold the diagonal of every head.
@@ -78,10 +83,11 @@ class Mechanism : public Module {
   // the nearest, then the later query tile, then the lower head. Sorted by head, q, k.
   std::vector<HeadTile> hardened_tiles(std::int64_t n);
 
+  virtual bool can_harden() const { return true; }
   // What the checkpoint must hold beside the parameters, by names of its own.
-  virtual std::vector<std::pair<std::string, Tensor>> state() const { return {}; }
-  // Error(data) if it is not this mechanism's.
-  virtual void load_state(const std::vector<std::pair<std::string, Tensor>>&) {}
+  virtual LearnState state() const { return {}; }
+  // Error(data) if it is not this mechanism's. The names are those of state().
+  virtual void load_state(const LearnState&) {}
 
  protected:
   // The higher, the longer a tile stays when the layout is cut to the budget. prepare_scores() comes first
@@ -125,14 +131,42 @@ class GatedMechanism : public Mechanism {
   Parameter lagrange_;  // [2]
 };
 
+// A tile that a router has chosen for some heads: the rows of query tile q from `first_row` on see key tile
+// k.
+struct RoutedTile {
+  std::int32_t q, k, first_row;
+  std::int32_t gate;  // place in Routing::gates
+};
+struct Routing {
+  std::vector<std::vector<RoutedTile>> tiles;  // [B * n_kv_heads], each sorted by q, then k
+  Var gates;                                   // [n], acc of q's dtype
+};
+
+// Tiles that depend on the input: block_topk. The diagonal and the first `sinks` key tiles are always
+// computed and have no gate.
+class RoutedMechanism : public Mechanism {
+ public:
+  using Mechanism::Mechanism;
+
+  // q [B, N, n_heads, D], k [B, N, n_kv_heads, D], before positions are applied; row_bounds as in
+  // AttentionOptions.
+  virtual Routing route(const Var& q, const Var& k, const Tensor& row_bounds, bool training) const = 0;
+  virtual bool always(std::int64_t q, std::int64_t k) const = 0;
+  // Tiles of all heads that a sequence of n tokens computes at most.
+  virtual std::int64_t most_tiles(std::int64_t n) const = 0;
+  // Before each step of training: learns from what the last one routed.
+  virtual void adapt() = 0;
+  // Forgets how often tiles were chosen; from then on route() counts, and hardening keeps the most frequent.
+  virtual void start_counting() = 0;
+};
+
 // A pattern that is learned. It allows everything: what a model has learned is in the model.
 class LearnedPattern : public Pattern {
  public:
   bool allows(const Geometry&, int, std::int64_t, std::int64_t) const override { return true; }
   void row(const Geometry& g, int, std::int64_t, Intervals& out) const override { out.assign(1, {0, g.n}); }
   const LearnedPattern* learned(int) const override { return this; }
-  virtual std::unique_ptr<GatedMechanism> make(const LearnedHeads& heads,
-                                               const ParameterFactory& make) const = 0;
+  virtual std::unique_ptr<Mechanism> make(const LearnedHeads& heads, const ParameterFactory& make) const = 0;
 };
 
 // The keys that all mechanisms share: `budget` (a share) or `tiles`; warmup, anneal, harden, refresh, lr.
