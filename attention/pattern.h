@@ -51,6 +51,9 @@ PatternPtr make_pattern(const YamlNode& node, int layer, int n_layers, int n_hea
 // The pattern of every layer. Layers share one object where no `layers:` stands anywhere in the YAML.
 std::vector<PatternPtr> make_layer_patterns(const YamlNode& node, int n_layers, int n_heads);
 
+// What a layout allows, for its own length and heads. `origin` names it in messages.
+PatternPtr pattern_of_layout(LayoutPtr layout, const std::string& origin);
+
 // Names of all patterns, for messages and `explain`.
 std::vector<std::string> pattern_names();
 

@@ -18,24 +18,56 @@ AttentionLayer::AttentionLayer(const ParameterFactory& make, const std::string& 
            kInitialDeviation),
       out_(make, name + ".out", n_heads_ * head_dim_, config.dim, config.bias, residual_deviation(config)) {}
 
-Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
-  const std::int64_t batch = x.dim(0), n = x.dim(1);
+AttentionOptions AttentionLayer::options(const AttentionMask& mask, DType compute, Device device) const {
   AttentionOptions options;
   options.row_bounds = mask.row_bounds;
   options.gate = mask.gate;
   if (positions_ == Positions::alibi) {
-    const DType type = accumulation_dtype(x.dtype());
-    if (!slopes_.defined() || slopes_.dtype() != type || slopes_.device() != x.device())
-      slopes_ = alibi_slopes(static_cast<int>(n_heads_), type, x.device());
+    const DType type = accumulation_dtype(compute);
+    if (!slopes_.defined() || slopes_.dtype() != type || slopes_.device() != device)
+      slopes_ = alibi_slopes(static_cast<int>(n_heads_), type, device);
     options.alibi_slopes = slopes_;
   }
+  return options;
+}
+
+Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
+  const std::int64_t batch = x.dim(0), n = x.dim(1);
+  const AttentionOptions given = options(mask, x.dtype(), x.device());
   x = qkv_.forward(x);
   x = ops::reshape(x, {batch, n, n_heads_ + 2 * n_kv_heads_, head_dim_});
   if (mask.router)
-    x = attend_each(x, mask, options);
+    x = attend_each(x, mask, given);
   else
-    x = sparse_attention_qkv(std::move(x), n_kv_heads_, mask.layout, theta(), options);
+    x = sparse_attention_qkv(std::move(x), n_kv_heads_, mask.layout, theta(), given);
   return out_.forward(ops::reshape(x, {batch, n, n_heads_ * head_dim_}));
+}
+
+// Values that say to which key tile they belong, D tiles at a time, make the output the mass.
+Tensor AttentionLayer::mass(const Var& x, const AttentionMask& mask) const {
+  const NoGrad no_tape;
+  const std::int64_t batch = x.dim(0), n = x.dim(1), H = n_heads_, G = n_kv_heads_, D = head_dim_;
+  const std::int64_t tile = mask.layout->tile(), side = mask.layout->key_tiles();
+  const std::int64_t sizes[] = {(H + G) * D, G * D};
+  const Var qk = ops::split_last(qkv_.forward(x), sizes)[0];
+  Tensor mass = Tensor::zeros({H, mask.layout->query_tiles(), side}, DType::f64);
+  for (std::int64_t first = 0; first < side; first += D) {
+    Tensor values = Tensor::zeros({batch, n, G, D});
+    for (std::int64_t row = 0; row < batch * n; ++row)
+      if (const std::int64_t d = row % n / tile - first; d >= 0 && d < D)
+        for (std::int64_t g = 0; g < G; ++g) values.data<float>()[(row * G + g) * D + d] = 1;
+    const Var v(values.to(qk.dtype()).to(qk.device()).reshape({batch, n, G * D}));
+    const Var parts[] = {qk, v};
+    const Var o = sparse_attention_qkv(ops::reshape(ops::concat_last(parts), {batch, n, H + 2 * G, D}), G,
+                                       mask.layout, theta(), options(mask, qk.dtype(), qk.device()));
+    const Tensor weights = o.value().to(DType::f32).to(Device::cpu());
+    for (std::int64_t row = 0; row < batch * n; ++row)
+      for (std::int64_t h = 0; h < H; ++h)
+        for (std::int64_t d = 0; d < std::min(D, side - first); ++d)
+          mass.data<double>()[(h * mass.dim(1) + row % n / tile) * side + first + d] +=
+              weights.data<float>()[(row * H + h) * D + d];
+  }
+  return mass;
 }
 
 // Each sequence has a layout of its own.

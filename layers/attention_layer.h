@@ -30,9 +30,13 @@ class AttentionLayer : public Module {
   // [B, N, dim] -> [B, N, dim]. By value, so that a caller may move x in and it dies as soon as it is used.
   // There is no dropout on attention weights: the fused kernel never stores them.
   Var forward(Var x, const AttentionMask& mask) const;
+  // Attention weights summed over the pairs of each tile and over the batch, f64 [H, query tiles, key tiles]
+  // on the CPU. Nothing is recorded.
+  Tensor mass(const Var& x, const AttentionMask& mask) const;
   void visit(const Visitor& visitor) override;
 
  private:
+  AttentionOptions options(const AttentionMask& mask, DType compute, Device device) const;
   Var attend_each(const Var& qkv, const AttentionMask& mask, const AttentionOptions& options) const;
 
   std::int64_t n_heads_, n_kv_heads_, head_dim_;

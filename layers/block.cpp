@@ -36,6 +36,10 @@ Var Block::mlp_branch(const Var& x, const ForwardContext& context) const {
   return dropout(mlp_.forward(mlp_norm_.forward(x)), dropout_, mlp_site_, context);
 }
 
+Tensor Block::attention_mass(const Var& x, const AttentionMask& mask) const {
+  return attention_.mass(attention_norm_.forward(x), mask);
+}
+
 void Block::visit(const Visitor& visitor) {
   attention_norm_.visit(visitor);
   attention_.visit(visitor);

@@ -34,6 +34,8 @@ class Block : public Module {
   // What the two halves add to x.
   Var attention_branch(const Var& x, const AttentionMask& mask, const ForwardContext& context) const;
   Var mlp_branch(const Var& x, const ForwardContext& context) const;
+  // Of the attention to x, see AttentionLayer::mass.
+  Tensor attention_mass(const Var& x, const AttentionMask& mask) const;
   void visit(const Visitor& visitor) override;
 
  private:

@@ -249,6 +249,21 @@ Var Transformer::pattern_penalty() const {
   return total;
 }
 
+std::vector<Tensor> Transformer::attention_mass(const ModelInput& input) const {
+  const NoGrad no_tape;
+  const ModelInput in = checked(input);
+  const ForwardContext context;
+  std::vector<Tensor> mass;
+  Var x = embed(in.tokens, context);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const AttentionMask mask = mask_of(i, in, context);
+    mass.push_back(mask.router ? Tensor{} : blocks_[i].attention_mass(x, mask));
+    x = ops::add(x, blocks_[i].attention_branch(x, mask, context));
+    x = ops::add(x, blocks_[i].mlp_branch(x, context));
+  }
+  return mass;
+}
+
 std::string Transformer::find_non_finite(const ModelInput& input, const ForwardContext& context) {
   const NoGrad no_grad;
   const ModelInput in = checked(input);

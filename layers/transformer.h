@@ -85,6 +85,9 @@ class Transformer : public Module {
   // models only.
   Var logits_of_rows(const ModelInput& input, const Tensor& rows, const ForwardContext& context) const;
 
+  // Attention mass of every layer, see AttentionLayer::mass; undefined for layers that route.
+  std::vector<Tensor> attention_mass(const ModelInput& input) const;
+
   // Repeats a forward pass without a tape and names the first module whose parameters or output are not
   // finite, such as "blocks.3.mlp"; empty where all are. For the message after a loss went wrong.
   std::string find_non_finite(const ModelInput& input, const ForwardContext& context);

@@ -244,10 +244,14 @@ TEST(LearnedGradients, OfGatedMechanismsThroughTheKernel) {
           name + (name == "learned_span" ? ": {budget: 0.9, ramp: 2.5}"
                                          : ": {budget: 0.9, distances: 2, columns: [2]}"),
           h);
-      // Inside the clips: log_alpha is kept as its distance from 2.5.
+      // Off the clips: log_alpha is kept as its distance from 2.5; a ramp of 2.5 tiles bends at halves of
+      // tiles.
+      const int64_t spans = m->query_tiles(h.geometry.n) - 1;
       set_parameters(*m, [&](const std::string& p) {
         const double u = random.stream().uniform();
-        return p == "p.log_alpha" ? -2.5 + 3 * (u - 0.5) : p == "p.span" ? 0.15 + 0.7 * u : u;
+        if (p == "p.span")
+          return (static_cast<double>(random.range(0, spans - 1)) + 0.25) / static_cast<double>(spans);
+        return p == "p.log_alpha" ? -2.5 + 3 * (u - 0.5) : u;
       });
       const LayoutPtr all = std::make_shared<const TileLayout>(
           build_layout(*pattern("full", h.n_heads), h.geometry, h.n_heads));

@@ -64,6 +64,10 @@ bool LearnedLayer::is_static() const {
   return std::ranges::all_of(groups_, [](const Group& g) { return g.phase == LearnPhase::hardened; });
 }
 
+bool LearnedLayer::has_learned() const {
+  return std::ranges::none_of(groups_, [](const Group& g) { return g.phase == LearnPhase::warm_up; });
+}
+
 bool LearnedLayer::routes() const {
   return std::ranges::any_of(groups_, &Group::routes);
 }

@@ -33,6 +33,7 @@ class LearnedLayer : public Module {
 
   // Whether the layout changes no more.
   bool is_static() const;
+  bool has_learned() const;  // no mechanism is in its warm-up
   // Where the run stands: before each step. Chooses the tiles that the next steps compute where that is due,
   // and hardens. Waits for the device where it does either.
   void advance(const LearnStage& stage);

@@ -51,10 +51,14 @@ class BlockPairs : public Pattern {
   Mark mark_;
 };
 
-class BlockFile : public Pattern {
+// A layout, head by head.
+class LayoutPattern : public Pattern {
  public:
-  BlockFile(const std::string& path, Mark mark)
-      : layout_(load_layout(path)), path_(path), mark_(std::move(mark)) {}
+  LayoutPattern(LayoutPtr layout, std::string origin, Mark mark)
+      : layout_ptr_(std::move(layout)),
+        layout_(*layout_ptr_),
+        origin_(std::move(origin)),
+        mark_(std::move(mark)) {}
 
   bool allows(const Geometry&, int head, std::int64_t i, std::int64_t j) const override {
     return layout_.allows(head, i, j);
@@ -85,7 +89,8 @@ class BlockFile : public Pattern {
   void validate(const Geometry& g, int n_heads) const override {
     const auto same = [&](std::int64_t file, std::int64_t wanted, const char* what) {
       if (file != wanted)
-        fail_at(mark_, fmt::format("{} was made for {} {}, but the model has {}", path_, what, file, wanted));
+        fail_at(mark_,
+                fmt::format("{} was made for {} {}, but the model has {}", origin_, what, file, wanted));
     };
     same(layout_.n_queries(), g.n, "sequence length");
     same(layout_.tile(), g.tile, "tile edge");
@@ -99,12 +104,17 @@ class BlockFile : public Pattern {
       if (layout_.masks().bit(p.mask_id[t], row, c)) append_interval(out, first + c, first + c + 1);
   }
 
-  TileLayout layout_;
-  std::string path_;
+  LayoutPtr layout_ptr_;
+  const TileLayout& layout_;
+  std::string origin_;
   Mark mark_;
 };
 
 }  // namespace
+
+PatternPtr pattern_of_layout(LayoutPtr layout, const std::string& origin) {
+  return std::make_shared<LayoutPattern>(std::move(layout), origin, Mark{});
+}
 
 PatternPtr make_block(const YamlNode& body, const PatternContext&) {
   MapReader map(body, "block");
@@ -116,7 +126,11 @@ PatternPtr make_block(const YamlNode& body, const PatternContext&) {
   if (!listed && !from_file)
     fail_at(body.mark, "block needs either 'size' and 'pairs' or 'file' alone",
             "for example {block: {size: 64, pairs: [[1, 0]]}}");
-  if (from_file) return std::make_shared<BlockFile>(as_string(*file, "block.file"), file->mark);
+  if (from_file) {
+    const std::string path = as_string(*file, "block.file");
+    return std::make_shared<LayoutPattern>(std::make_shared<const TileLayout>(load_layout(path)), path,
+                                           file->mark);
+  }
   return std::make_shared<BlockPairs>(as_integer(*size, "block.size", 1, kMaxLength), *pairs);
 }
 

@@ -57,6 +57,7 @@ int run_command_line(int argc, char** argv) {
   add_prepare(app, invocation);
   add_train(app, invocation);
   add_eval(app, invocation);
+  add_harden(app, invocation);
   add_generate(app, invocation);
   add_explain(app, invocation);
   add_inspect(app, invocation);

@@ -3,6 +3,7 @@
 #include "train/evaluate.h"
 #include "train/layouts.h"
 #include "train/loaded_model.h"
+#include "train/planted_score.h"
 #include "train/run_setup.h"
 #include "train/train_log.h"
 
@@ -44,6 +45,10 @@ void run(const EvalArguments& arguments) {
   const auto layouts = build_layouts(loaded.config, loaded.config.data.seq_len);
   const auto result = evaluate(*loaded.model, loaded.config, layouts, data, arguments.batches);
   fmt::print("{}: {} over {} targets\n", loaded.checkpoint.string(), describe(*result), result->targets);
+  if (const auto score = score_planted(*loaded.model, data, loaded.config.data.seq_len))
+    fmt::print("planted tiles: precision {:.3f} ({} of {} chosen), recall {:.3f} ({} of {})\n",
+               score->precision(), score->chosen_planted, score->chosen, score->recall(),
+               score->planted_found, score->planted);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "train/commands/commands.h"
 #include "train/config.h"
+#include "train/loaded_model.h"
 
 namespace filigree {
 namespace {
@@ -37,6 +38,28 @@ ExplainRequest request_of_pattern(const PatternFile& file, const ExplainOptions&
   return request_of(file.pattern, geometry, options.layers, options.heads, 0, options.head_dim);
 }
 
+// A trained model: what its heads have learned, in the place of learned patterns.
+ExplainRequest request_of_model(const ExplainOptions& options) {
+  const LoadedModel loaded = load_model(options.target, DeviceChoice::cpu);
+  const ModelConfig& model = loaded.config.model;
+  const std::int64_t n = options.n > 0 ? options.n : loaded.config.data.seq_len;
+  ExplainRequest request = request_of(loaded.config.pattern, {n, loaded.config.causal, loaded.config.tile},
+                                      model.n_layers, model.n_heads, model.n_kv_heads, model.head_dim);
+  for (std::size_t i = 0; i < request.layers.size(); ++i) {
+    const LearnedLayer* layer = loaded.model->learned(i);
+    if (!layer) continue;
+    require(!layer->routes(),
+            "{}: layer {} routes by its input (block_topk); filigree harden makes a layout of it",
+            loaded.checkpoint.string(), i);
+    request.layers[i] = pattern_of_layout(layer->connect(n, false).layout, loaded.checkpoint.string());
+  }
+  return request;
+}
+
+bool is_model(const std::filesystem::path& path) {
+  return std::filesystem::is_directory(path) || path.extension() == ".h5";
+}
+
 ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& options) {
   const auto names = pattern_names();
   if (options.target.starts_with('{') ||
@@ -50,6 +73,11 @@ ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& 
     throw Error(ErrorKind::usage, fmt::format("{}: no such file, and no pattern's name", options.target),
                 near.empty() ? fmt::format("patterns: {}", fmt::join(names, ", "))
                              : fmt::format("did you mean '{}'?", near));
+  }
+  if (is_model(options.target)) {
+    for (const char* name : {"--layers", "--heads", "--head-dim"})
+      require(command.count(name) == 0, "{} is for patterns; {} is a trained model", name, options.target);
+    return request_of_model(options);
   }
   if (const auto file = load_pattern_file(options.target)) return request_of_pattern(*file, options);
   for (const char* name : {"--layers", "--heads", "--head-dim"})
@@ -93,9 +121,10 @@ void add_explain(CLI::App& app, Invocation&) {
   auto options = std::make_shared<ExplainOptions>();
   auto* command = app.add_subcommand("explain", "Show what a pattern sees and what it costs");
   command
-      ->add_option(
-          "config", options->target,
-          "a config, a file with just `pattern:`, or a pattern such as full or '{local: {window: 64}}'")
+      ->add_option("config", options->target,
+                   "a config, a file with just `pattern:`, a pattern such as full or '{local: {window: "
+                   "64}}', or a checkpoint "
+                   "or run folder, whose learned patterns are shown as they are")
       ->required();
   command->add_option("--n", options->n, "sequence length (default: the config's, or 4096)")
       ->check(CLI::Range(std::int64_t{1}, kMaxLength));

@@ -1,0 +1,190 @@
+// filigree harden: static layouts from what a model has learned, routes or attends to.
+//
+// Layers of gated mechanisms are cut to their budget. Layers that route (block_topk) are first watched on the
+// validation data: the tiles that they chose most often stay. Layers with fixed heads can be calibrated in
+// one shot: with --budget, the tiles with the most attention stay.
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <ranges>
+
+#include "attention/learned/static_layout.h"
+#include "core/file.h"
+#include "core/ops.h"
+#include "data/loader.h"
+#include "train/checkpoint.h"
+#include "train/commands/commands.h"
+#include "train/evaluate.h"
+#include "train/layouts.h"
+#include "train/loaded_model.h"
+#include "train/run_setup.h"
+#include "train/step.h"
+
+namespace filigree {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct HardenArguments {
+  std::string model, output, layouts;
+  DeviceChoice device = DeviceChoice::automatic;
+  double budget = 0;
+  std::int64_t batches = 20;
+  std::int64_t shuffle_seed = -1;
+};
+
+Dataset calibration_data(const Config& config) {
+  auto opened = open_data(data_request(config));
+  return opened.validation ? *std::move(opened.validation) : std::move(opened.train);
+}
+
+// Runs some validation batches through the model, for routers to count and for the mass of attention, which
+// comes back layer by layer, undefined where it is not wanted.
+std::vector<Tensor> watch(LoadedModel& loaded, const std::vector<LayoutPtr>& layouts, std::int64_t batches,
+                          bool want_mass) {
+  const Dataset data = calibration_data(loaded.config);
+  LoaderOptions options = loader_options(loaded.config);
+  options.shuffle = false;
+  options.single_pass = true;
+  Loader loader(data, options);
+  std::vector<Tensor> mass(layouts.size());
+  for (std::int64_t i = 0; i < batches; ++i) {
+    const auto batch = loader.next();
+    if (!batch) break;
+    const ModelInput input = model_input(*batch, layouts, loaded.model->device());
+    if (!want_mass) {
+      const NoGrad no_tape;
+      loaded.model->forward(input, {});
+      continue;
+    }
+    const std::vector<Tensor> of_batch = loaded.model->attention_mass(input);
+    for (std::size_t l = 0; l < mass.size(); ++l) {
+      if (!of_batch[l].defined()) continue;
+      if (!mass[l].defined())
+        mass[l] = of_batch[l];
+      else
+        ops::add_in_place(mass[l], of_batch[l]);
+    }
+  }
+  return mass;
+}
+
+// Of every layer.
+std::vector<LayoutPtr> harden(LoadedModel& loaded, const HardenArguments& arguments) {
+  const Config& config = loaded.config;
+  std::vector<LayoutPtr> layouts = build_layouts(config, config.data.seq_len);
+  bool routes = false, fixed = false;
+  for (std::size_t l = 0; l < layouts.size(); ++l) {
+    LearnedLayer* layer = loaded.model->learned(l);
+    fixed = fixed || !layer;
+    require(!layer || layer->has_learned(),
+            "{}: layer {} is still in its warm-up and has learned nothing yet", loaded.checkpoint.string(),
+            l);
+    if (!layer || !layer->routes()) continue;
+    routes = true;
+    layer->start_counting();
+  }
+  const bool calibrate = arguments.budget > 0;
+  require(!calibrate || fixed, "--budget calibrates layers with fixed heads, and {} has none",
+          arguments.model);
+  require(
+      calibrate || std::ranges::any_of(std::views::iota(std::size_t{0}, layouts.size()),
+                                       [&](std::size_t l) { return loaded.model->learned(l) != nullptr; }),
+      "{} has no learned pattern; --budget calibrates a layout from where it attends", arguments.model);
+  std::vector<Tensor> mass(layouts.size());
+  if (routes || calibrate) mass = watch(loaded, layouts, arguments.batches, calibrate);
+  const Geometry geometry{config.data.seq_len, config.causal, config.tile};
+  for (std::size_t l = 0; l < layouts.size(); ++l) {
+    if (LearnedLayer* layer = loaded.model->learned(l)) {
+      layer->harden();
+      layouts[l] = layer->connect(geometry.n, false).layout;
+    } else if (calibrate) {
+      const std::int64_t side = layouts[l]->query_tiles();
+      const std::int64_t full = layouts[l]->n_heads() * (config.causal ? side * (side + 1) / 2 : side * side);
+      layouts[l] =
+          heaviest_tiles(geometry, mass[l], std::llround(arguments.budget * static_cast<double>(full)));
+    }
+    if (arguments.shuffle_seed >= 0)
+      layouts[l] = with_shuffled_heads(*layouts[l], static_cast<std::uint64_t>(arguments.shuffle_seed) + l);
+  }
+  return layouts;
+}
+
+void write_layouts(const std::vector<LayoutPtr>& layouts, const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error)
+    throw Error(ErrorKind::disk, fmt::format("cannot make {}: {}", folder.string(), error.message()));
+  YamlNode entries = YamlNode::make_sequence();
+  for (std::size_t l = 0; l < layouts.size(); ++l) {
+    const fs::path file = folder / fmt::format("layer_{}.h5", l);
+    save_layout(*layouts[l], file.string(), false);
+    YamlNode block = YamlNode::make_map(), pattern = YamlNode::make_map(), entry = YamlNode::make_map();
+    block.add("file", YamlNode::make(file.string()));
+    pattern.add("block", std::move(block));
+    entry.add("layers", YamlNode::make(static_cast<std::int64_t>(l)));
+    entry.add("pattern", std::move(pattern));
+    entries.items.push_back(std::move(entry));
+  }
+  YamlNode pattern = YamlNode::make_map(), file = YamlNode::make_map();
+  pattern.add("layers", std::move(entries));
+  file.add("pattern", std::move(pattern));
+  file.add("causal", YamlNode::make(layouts[0]->causal()));
+  file.add("tile", YamlNode::make(static_cast<std::int64_t>(layouts[0]->tile())));
+  const fs::path yaml = folder / "pattern.yaml";
+  write_file_atomically(yaml, to_yaml(file));
+  fmt::print("layouts   {} (its pattern: is what a config needs)\n", yaml.string());
+}
+
+void write_hardened(const LoadedModel& loaded, const HardenArguments& arguments) {
+  CheckpointContents contents = read_checkpoint(loaded.checkpoint);
+  contents.patterns = pattern_state(*loaded.model);
+  write_checkpoint(arguments.output, contents);
+  fmt::print("checkpoint {}\n", arguments.output);
+}
+
+void run(const HardenArguments& arguments) {
+  require(!arguments.output.empty() || !arguments.layouts.empty(),
+          "harden writes a checkpoint (-o FILE.h5), layouts (--layouts DIR) or both; name one");
+  require(arguments.output.empty() || (arguments.budget == 0 && arguments.shuffle_seed < 0),
+          "calibrated and shuffled layouts are not the model's; write them with --layouts");
+  LoadedModel loaded = load_model(arguments.model, arguments.device);
+  const std::vector<LayoutPtr> layouts = harden(loaded, arguments);
+  for (std::size_t l = 0; l < layouts.size(); ++l) {
+    const LayoutStatistics s = layouts[l]->statistics();
+    fmt::print("layer {:>3} {} tiles ({:.2f} %), {:.1f} a row\n", l, s.computed_tiles, 100 * s.density,
+               s.mean_tiles_per_row);
+  }
+  if (!arguments.layouts.empty()) write_layouts(layouts, arguments.layouts);
+  if (!arguments.output.empty()) write_hardened(loaded, arguments);
+}
+
+}  // namespace
+
+void add_harden(CLI::App& app, Invocation&) {
+  auto* command = app.add_subcommand("harden", "Make static layouts of what a model has learned");
+  const auto arguments = std::make_shared<HardenArguments>();
+  command->add_option("model", arguments->model, "Checkpoint file or run folder")->required();
+  command->add_option("-o,--output", arguments->output, "Checkpoint to write, with its patterns hardened")
+      ->type_name("FILE.h5");
+  command->add_option("--layouts", arguments->layouts,
+                      "Folder for a layout file per layer, and the pattern that reads them");
+  command
+      ->add_option("--budget", arguments->budget,
+                   "Calibrate layers with fixed heads: the share of full attention's tiles to keep")
+      ->check(CLI::Range(1e-6, 1.0));
+  command
+      ->add_option("--batches", arguments->batches,
+                   "Validation micro batches to watch routers and attention on")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  command
+      ->add_option("--shuffle-heads", arguments->shuffle_seed,
+                   "Give each head another head's tiles, by this seed: the control for learned patterns")
+      ->check(CLI::NonNegativeNumber);
+  add_device_option(*command, arguments->device);
+  command->footer("Example:\n  filigree harden runs/learned --layouts runs/learned/layouts");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace filigree
