@@ -154,8 +154,8 @@ void LearnedLayer::load_state(const LearnState& state, std::uint64_t seed) {
               mask_id,
               gate ? static_cast<std::int32_t>(group.first_entry + group.gated->entry(head, q, k)) : 0};
         });
-  } else {
-    chosen_at_ = -1;  // the next step chooses
+  } else if (chosen_at_ >= 0) {  // where gates choose, the next step does so anew
+    training_ = assemble(geometry_.n, by_gates(geometry_.n, true));
   }
   forget_evaluation();
 }
