@@ -68,6 +68,7 @@ TEST(UnitDictionary, EveryTileIsInTheUnitsThatItsPlaceSays) {
     o.bands = o.distances ? random.range(1, 4) : 4;
     o.sinks = random.range(0, 3);
     if (random.coin()) o.strides = {random.range(2, 5)};
+    o.columns.clear();
     if (random.coin()) o.columns = {random.range(2, 5), 8};
     o.random_sets = random.range(0, 2);
     const UnitDictionary d(o, g);
@@ -117,7 +118,8 @@ TEST(UnitDictionary, ALongerSequenceHasTheSameUnits) {
 TEST(UnitDictionary, SaysWhatItCannotCover) {
   const LearnedHeads h = heads(512, 2);
   const std::string text = message([&] {
-    mechanism<GatedMechanism>("learned_layout: {budget: 0.5, distances: 2, bands: 0, sinks: 1}", h);
+    mechanism<GatedMechanism>("learned_layout: {budget: 0.5, distances: 2, bands: 0, sinks: 1, columns: []}",
+                              h);
   });
   EXPECT_NE(text.find("no unit covers the tiles at distance 3"), std::string::npos) << text;
   EXPECT_NE(text.find("give more distances, bands, or a stride"), std::string::npos) << text;
@@ -185,6 +187,8 @@ TEST(LearnedBudget, ErrorsHaveTheNumbers) {
   EXPECT_NE(yaml_error("learned_span: {budget: 0.1, explore: 0.1}").find("learned_span.explore"),
             std::string::npos);
   EXPECT_NE(yaml_error("learned_layout: {budget: 0.1, warmup: 0.7}").find("does not hold"),
+            std::string::npos);
+  EXPECT_NE(yaml_error("learned_layout: {budget: 0.1, columns: [4, 4]}").find("names 4 twice"),
             std::string::npos);
   EXPECT_NE(yaml_error("block_topk: {topk: 0}").find("block_topk.topk"), std::string::npos);
   EXPECT_NE(yaml_error("block_topk: {harden: 0.5}").find("block_topk.budget is missing"), std::string::npos);

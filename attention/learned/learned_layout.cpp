@@ -135,14 +135,18 @@ class LearnedLayout final : public GatedMechanism {
   mutable std::vector<std::int32_t> units_;
 };
 
-std::vector<std::int64_t> read_moduli(MapReader& map, std::string_view key) {
-  std::vector<std::int64_t> moduli;
+void read_moduli(MapReader& map, std::string_view key, std::vector<std::int64_t>& moduli) {
   const YamlNode* node = map.find(key);
-  if (!node) return moduli;
+  if (!node) return;
   if (!node->is_sequence())
     fail_at(node->mark, fmt::format("{} must be a list of numbers of tiles", map.name(key)));
-  for (const YamlNode& item : node->items) moduli.push_back(as_integer(item, map.name(key), 2, 1024));
-  return moduli;
+  moduli.clear();
+  for (const YamlNode& item : node->items) {
+    const std::int64_t s = as_integer(item, map.name(key), 2, 1024);
+    if (std::ranges::find(moduli, s) != moduli.end())
+      fail_at(item.mark, fmt::format("{} names {} twice", map.name(key), s));
+    moduli.push_back(s);
+  }
 }
 
 class LearnedLayoutPattern final : public LearnedPattern {
@@ -170,8 +174,8 @@ PatternPtr make_learned_layout(const YamlNode& body, const PatternContext&) {
   units.distances = map.integer("distances", 0, 4096, units.distances);
   units.bands = map.integer("bands", 0, 64, units.bands);
   units.sinks = map.integer("sinks", 0, 1024, units.sinks);
-  units.strides = read_moduli(map, "strides");
-  units.columns = read_moduli(map, "columns");
+  read_moduli(map, "strides", units.strides);
+  read_moduli(map, "columns", units.columns);
   units.random_sets = map.integer("random_sets", 0, 1024, units.random_sets);
   units.random_seed = static_cast<std::uint64_t>(map.integer("seed", 0, std::int64_t{1} << 53, 0));
   units.free_blocks = map.boolean("free_blocks", units.free_blocks);
