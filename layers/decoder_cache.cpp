@@ -2,6 +2,15 @@
 
 namespace filigree {
 
+std::vector<LayoutPtr> leading_layouts(const std::vector<LayoutPtr>& layouts, std::int64_t n) {
+  std::vector<LayoutPtr> leading;
+  for (std::size_t i = 0; i < layouts.size(); ++i) {
+    const bool same = i > 0 && layouts[i] == layouts[i - 1];
+    leading.push_back(same ? leading.back() : leading_layout(layouts[i], n));
+  }
+  return leading;
+}
+
 DecoderCache::DecoderCache(const ModelConfig& config, std::vector<LayoutPtr> layouts,
                            std::int64_t n_sequences, DType dtype)
     : layouts_(std::move(layouts)) {
@@ -22,15 +31,6 @@ std::int64_t DecoderCache::bytes() const {
   std::int64_t total = 0;
   for (const DecodeCache& layer : layers_) total += layer.bytes();
   return total;
-}
-
-std::vector<LayoutPtr> DecoderCache::leading_layouts(std::int64_t n) const {
-  std::vector<LayoutPtr> leading;
-  for (std::size_t i = 0; i < layouts_.size(); ++i) {
-    const bool same = i > 0 && layouts_[i] == layouts_[i - 1];
-    leading.push_back(same ? leading.back() : leading_layout(layouts_[i], n));
-  }
-  return leading;
 }
 
 }  // namespace filigree

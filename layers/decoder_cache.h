@@ -15,6 +15,9 @@
 
 namespace filigree {
 
+// leading_layout of each; layers that share one share its part.
+std::vector<LayoutPtr> leading_layouts(const std::vector<LayoutPtr>& layouts, std::int64_t n);
+
 class DecoderCache {
  public:
   // `layouts`: one per layer, all for the same length, which no text may exceed. Error(usage) for a model
@@ -27,8 +30,7 @@ class DecoderCache {
   std::int64_t capacity() const { return layouts_[0]->n_queries(); }  // tokens of a text
   std::int64_t length(std::int64_t s) const { return layers_[0].length(s); }
   std::int64_t bytes() const;
-  // The layouts of the first n tokens, n in whole tiles or the capacity.
-  std::vector<LayoutPtr> leading_layouts(std::int64_t n) const;
+  const std::vector<LayoutPtr>& layouts() const { return layouts_; }
 
  private:
   std::vector<LayoutPtr> layouts_;

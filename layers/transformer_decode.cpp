@@ -17,7 +17,7 @@ Tensor Transformer::begin_text(const Tensor& tokens, std::int64_t s, DecoderCach
   const std::int64_t length = std::min(cache.capacity(), (n + tile - 1) / tile * tile);
   Tensor padded = Tensor::zeros({1, length}, DType::i32);
   std::copy_n(tokens.data<std::int32_t>(), n, padded.data<std::int32_t>());
-  const ModelInput in = checked({padded, {}, {}, cache.leading_layouts(length)});
+  const ModelInput in = checked({padded, {}, {}, leading_layouts(cache.layouts(), length)});
   Block::Residual x{embed(in.tokens, {}), {}};
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     Tensor qkv;
