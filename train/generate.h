@@ -32,8 +32,8 @@ struct GenerateCallbacks {
 std::int64_t generation_length(const Config& config, const std::vector<std::vector<std::int32_t>>& prompts,
                                const GenerateOptions& options);
 
-// Continues each prompt (token ids). What a prompt gives depends on the seed and its number, not on the
-// others.
+// Continues each prompt (token ids). What a prompt gives depends on the seed and its number, not on those
+// beside it (but for roundings where more than cpu::kFewRows go together).
 void generate(const LoadedModel& loaded, const std::vector<std::vector<std::int32_t>>& prompts,
               const GenerateOptions& options, const GenerateCallbacks& callbacks);
 

@@ -101,7 +101,8 @@ bool TextStream::push(std::string_view bytes) {
 }
 
 void TextStream::finish() {
-  const std::string text = characters_.push(stops_.finish()) + characters_.finish();
+  std::string text = characters_.push(stops_.finish());
+  text += characters_.finish();
   if (!text.empty()) sink_(text);
 }
 
