@@ -28,7 +28,7 @@ struct Event {
 // A reader of just these messages, field by field.
 class Fields {
  public:
-  explicit Fields(std::string bytes) : bytes_(std::move(bytes)) {}
+  explicit Fields(std::string message) : bytes_(std::move(message)) {}
   bool next() {
     if (at_ == bytes_.size()) return false;
     const std::uint64_t key = varint();
