@@ -22,6 +22,7 @@ AttentionOptions AttentionLayer::options(const AttentionMask& mask, DType comput
   AttentionOptions options;
   options.row_bounds = mask.row_bounds;
   options.gate = mask.gate;
+  options.turned_qkv = mask.turned_qkv;
   if (positions_ == Positions::alibi) {
     const DType type = accumulation_dtype(compute);
     if (!slopes_.defined() || slopes_.dtype() != type || slopes_.device() != device)
@@ -36,7 +37,9 @@ Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
   const AttentionOptions given = options(mask, x.dtype(), x.device());
   x = qkv_.forward(x);
   x = ops::reshape(x, {batch, n, n_heads_ + 2 * n_kv_heads_, head_dim_});
-  if (mask.router)
+  if (mask.decode.cache)
+    x = Var(mask.decode.cache->attend(x.value(), mask.decode.sequences, theta(), given));
+  else if (mask.router)
     x = attend_each(x, mask, given);
   else
     x = sparse_attention_qkv(std::move(x), n_kv_heads_, mask.layout, theta(), given);

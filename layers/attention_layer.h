@@ -1,8 +1,10 @@
 // Multi-head sparse attention with its projections (Vaswani et al. 2017; kv heads: Ainslie et al. 2023).
 #pragma once
 
+#include <span>
 #include <string>
 
+#include "attention/decode_cache.h"
 #include "attention/learned/learned_layer.h"
 #include "attention/sparse_attention.h"
 #include "layers/linear.h"
@@ -10,14 +12,24 @@
 
 namespace filigree {
 
+// New rows of some sequences of a cache, one each.
+struct DecodeRows {
+  DecodeCache* cache = nullptr;
+  std::span<const std::int64_t> sequences;
+};
+
 // Who sees whom in one layer.
 struct AttentionMask {
-  LayoutPtr layout;
-  Tensor row_bounds;  // i32 [B, N, 2] or undefined, see AttentionOptions
-  Var gate = {};      // of the layout's tiles or undefined, see AttentionOptions
+  LayoutPtr layout = {};
+  Tensor row_bounds = {};  // i32 [B, N, 2] or undefined, see AttentionOptions
+  Var gate = {};           // of the layout's tiles or undefined, see AttentionOptions
   // If given, layout and gate come from here, by each sequence's queries and keys.
   const LearnedLayer* router = nullptr;
-  bool training = false;  // for the router
+  bool training = false;         // for the router
+  Tensor* turned_qkv = nullptr;  // receives what was attended with, see AttentionOptions
+  // In the place of a layout: x is [R, 1, dim], row r the next one of sequence r, and sees what the cache
+  // keeps, gated as the cache's layout.
+  DecodeRows decode = {};
 };
 
 class AttentionLayer : public Module {

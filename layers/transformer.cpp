@@ -22,7 +22,7 @@ Tensor spread_bounds(const Tensor& token_bounds, std::int64_t n) {
   return bounds.to(token_bounds.device());
 }
 
-bool learns(const Pattern& pattern, int n_heads) {
+bool has_learned_heads(const Pattern& pattern, int n_heads) {
   for (int head = 0; head < n_heads; ++head)
     if (pattern.learned(head)) return true;
   return false;
@@ -55,7 +55,7 @@ Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device d
   for (int i = 0; i < config_.n_layers; ++i) blocks_.emplace_back(make, fmt::format("blocks.{}", i), config_);
   learned_.resize(blocks_.size());
   for (std::size_t i = 0; i < patterns.layers.size(); ++i)
-    if (learns(*patterns.layers[i], config_.n_heads))
+    if (has_learned_heads(*patterns.layers[i], config_.n_heads))
       learned_[i] = std::make_unique<LearnedLayer>(make, fmt::format("blocks.{}.pattern", i),
                                                    patterns.layers[i], patterns.geometry, config_.n_heads,
                                                    config_.n_kv_heads, config_.head_dim);

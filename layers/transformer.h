@@ -20,6 +20,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,8 @@ struct LayerPatterns {
   Geometry geometry;  // of training
 };
 
+class DecoderCache;
+
 class Transformer : public Module {
  public:
   // Parameters in `dtype`. `compute`: what activations are stored and products computed in, the parameters'
@@ -88,6 +91,12 @@ class Transformer : public Module {
   // Attention mass of every layer, see AttentionLayer::mass; undefined for layers that route.
   std::vector<Tensor> attention_mass(const ModelInput& input) const;
 
+  // Decoding token by token (layers/decoder_cache.h), of decoders on the CPU, without a tape. `begin_text`
+  // reads a text from its first token on, i32 [N], as sequence s of the cache; `next_token` one token more of
+  // each of these sequences, i32 [R]. They give the logits of what follows, [1, V] and [R, V].
+  Tensor begin_text(const Tensor& tokens, std::int64_t s, DecoderCache& cache) const;
+  Tensor next_token(const Tensor& tokens, std::span<const std::int64_t> sequences, DecoderCache& cache) const;
+
   // Repeats a forward pass without a tape and names the first module whose parameters or output are not
   // finite, such as "blocks.3.mlp"; empty where all are. For the message after a loss went wrong.
   std::string find_non_finite(const ModelInput& input, const ForwardContext& context);
@@ -95,6 +104,10 @@ class Transformer : public Module {
   // The layers with learned heads; nullptr where all heads are fixed.
   LearnedLayer* learned(std::size_t layer) { return learned_[layer].get(); }
   const LearnedLayer* learned(std::size_t layer) const { return learned_[layer].get(); }
+  bool learns() const;  // a layer has learned heads
+  bool routes() const;  // a layer's tiles depend on its input
+  // What each layer attends with in evaluation, given the layouts of fixed ones; not for layers that route.
+  std::vector<LearnedLayer::Connection> connections(const std::vector<LayoutPtr>& layouts) const;
   bool patterns_are_static() const;  // no layer's layout changes any more
   void advance_patterns(const LearnStage& stage);
   void forget_evaluated_patterns() const;

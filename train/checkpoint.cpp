@@ -323,6 +323,7 @@ void require_same_run(const Config& config, const std::string& checkpoint_yaml, 
   like.train.out = saved.train.out;
   like.train.log_interval = saved.train.log_interval;
   like.checkpoint = saved.checkpoint;
+  like.log = saved.log;
   require_equal(like.to_yaml(), saved.to_yaml(), "run", origin,
                 "take the values of the checkpoint, or start a new run with another train.out");
 }

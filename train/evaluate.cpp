@@ -73,7 +73,8 @@ LoaderOptions loader_options(const Config& config) {
 
 std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
                                    const std::vector<LayoutPtr>& layouts, const Dataset& data,
-                                   std::int64_t max_batches, const std::function<bool()>& stop, bool fixed) {
+                                   std::int64_t max_batches, const std::function<bool()>& stop,
+                                   const std::function<void(const EvaluatedBatch&)>& watch, bool fixed) {
   LoaderOptions options = loader_options(config);
   options.shuffle = false;
   options.single_pass = true;
@@ -97,8 +98,13 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
       const Scored scored = score_targets(model, input, batch->targets);
       sum += scored.loss;
       right += scored.right;
-    } else {
-      sum += model.loss(input, batch->targets.to(model.device()), context, {one, nullptr}).value().item();
+    }
+    if (!answers || watch) {
+      Tensor losses;
+      const Var loss =
+          model.loss(input, batch->targets.to(model.device()), context, {one, watch ? &losses : nullptr});
+      if (!answers) sum += loss.value().item();
+      if (watch) watch({*batch, input, losses.to(Device::cpu())});
     }
     if (classifier) {
       const Tensor logits = model.logits(input, context).value().to(DType::f32).to(Device::cpu());

@@ -14,6 +14,7 @@
 #include "layers/flops.h"
 #include "train/device_choice.h"
 #include "train/evaluate.h"
+#include "train/event_file.h"
 #include "train/layouts.h"
 #include "train/run_folder.h"
 #include "train/run_setup.h"
@@ -95,6 +96,7 @@ class Trainer {
     resume(request);
     folder_.begin(config_, request.command_line, at_.step);
     metrics_ = std::make_unique<MetricsFile>(folder_.metrics_path(), at_.step);
+    if (config_.log.tensorboard) events_ = std::make_unique<EventFile>(folder_.events_path(), at_.step);
   }
 
   int run() {
@@ -213,6 +215,12 @@ class Trainer {
            {"lr", result->lr},
            {"tokens", result->tokens}},
           {{"seconds", cost.seconds}, {"data_wait", cost.data_wait}, {"peak_bytes", cost.peak_bytes}});
+      if (events_)
+        events_->append(result->step + 1,
+                        {{"loss", result->loss},
+                         {"grad_norm", result->grad_norm},
+                         {"lr", result->lr},
+                         {"tokens_per_second", static_cast<double>(result->tokens) / cost.seconds}});
       log.step(*result, cost);
     }
   }
@@ -256,7 +264,7 @@ class Trainer {
     if (!model_.patterns_are_static() && model_.patterns_can_harden()) {
       const auto hard =
           evaluate(model_, config_, model_.hardened_layouts(setup_.layouts), *setup_.data.validation,
-                   config_.train.eval_batches, StopSignals::requested, true);
+                   config_.train.eval_batches, StopSignals::requested, {}, true);
       if (!hard) return false;
       line["val_loss_hardened"] = hard->loss;
       log.note(fmt::format("step {}/{} | hardened now, validation {}", at_.step, config_.train.steps,
@@ -264,11 +272,18 @@ class Trainer {
     }
     metrics_->append(line, {{"seconds", seconds_since(begin)}});
     log_patterns(log);
+    if (events_) append_evaluation(*result);
     log.evaluation(at_.step, *result, best);
     if (best && config_.checkpoint.best) folder_.save_best(contents());
     last_evaluation_ = *result;
     last_result_ = Clock::now();  // an evaluation is no part of the next step
     return true;
+  }
+
+  void append_evaluation(const Evaluation& result) {
+    events_->append(at_.step, {{"val_loss", result.loss}});
+    if (result.bits_per_byte) events_->append(at_.step, {{"val_bits_per_byte", *result.bits_per_byte}});
+    if (result.accuracy) events_->append(at_.step, {{"val_accuracy", *result.accuracy}});
   }
 
   int stopped(TrainLog& log) {
@@ -303,6 +318,7 @@ class Trainer {
   Loader loader_;
   Progression at_;
   std::unique_ptr<MetricsFile> metrics_;
+  std::unique_ptr<EventFile> events_;  // if wanted
   std::optional<Evaluation> last_evaluation_;
   struct UnderWay {  // of a step whose results have not come
     double data_wait, flops_per_token;

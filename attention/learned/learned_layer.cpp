@@ -147,11 +147,14 @@ LearnedLayer::Chooser LearnedLayer::by_hardened(std::int64_t n, bool all) const 
   auto on = std::make_shared<std::map<const Group*, std::vector<bool>>>();
   for (const Group& group : groups_) {
     if (!all && group.phase != LearnPhase::hardened) continue;
-    const bool known = group.phase == LearnPhase::hardened && n == geometry_.n;
     std::vector<bool>& tiles = (*on)[&group];
     tiles.resize(static_cast<std::size_t>(group.n_heads() * side * side));
-    for (const HeadTile& t : known ? group.hardened : group.mechanism->hardened_tiles(n))
-      tiles[static_cast<std::size_t>((t.head * side + t.q) * side + t.k)] = true;
+    // A shorter sequence has the beginning of training's layout.
+    const bool known = group.phase == LearnPhase::hardened && n <= geometry_.n;
+    for (const HeadTile& t :
+         known ? group.hardened : group.mechanism->hardened_tiles(std::max(n, geometry_.n)))
+      if (t.q < side && t.k < side)
+        tiles[static_cast<std::size_t>((t.head * side + t.q) * side + t.k)] = true;
   }
   return [on, side](const Group& group, int head, std::int64_t q, std::int64_t k,
                     std::int32_t mask_id) -> std::optional<Choice> {
