@@ -59,6 +59,8 @@ int run_command_line(int argc, char** argv) {
   add_eval(app, invocation);
   add_generate(app, invocation);
   add_explain(app, invocation);
+  add_export(app, invocation);
+  add_import(app, invocation);
   add_inspect(app, invocation);
   add_doctor(app, invocation);
 

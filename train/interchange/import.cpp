@@ -1,0 +1,213 @@
+#include "train/interchange/import.h"
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/file.h"
+#include "layers/transformer.h"
+#include "train/checkpoint.h"
+#include "train/interchange/json_file.h"
+#include "train/interchange/safetensors.h"
+#include "train/interchange/safetensors_header.h"
+#include "train/interchange/tokenizer_files.h"
+#include "train/layouts.h"
+
+namespace filigree {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::int64_t kLongestDefault = 4096;
+
+// --- the config ---
+
+// What the folder itself says of the pattern.
+PatternFile pattern_of(const HfModel& model, const Json& filigree, const std::string& origin) {
+  PatternFile file;
+  file.pattern = YamlNode::make_map();
+  if (filigree.contains("pattern") && filigree["pattern"].is_string()) {
+    file.pattern = parse_yaml(filigree["pattern"].get<std::string>(), origin + ": filigree.pattern");
+    file.tile = filigree.value("tile", file.tile);
+  } else if (model.sliding_window) {
+    YamlNode window = YamlNode::make_map();
+    window.add("window", YamlNode::make(*model.sliding_window));
+    file.pattern.add("local", std::move(window));
+  } else {
+    file.pattern.add("full", YamlNode::make_map());
+  }
+  return file;
+}
+
+YamlNode model_yaml(const ModelConfig& c) {
+  YamlNode node = YamlNode::make_map();
+  node.add("type", YamlNode::make(word(c.type)))
+      .add("dim", YamlNode::make(c.dim))
+      .add("n_layers", YamlNode::make(c.n_layers))
+      .add("n_heads", YamlNode::make(c.n_heads))
+      .add("n_kv_heads", YamlNode::make(c.n_kv_heads))
+      .add("head_dim", YamlNode::make(c.head_dim))
+      .add("ffn_dim", YamlNode::make(c.ffn_dim))
+      .add("vocab_size", YamlNode::make(c.vocab_size))
+      .add("max_seq_len", YamlNode::make(c.max_seq_len))
+      .add("norm", YamlNode::make(word(c.norm)))
+      .add("norm_eps", YamlNode::make(c.norm_eps))
+      .add("activation", YamlNode::make(word(c.activation)))
+      .add("positions", YamlNode::make(word(c.positions)));
+  if (c.positions == Positions::rope) node.add("rope_theta", YamlNode::make(c.rope_theta));
+  return node.add("bias", YamlNode::make(c.bias))
+      .add("tied_embeddings", YamlNode::make(c.tied_embeddings))
+      .add("dropout", YamlNode::make(c.dropout));
+}
+
+// A whole config: a checkpoint has one. Its data and train sections say only that nothing was trained here.
+YamlNode whole_config(const ModelConfig& model, const PatternFile& pattern, std::int64_t seq_len) {
+  YamlNode data = YamlNode::make_map(), train = YamlNode::make_map(), root = YamlNode::make_map();
+  data.add("train", YamlNode::make("imported"))
+      .add("val_fraction", YamlNode::make(0))
+      .add("seq_len", YamlNode::make(seq_len));
+  train.add("steps", YamlNode::make(1))
+      .add("batch_size", YamlNode::make(1))
+      .add("lr", YamlNode::make(1e-4))
+      .add("schedule", YamlNode::make("constant"))
+      .add("out", YamlNode::make("runs/imported"));
+  return root.add("pattern", pattern.pattern)
+      .add("causal", YamlNode::make(pattern.causal))
+      .add("tile", YamlNode::make(pattern.tile))
+      .add("model", model_yaml(model))
+      .add("data", std::move(data))
+      .add("train", std::move(train));
+}
+
+Config make_config(const ImportRequest& request, const HfModel& model, const Json& json,
+                   const std::string& origin) {
+  const Json filigree = json.value("filigree", Json::object());
+  const bool known =
+      filigree.is_object() && filigree.contains("seq_len") && filigree["seq_len"].is_number_integer();
+  std::int64_t seq_len = request.seq_len;
+  if (seq_len == 0 && known && !request.pattern) seq_len = filigree["seq_len"].get<std::int64_t>();
+  if (seq_len == 0) seq_len = std::min(model.config.max_seq_len, kLongestDefault);
+  const PatternFile pattern =
+      request.pattern ? *request.pattern
+                      : pattern_of(model, filigree.is_object() ? filigree : Json::object(), origin);
+  return parse_config(whole_config(model.config, pattern, seq_len));
+}
+
+// --- the weights ---
+
+using Shapes = std::vector<std::pair<std::string, Shape>>;
+
+// Ours, in the order of visit(), without memory for them.
+Shapes parameter_shapes(const ModelConfig& config) {
+  Transformer model(config, 0, Device::meta());
+  Shapes shapes;
+  model.visit([&](Parameter& p) { shapes.emplace_back(p.name, p.var.shape()); });
+  return shapes;
+}
+
+// Old files have the tensors of the bare model, without the prefix of the one with a head.
+std::string stored_name(const SafetensorsFolder& folder, const std::string& name) {
+  if (folder.has(name)) return name;
+  for (const std::string prefix : {"transformer.", "model."})
+    if (name.starts_with(prefix) && folder.has(name.substr(prefix.size()))) return name.substr(prefix.size());
+  return name;
+}
+
+// What a file may hold beside the parameters: constants that old versions saved, and the tied head.
+bool is_ignored(std::string_view name, const ModelConfig& config) {
+  return name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") ||
+         name.ends_with(".rotary_emb.inv_freq") || (config.tied_embeddings && name == "lm_head.weight");
+}
+
+// Everything that can be wrong is found before memory is taken for the weights.
+void require_weights(const SafetensorsFolder& folder, const fs::path& path, const HfModel& model) {
+  std::set<std::string> used;
+  for (const HfTensor& t : hf_tensors(model)) {
+    const std::string name = stored_name(folder, t.theirs);
+    folder.require_tensor(name, t.stored_shape());
+    used.insert(name);
+  }
+  for (const std::string& name : folder.names())
+    if (!used.contains(name) && !is_ignored(name, model.config))
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: tensor {} is not one of {}", path.string(), shown_name(name),
+                              architecture_class(model.architecture)),
+                  "the model has more to it than filigree computes");
+}
+
+// theirs [in, out] -> out [out, in]
+void transpose(const std::vector<float>& theirs, const Shape& ours, float* out) {
+  const std::int64_t rows = ours[0], columns = ours[1];
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < columns; ++c)
+      out[r * columns + c] = theirs[static_cast<std::size_t>(c * rows + r)];
+}
+
+NamedTensors read_weights(const SafetensorsFolder& folder, const HfModel& model,
+                          const std::function<void(std::int64_t)>& progress) {
+  NamedTensors weights;
+  std::map<std::string, Tensor> by_name;
+  for (const auto& [name, shape] : parameter_shapes(model.config)) {
+    weights.emplace_back(name, Tensor::empty(shape));
+    by_name.emplace(name, weights.back().second);
+  }
+  std::int64_t done = 0;
+  for (const HfTensor& t : hf_tensors(model)) {
+    Tensor rows = by_name.at(t.ours).slice(t.row, t.row + t.shape[0]);
+    const std::string name = stored_name(folder, t.theirs);
+    if (t.transposed) {
+      std::vector<float> theirs(static_cast<std::size_t>(t.shape.numel()));
+      folder.read(name, t.stored_shape(), theirs.data());
+      transpose(theirs, t.shape, rows.data<float>());
+    } else {
+      folder.read(name, t.shape, rows.data<float>());
+    }
+    progress(done += t.shape.numel());
+  }
+  return weights;
+}
+
+// --- the tokenizer ---
+
+// Sets result.tokenizer, or a note of why there is none.
+void read_tokenizer(const fs::path& folder, ImportResult& result) {
+  std::error_code ignored;
+  if (!fs::exists(folder / "tokenizer.json", ignored)) {
+    result.note = "there is no tokenizer.json: the model knows ids only, of .bin files";
+    return;
+  }
+  const auto byte = make_tokenizer("byte");
+  if (read_file(folder / "tokenizer.json") == tokenizer_json(*byte)) result.tokenizer = byte->name();
+}
+
+}  // namespace
+
+ImportResult import_model(const ImportRequest& request,
+                          const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  const fs::path path = request.folder / "config.json";
+  const Json json = read_json_object(path);
+  HfModel model = parse_hf_config(json, path.string());
+  ImportResult result{model.architecture, {}, 0, "", ""};
+  result.config = make_config(request, model, json, path.string());
+  const SafetensorsFolder folder(request.folder);
+  require_weights(folder, request.folder, model);
+  read_tokenizer(request.folder, result);
+  for (const auto& [name, shape] : parameter_shapes(model.config)) result.parameters += shape.numel();
+
+  // Of a training run's state this is what users of a model read.
+  const Json state{
+      {"step", 0}, {"tokenizer", result.tokenizer}, {"layout_files", layout_files_sum(result.config)}};
+  write_checkpoint(request.output, {read_weights(folder, model,
+                                                 [&](std::int64_t done) {
+                                                   if (progress) progress(done, result.parameters);
+                                                 }),
+                                    {},
+                                    state.dump(),
+                                    to_yaml(result.config.to_yaml()),
+                                    ""});
+  return result;
+}
+
+}  // namespace filigree
