@@ -182,6 +182,12 @@ YamlNode model_part(const Config& config) {
   return part.add("data", std::move(data));
 }
 
+YamlNode weights_part(const Config& config) {
+  YamlNode model = *model_part(config).find("model");
+  if (config.model.positions != Positions::learned) model.set("max_seq_len", YamlNode::make(0));
+  return YamlNode::make_map().add("model", std::move(model));
+}
+
 void require_equal(const YamlNode& config, const YamlNode& saved, const std::string& what,
                    const std::string& origin, const std::string& hint) {
   const std::vector<std::string> lines = differences(config, saved);
@@ -289,6 +295,13 @@ void require_same_model(const Config& config, const std::string& checkpoint_yaml
   const Config saved = parse_config(parse_yaml(checkpoint_yaml, origin));
   require_equal(model_part(config), model_part(saved), "model", origin,
                 "take the values of the checkpoint, or start a new run with another train.out");
+}
+
+void require_same_weights(const Config& config, const std::string& checkpoint_yaml,
+                          const std::string& origin) {
+  const Config saved = parse_config(parse_yaml(checkpoint_yaml, origin));
+  require_equal(weights_part(config), weights_part(saved), "model", origin,
+                "take these values of the checkpoint; pattern, causal, tile and dropout may differ");
 }
 
 void require_same_run(const Config& config, const std::string& checkpoint_yaml, const std::string& origin) {

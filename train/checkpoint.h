@@ -66,6 +66,11 @@ void load_tensors_into(const NamedTensors& targets, const NamedTensors& source, 
 // Both have model.vocab_size filled in.
 void require_same_model(const Config& config, const std::string& checkpoint_yaml, const std::string& origin);
 
+// The same for what decides which weights there are and what they mean: `model` but dropout,
+// activation_checkpointing and, unless positions are learned, max_seq_len. Another pattern may use them.
+void require_same_weights(const Config& config, const std::string& checkpoint_yaml,
+                          const std::string& origin);
+
 // The same for everything that config_hash covers: what a resumed run must not change.
 void require_same_run(const Config& config, const std::string& checkpoint_yaml, const std::string& origin);
 

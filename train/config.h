@@ -54,6 +54,7 @@ struct TrainConfig {
   std::int64_t eval_interval = 250;          // steps; 0: only at the end. Both need validation data
   std::int64_t eval_batches = 20;            // micro batches; 0: all
   std::int64_t log_interval = 10;            // steps
+  std::string init_from;                     // checkpoint or run to take the first weights from; empty: none
   std::string out;                           // run folder; default runs/<name of the config file>
   std::int64_t accumulation() const { return batch_size / micro_batch_size; }
   bool operator==(const TrainConfig&) const = default;

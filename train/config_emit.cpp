@@ -85,6 +85,7 @@ YamlNode train_node(const TrainConfig& train, bool has_validation) {
     node.add("eval_batches", YamlNode::make(train.eval_batches));
   }
   node.add("log_interval", YamlNode::make(train.log_interval));
+  if (!train.init_from.empty()) node.add("init_from", YamlNode::make(train.init_from));
   node.add("out", YamlNode::make(train.out));
   return node;
 }

@@ -290,6 +290,7 @@ TrainConfig read_train(MapReader reader, bool has_validation, const std::string&
   read_optimizer(reader, train);
   read_schedule(reader, train);
   read_evaluation(reader, train, has_validation);
+  train.init_from = reader.string("init_from", "");
   train.out = reader.string("out", "runs/" + name);
   reader.done();
 
@@ -304,6 +305,9 @@ TrainConfig read_train(MapReader reader, bool has_validation, const std::string&
                         train.batch_size, train.micro_batch_size, train.batch_size % train.micro_batch_size));
   if (train.min_lr > train.lr)
     fail_at(mark_of(reader, "min_lr"), fmt::format("train.min_lr must be at most train.lr ({})", train.lr));
+  if (reader.has("init_from") && train.init_from.empty())
+    fail_at(mark_of(reader, "init_from"), "train.init_from is empty",
+            "name a checkpoint file or a run folder, or remove it");
   if (train.out.empty())
     fail_at(mark_of(reader, "out"), "train.out is empty", "name a folder, such as runs/first");
   if (train.steps > 0) {

@@ -13,6 +13,7 @@
 #include "data/sources.h"
 #include "train/device_choice.h"
 #include "train/evaluate.h"
+#include "train/initial_weights.h"
 #include "train/layouts.h"
 #include "train/run_folder.h"
 #include "train/run_setup.h"
@@ -141,7 +142,12 @@ class Trainer {
       return;
     }
     const auto found = folder_.latest();
-    if (!found) return;
+    if (!found) {
+      if (config_.train.init_from.empty()) return;
+      load_tensors_into(weights(), read_initial_weights(config_, at_.tokenizer), config_.train.init_from);
+      fmt::print("start     from the weights of {}\n", config_.train.init_from);
+      return;
+    }
     for (const std::string& message : found->damaged) fmt::print(stderr, "filigree: {}\n", message);
     load(found->contents, found->path.string());
   }
@@ -277,7 +283,11 @@ int train(const TrainRequest& request) {
   RunSetup setup = set_up_run(request.config);
   fmt::print("{}", describe(setup));
   std::fflush(stdout);
-  if (request.dry_run) return 0;
+  if (request.dry_run) {
+    if (!setup.config.train.init_from.empty())
+      read_initial_weights(setup.config, setup.data.train.vocabulary().tokenizer);
+    return 0;
+  }
   if (setup.memory.process > free_memory(device_of(setup.config)))
     throw Error(ErrorKind::out_of_memory, "the expected peak is more memory than there is",
                 "lower train.micro_batch_size or data.seq_len, or set model.activation_checkpointing: true");
