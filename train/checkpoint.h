@@ -4,7 +4,8 @@
 //   weights/<name>, optimizer/<name>   tensors
 //   state                              JSON: step, data position, counters, best loss ... (the trainer's)
 //   config                             the resolved config, YAML
-//   environment                        JSON: versions of filigree and its libraries, thread count
+//   tokenizer                          tokenizer.json of the data's tokenizer; absent where only its ids are
+//   known environment                        JSON: versions of filigree and its libraries, thread count
 //   manifest                           JSON: path, dtype, dims and xxhash64 of every dataset above, in order
 //   attributes format, manifest_sum    "filigree checkpoint 1", xxhash64 of the manifest
 //
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "data/tokenizer.h"
 #include "train/config.h"
 
 namespace filigree {
@@ -29,7 +31,8 @@ struct CheckpointContents {
   NamedTensors optimizer;
   std::string state_json;
   std::string config_yaml;
-  std::string environment_json;  // set by write_checkpoint
+  std::string environment_json;     // set by write_checkpoint
+  std::string tokenizer_json = "";  // empty: unknown
 };
 
 // Writes beside `path`, reads it back, checks every sum, and only then gives it its name: whatever was there
@@ -40,6 +43,11 @@ void write_checkpoint(const std::filesystem::path& path, const CheckpointContent
 
 // Error(data), naming the file, if it is missing, empty, cut, damaged or no checkpoint.
 CheckpointContents read_checkpoint(const std::filesystem::path& path);
+
+// The tokenizer that a checkpoint holds, whose name its state gives; null where only the data's ids are
+// known.
+std::shared_ptr<const Tokenizer> read_tokenizer(const CheckpointContents& contents,
+                                                const std::string& origin);
 
 struct CheckpointEntry {
   std::string path;  // "weights/<name>", "state", ...

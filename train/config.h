@@ -26,7 +26,7 @@ struct DataConfig {
   std::vector<std::string> val;    // empty: val_fraction of the files of `train`
   double val_fraction = 0.05;      // 0: no validation
   DataFormat format = DataFormat::automatic;
-  std::string tokenizer = "byte";
+  std::string tokenizer = "byte";  // of text: byte, or bpe:FILE for a tokenizer.json. Token files hold theirs
   std::int64_t seq_len = 0;
   bool documents = true;  // attention stays inside a document; not encoder_classifier
   bool shuffle = true;
@@ -111,7 +111,7 @@ Config parse_config(const YamlNode& root, const std::string& name = "run");
 Config resolve_steps(Config config, std::int64_t steps_per_epoch);
 
 // Hex xxhash64 of the resolved config without what does not change what is computed: threads, cuda_graph,
-// train.out, train.log_interval and checkpoint.
+// train.out, train.log_interval, checkpoint, and the path of the tokenizer's file, whose content is compared.
 std::string config_hash(const Config& config);
 
 // "model.dim: 64 / 128" for every key of the two trees that differs, in the order of `a`, then of `b`. Absent

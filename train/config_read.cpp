@@ -170,6 +170,13 @@ std::vector<std::string> read_paths(const YamlNode& node, const std::string& wha
   return paths;
 }
 
+std::string read_tokenizer(MapReader& reader, const std::string& fallback) {
+  const YamlNode* node = reader.find("tokenizer");
+  if (node && node->is_scalar() && node->scalar.starts_with("bpe:") && node->scalar != "bpe:")
+    return node->scalar;
+  return reader.choice("tokenizer", {"byte", "bpe:FILE"}, fallback);
+}
+
 DataConfig read_data(MapReader reader, ModelType type) {
   DataConfig data;
   data.train = read_paths(reader.at("train"), "data.train");
@@ -181,7 +188,7 @@ DataConfig read_data(MapReader reader, ModelType type) {
     data.val_fraction = read_fraction(reader, "val_fraction", data.val_fraction);
   }
   data.format = read_enum(reader, "format", data.format);
-  data.tokenizer = reader.choice("tokenizer", {"byte"}, data.tokenizer);
+  data.tokenizer = read_tokenizer(reader, data.tokenizer);
   data.seq_len = reader.integer("seq_len", 1, kMaxSeqLen);
   data.shuffle = reader.boolean("shuffle", data.shuffle);
   if (type == ModelType::encoder_classifier)

@@ -24,7 +24,7 @@ LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device) {
             "{}: its state is not one of a training run", loaded.checkpoint.string());
     return state[key].get<std::string>();
   };
-  loaded.tokenizer = text("tokenizer");
+  loaded.tokenizer = read_tokenizer(contents, loaded.checkpoint.string());
   if (text("layout_files") != layout_files_sum(loaded.config))
     throw Error(ErrorKind::data,
                 fmt::format("{}: a layout file of the pattern has changed since this checkpoint",

@@ -12,9 +12,9 @@
 namespace filigree {
 
 struct LoadedModel {
-  std::filesystem::path checkpoint;  // the file that was read
-  Config config;                     // resolved, as stored
-  std::string tokenizer;             // of the data that it was trained on; empty: only its ids are known
+  std::filesystem::path checkpoint;            // the file that was read
+  Config config;                               // resolved, as stored
+  std::shared_ptr<const Tokenizer> tokenizer;  // of the data that it was trained on; null: only ids are known
   std::unique_ptr<Transformer> model;
 };
 

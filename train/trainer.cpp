@@ -132,7 +132,13 @@ class Trainer {
   }
 
   CheckpointContents contents() {
-    return {weights(), optimizer_.state(), at_.to_json(), to_yaml(config_.to_yaml()), ""};
+    const Tokenizer* tokenizer = setup_.data.train.tokenizer();
+    return {weights(),
+            optimizer_.state(),
+            at_.to_json(),
+            to_yaml(config_.to_yaml()),
+            "",
+            tokenizer ? tokenizer->to_json() : ""};
   }
 
   void resume(const TrainRequest& request) {
@@ -155,6 +161,11 @@ class Trainer {
   void load(const CheckpointContents& checkpoint, const std::string& origin) {
     require_same_run(config_, checkpoint.config_yaml, origin);
     const Progression saved = Progression::from_json(checkpoint.state_json, origin);
+    if (saved.tokenizer != at_.tokenizer)
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: the tokenizer has changed since this checkpoint: '{}' then, '{}' now",
+                              origin, saved.tokenizer, at_.tokenizer),
+                  "restore its file, or start a new run with another train.out");
     if (saved.data != at_.data)
       throw Error(ErrorKind::data,
                   fmt::format("{}: the training data has changed since this checkpoint", origin),
@@ -277,10 +288,22 @@ void refuse_own_folder(const Config& config) {
     }
 }
 
+// Of the checkpoint that the run goes on from, where the tokenizer's file is gone; else null.
+std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainRequest& request) {
+  const std::string &name = request.config.data.tokenizer, &out = request.config.train.out;
+  const bool is_gone = name.starts_with("bpe:") && !std::filesystem::exists(name.substr(4));
+  if (!is_gone || run_mode(request) != RunMode::resume) return nullptr;
+  if (request.resume == "auto" && !std::filesystem::exists(std::filesystem::path(out) / "run.json"))
+    return nullptr;
+  const auto checkpoint = find_checkpoint(request.resume == "auto" ? out : request.resume);
+  fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), checkpoint.string());
+  return read_tokenizer(read_checkpoint(checkpoint), checkpoint.string());
+}
+
 }  // namespace
 
 int train(const TrainRequest& request) {
-  RunSetup setup = set_up_run(request.config);
+  RunSetup setup = set_up_run(request.config, resumed_tokenizer(request));
   fmt::print("{}", describe(setup));
   std::fflush(stdout);
   if (request.dry_run) {

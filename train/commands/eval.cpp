@@ -16,8 +16,9 @@ struct EvalArguments {
   std::int64_t batches = 0;
 };
 
-Dataset evaluation_data(const Config& config, const std::vector<std::string>& named) {
-  DataRequest request = data_request(config);
+Dataset evaluation_data(const LoadedModel& loaded, const std::vector<std::string>& named) {
+  DataRequest request = data_request(loaded.config);
+  request.trained_with = loaded.tokenizer;
   if (!named.empty()) {
     request.train = named;
     request.validation.clear();
@@ -31,11 +32,12 @@ Dataset evaluation_data(const Config& config, const std::vector<std::string>& na
 
 void run(const EvalArguments& arguments) {
   const LoadedModel loaded = load_model(arguments.model, arguments.device);
-  const Dataset data = evaluation_data(loaded.config, arguments.data);
-  if (data.vocabulary().tokenizer != loaded.tokenizer)
+  const Dataset data = evaluation_data(loaded, arguments.data);
+  const std::string trained_with = loaded.tokenizer ? loaded.tokenizer->name() : "";
+  if (data.vocabulary().tokenizer != trained_with)
     throw Error(ErrorKind::data,
                 fmt::format("the data has the tokenizer '{}', the model was trained with '{}'",
-                            data.vocabulary().tokenizer, loaded.tokenizer),
+                            data.vocabulary().tokenizer, trained_with),
                 "'' is that of .bin files, of which only the ids are known");
   require(data.vocabulary().size <= loaded.config.model.vocab_size,
           "the data has {} kinds of tokens, the model knows {}", data.vocabulary().size,

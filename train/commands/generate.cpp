@@ -18,10 +18,10 @@ struct GenerateArguments {
 void run(const GenerateArguments& arguments) {
   require(std::isfinite(arguments.options.temperature), "--temperature must be a number");
   const LoadedModel loaded = load_model(arguments.model, arguments.device);
-  if (loaded.tokenizer.empty())
+  const auto& tokenizer = loaded.tokenizer;
+  if (!tokenizer)
     throw Error(ErrorKind::data, "this model was trained on .bin files, whose tokenizer is unknown",
                 "prepare the text with filigree prepare to generate text");
-  const auto tokenizer = make_tokenizer(loaded.tokenizer);
   std::vector<std::uint32_t> encoded;
   if (const auto separator = tokenizer->separator()) encoded.push_back(*separator);
   tokenizer->encode(arguments.prompt, encoded);
