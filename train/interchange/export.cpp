@@ -91,7 +91,7 @@ void write_json(const fs::path& path, const Json& json) {
 }
 
 void write_tokenizer(const fs::path& folder, const Tokenizer& tokenizer, std::int64_t max_length) {
-  write_file_atomically(folder / "tokenizer.json", tokenizer_json(tokenizer));
+  write_file_atomically(folder / "tokenizer.json", tokenizer.to_json());
   write_file_atomically(folder / "tokenizer_config.json", tokenizer_config_json(tokenizer, max_length));
   Json generation = Json::object();
   add_special_ids(generation, &tokenizer);
@@ -106,21 +106,20 @@ ExportResult export_model(const fs::path& path, const fs::path& folder, DType dt
   const Config& config = loaded.config;
   const PatternFit fit = fit_pattern(config);
   const HfModel model{fit.architecture, loaded.model->config(), fit.sliding_window};
-  const auto tokenizer = loaded.tokenizer.empty() ? nullptr : make_tokenizer(loaded.tokenizer);
 
   NewFolder made(folder);
   ExportResult result{fit.architecture, loaded.model->parameter_count(), ""};
   const std::int64_t bytes = result.parameters * dtype_size(dtype);
   require_room(made.path(), bytes + (1 << 20));
   Json json = hf_config(model, dtype);
-  add_special_ids(json, tokenizer.get());
+  add_special_ids(json, loaded.tokenizer.get());
   if (!fit.exact) {
     const LayoutExport layouts = write_layouts(made.path(), config, fit.architecture);
     json["filigree"] = layout_entry(config, layouts);
     result.warning = layouts.note;
   }
   write_json(made.path() / "config.json", json);
-  if (tokenizer) write_tokenizer(made.path(), *tokenizer, config.model.max_seq_len);
+  if (loaded.tokenizer) write_tokenizer(made.path(), *loaded.tokenizer, config.model.max_seq_len);
   write_safetensors(made.path() / "model.safetensors", tensors_to_write(model, *loaded.model), dtype,
                     [&](std::int64_t done) {
                       if (progress) progress(done, bytes);

@@ -5,13 +5,12 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "core/file.h"
+#include "data/tokenizer.h"
 #include "layers/transformer.h"
 #include "train/checkpoint.h"
 #include "train/interchange/json_file.h"
 #include "train/interchange/safetensors.h"
 #include "train/interchange/safetensors_header.h"
-#include "train/interchange/tokenizer_files.h"
 #include "train/layouts.h"
 
 namespace filigree {
@@ -171,15 +170,26 @@ NamedTensors read_weights(const SafetensorsFolder& folder, const HfModel& model,
 
 // --- the tokenizer ---
 
-// Sets result.tokenizer, or a note of why there is none.
-void read_tokenizer(const fs::path& folder, ImportResult& result) {
+// Null, with a note of why, where there is none that ours reads: the model then works on ids.
+std::shared_ptr<const Tokenizer> tokenizer_of(const fs::path& folder, const ModelConfig& model,
+                                              std::string& note) {
+  const fs::path path = folder / "tokenizer.json";
   std::error_code ignored;
-  if (!fs::exists(folder / "tokenizer.json", ignored)) {
-    result.note = "there is no tokenizer.json: the model knows ids only, of .bin files";
-    return;
+  if (!fs::exists(path, ignored)) {
+    note = fmt::format("{} is not there: the model knows ids only", path.string());
+    return nullptr;
   }
-  const auto byte = make_tokenizer("byte");
-  if (read_file(folder / "tokenizer.json") == tokenizer_json(*byte)) result.tokenizer = byte->name();
+  std::shared_ptr<const Tokenizer> tokenizer;
+  try {
+    tokenizer = make_tokenizer("bpe:" + path.string());
+  } catch (const Error& e) {
+    note = fmt::format("the tokenizer is left behind, the model knows ids only: {}", e.what());
+    return nullptr;
+  }
+  if (tokenizer->vocab_size() > model.vocab_size)
+    fail(ErrorKind::data, "{}: has {} tokens, but config.json a vocab_size of {}", path.string(),
+         tokenizer->vocab_size(), model.vocab_size);
+  return tokenizer;
 }
 
 }  // namespace
@@ -193,7 +203,8 @@ ImportResult import_model(const ImportRequest& request,
   result.config = make_config(request, model, json, path.string());
   const SafetensorsFolder folder(request.folder);
   require_weights(folder, request.folder, model);
-  read_tokenizer(request.folder, result);
+  const auto tokenizer = tokenizer_of(request.folder, model.config, result.note);
+  if (tokenizer) result.tokenizer = tokenizer->name();
   for (const auto& [name, shape] : parameter_shapes(model.config)) result.parameters += shape.numel();
 
   // Of a training run's state this is what users of a model read.

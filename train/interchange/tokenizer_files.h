@@ -1,8 +1,7 @@
-// Tokenizer files as Hugging Face tokenizers and transformers read them.
+// What Hugging Face transformers reads beside tokenizer.json.
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
@@ -10,14 +9,11 @@
 
 namespace filigree {
 
-// tokenizer.json: the byte tokenizer as byte-level BPE without merges, its separator and mask as special
-// tokens.
-std::string tokenizer_json(const Tokenizer& tokenizer);
-
-// tokenizer_config.json; the separator is the token that begins and ends a text.
+// tokenizer_config.json: which tokens of `tokenizer` have a role. The separator, which begins each document
+// and so ends the one before, is the token that begins and ends a text.
 std::string tokenizer_config_json(const Tokenizer& tokenizer, std::int64_t max_length);
 
-// Adds bos_token_id and eos_token_id, null without a tokenizer or a separator.
+// Adds bos_token_id and eos_token_id; null without a tokenizer or a separator.
 void add_special_ids(nlohmann::ordered_json& config, const Tokenizer* tokenizer);
 
 }  // namespace filigree
