@@ -248,6 +248,9 @@ TEST(Config, EveryMistakeIsNamedWhereItStands) {
        "c.yaml:3:74: train.decay_steps (99) must be at most steps - warmup_steps (95)"},
       {with("", "", "min_lr: 0.1"), "... train.min_lr must be at most train.lr (0.001)"},
       {with("", "", "out: ''"), "... train.out is empty"},
+      {with("", "", "init_from: ''"), "c.yaml:3:57: train.init_from is empty | name a checkpoint file"},
+      {with("", "", "init_from: [a]"), "c.yaml:3:57: train.init_from must be a text"},
+      {with("", "", "init_form: a"), "... did you mean 'init_from'?"},
       {with("", "", "", "causal: false\n"), "c.yaml:4:9: a decoder predicts the next token"},
       // patterns
       {with("", "", "", "pattern: {locl: {window: 3}}\n"), "... 'local'"},
@@ -474,6 +477,7 @@ YamlNode random_config(Random& rng) {
   if (validation) maybe(train, "eval_interval", YamlNode::make(below(rng, 500)));
   if (validation) maybe(train, "eval_batches", YamlNode::make(below(rng, 500)));
   maybe(train, "log_interval", YamlNode::make(1 + below(rng, 500)));
+  maybe(train, "init_from", YamlNode::make(pick({"runs/x", "a b.h5", "12"})));
   maybe(train, "out", YamlNode::make(pick({"runs/x", "a b", "2024", "~/r"})));
   maybe(checkpoint, "interval", YamlNode::make(below(rng, 500)));
   maybe(checkpoint, "keep", YamlNode::make(1 + below(rng, 5)));
@@ -547,6 +551,7 @@ TEST(Config, HashFollowsWhatIsComputed) {
     EXPECT_NE(config_hash(parse(kMinimal + other)), hash) << other;
   EXPECT_NE(config_hash(parse(with("ffn_dim: 300"))), hash);
   EXPECT_NE(config_hash(parse(with("", "", "clip: 2"))), hash);
+  EXPECT_NE(config_hash(parse(with("", "", "init_from: runs/x"))), hash);
 }
 
 TEST(Config, DifferencesNameKeysAndValues) {

@@ -18,7 +18,8 @@ class ConfigReader {
 
   [[noreturn]] void refuse(const std::string& key, const std::string& why,
                            const std::string& hint = "") const {
-    throw Error(ErrorKind::data, fmt::format("{}: {} {}", origin_, key, why), hint);
+    throw Error(ErrorKind::data,
+                fmt::format("{}{}{} {}", origin_, origin_.ends_with('.') ? "" : ": ", key, why), hint);
   }
   // The value; nullptr where it is absent or null.
   const Json* find(const char* key) const {
@@ -121,7 +122,7 @@ double rope_theta(const ConfigReader& reader, const std::string& origin) {
   const Json* parameters = reader.find("rope_parameters");
   if (!parameters) return reader.positive("rope_theta", 10000);
   if (!parameters->is_object()) reader.refuse("rope_parameters", "is not an object");
-  const ConfigReader inner(*parameters, origin + ": rope_parameters");
+  const ConfigReader inner(*parameters, origin + ": rope_parameters.");
   inner.only("rope_type", "default");
   inner.only("partial_rotary_factor", 1.0);
   return inner.positive("rope_theta", 10000);
@@ -161,6 +162,18 @@ HfModel read_llama(const ConfigReader& reader, const std::string& origin, bool m
   return model;
 }
 
+std::optional<ExportedPattern> read_exported(const ConfigReader& reader, const std::string& origin) {
+  const Json* entry = reader.find("filigree");
+  if (!entry) return std::nullopt;
+  if (!entry->is_object()) reader.refuse("filigree", "is not an object");
+  const ConfigReader inner(*entry, origin + ": filigree.");
+  ExportedPattern exported;
+  exported.pattern = inner.text("pattern", "{full: {}}");
+  exported.tile = static_cast<int>(inner.integer("tile", exported.tile));
+  exported.seq_len = inner.integer("seq_len");
+  return exported;
+}
+
 }  // namespace
 
 HfModel parse_hf_config(const Json& json, const std::string& origin) {
@@ -173,6 +186,7 @@ HfModel parse_hf_config(const Json& json, const std::string& origin) {
     reader.refuse("model_type",
                   fmt::format("is {}; gpt2, llama and mistral can be imported", shown_name(type)));
   HfModel model = gpt2 ? read_gpt2(reader) : read_llama(reader, origin, mistral);
+  model.exported = read_exported(reader, origin);
   try {
     model.config = resolved(model.config);
   } catch (const Error& e) {

@@ -24,10 +24,18 @@ enum class Architecture { gpt2, llama, mistral };
 
 const char* architecture_class(Architecture architecture);  // "GPT2LMHeadModel"
 
+// What config.json says under `filigree` of a pattern that transformers lacks; see layout_export.h.
+struct ExportedPattern {
+  std::string pattern;  // YAML
+  int tile = 64;
+  std::int64_t seq_len = 0;
+};
+
 struct HfModel {
   Architecture architecture = Architecture::gpt2;
   ModelConfig config;                          // resolved; dropout as the architecture has it
   std::optional<std::int64_t> sliding_window;  // mistral, where it has one
+  std::optional<ExportedPattern> exported = std::nullopt;
 };
 
 // The architecture that computes what this model does with full attention. Error(usage) telling which keys of

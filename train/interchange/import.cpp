@@ -24,19 +24,16 @@ constexpr std::int64_t kLongestDefault = 4096;
 // --- the config ---
 
 // What the folder itself says of the pattern.
-PatternFile pattern_of(const HfModel& model, const Json& filigree, const std::string& origin) {
+PatternFile pattern_of(const HfModel& model, const std::string& origin) {
   PatternFile file;
-  file.pattern = YamlNode::make_map();
-  if (filigree.contains("pattern") && filigree["pattern"].is_string()) {
-    file.pattern = parse_yaml(filigree["pattern"].get<std::string>(), origin + ": filigree.pattern");
-    file.tile = filigree.value("tile", file.tile);
-  } else if (model.sliding_window) {
-    YamlNode window = YamlNode::make_map();
-    window.add("window", YamlNode::make(*model.sliding_window));
-    file.pattern.add("local", std::move(window));
-  } else {
-    file.pattern.add("full", YamlNode::make_map());
+  if (model.exported) {
+    file.pattern = parse_yaml(model.exported->pattern, origin + ": filigree.pattern");
+    file.tile = model.exported->tile;
+    return file;
   }
+  YamlNode body = YamlNode::make_map();
+  if (model.sliding_window) body.add("window", YamlNode::make(*model.sliding_window));
+  file.pattern = YamlNode::make_map().add(model.sliding_window ? "local" : "full", std::move(body));
   return file;
 }
 
@@ -80,18 +77,17 @@ YamlNode whole_config(const ModelConfig& model, const PatternFile& pattern, std:
       .add("train", std::move(train));
 }
 
-Config make_config(const ImportRequest& request, const HfModel& model, const Json& json,
-                   const std::string& origin) {
-  const Json filigree = json.value("filigree", Json::object());
-  const bool known =
-      filigree.is_object() && filigree.contains("seq_len") && filigree["seq_len"].is_number_integer();
-  std::int64_t seq_len = request.seq_len;
-  if (seq_len == 0 && known && !request.pattern) seq_len = filigree["seq_len"].get<std::int64_t>();
-  if (seq_len == 0) seq_len = std::min(model.config.max_seq_len, kLongestDefault);
-  const PatternFile pattern =
-      request.pattern ? *request.pattern
-                      : pattern_of(model, filigree.is_object() ? filigree : Json::object(), origin);
-  return parse_config(whole_config(model.config, pattern, seq_len));
+Config make_config(const ImportRequest& request, const HfModel& model, const std::string& origin) {
+  std::int64_t seq_len = std::min(model.config.max_seq_len, kLongestDefault);
+  if (model.exported && !request.pattern) seq_len = model.exported->seq_len;
+  if (request.seq_len > 0) seq_len = request.seq_len;
+  try {
+    const PatternFile pattern = request.pattern ? *request.pattern : pattern_of(model, origin);
+    return parse_config(whole_config(model.config, pattern, seq_len));
+  } catch (const Error& e) {
+    if (request.pattern || request.seq_len > 0) throw;
+    throw Error(ErrorKind::data, fmt::format("{}: {}", origin, e.what()), e.hint());
+  }
 }
 
 // --- the weights ---
@@ -197,10 +193,9 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const fs::path& folder, const Mode
 ImportResult import_model(const ImportRequest& request,
                           const std::function<void(std::int64_t, std::int64_t)>& progress) {
   const fs::path path = request.folder / "config.json";
-  const Json json = read_json_object(path);
-  HfModel model = parse_hf_config(json, path.string());
+  const HfModel model = parse_hf_config(read_json_object(path), path.string());
   ImportResult result{model.architecture, {}, 0, "", ""};
-  result.config = make_config(request, model, json, path.string());
+  result.config = make_config(request, model, path.string());
   const SafetensorsFolder folder(request.folder);
   require_weights(folder, request.folder, model);
   const auto tokenizer = tokenizer_of(request.folder, model.config, result.note);
