@@ -224,4 +224,13 @@ Utf8Char decode_utf8(std::string_view text, std::size_t begin) {
   return {code_point, n};
 }
 
+bool is_valid_utf8(std::string_view text) {
+  for (std::size_t at = 0; at < text.size();) {
+    const Utf8Char c = decode_utf8(text, at);
+    if (c.code_point == kInvalid) return false;
+    at += c.n_bytes;
+  }
+  return true;
+}
+
 }  // namespace filigree

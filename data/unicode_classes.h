@@ -19,5 +19,6 @@ struct Utf8Char {
 };
 constexpr char32_t kInvalid = 0xffffffff;
 Utf8Char decode_utf8(std::string_view text, std::size_t begin);
+bool is_valid_utf8(std::string_view text);
 
 }  // namespace filigree

@@ -20,6 +20,7 @@ struct Invocation {
 void add_device_option(CLI::App& command, DeviceChoice& device);
 
 void add_prepare(CLI::App& app, Invocation& invocation);
+void add_tokenizer(CLI::App& app, Invocation& invocation);
 void add_train(CLI::App& app, Invocation& invocation);
 void add_eval(CLI::App& app, Invocation& invocation);
 void add_generate(CLI::App& app, Invocation& invocation);
