@@ -128,6 +128,7 @@ Var sparse_attention_qkv(Var qkv, std::int64_t n_kv_heads, const LayoutPtr& layo
       rope(context, turned, n_heads + n_kv_heads, rope_theta, 0, false, turned);
     });
   }
+  if (options.turned_qkv) *options.turned_qkv = turned;
   const auto part = [=](const Tensor& t, std::int64_t first, std::int64_t count) {
     return Heads{t, first, count};
   };

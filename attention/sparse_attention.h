@@ -27,6 +27,8 @@ struct AttentionOptions {
   Tensor alibi_slopes;
   // Receives lse [B, H, N], of the gate's dtype, if given.
   Tensor* lse = nullptr;
+  // Receives q, k and v as sparse_attention_qkv attends with them, turned by their positions, if given.
+  Tensor* turned_qkv = nullptr;
 };
 
 // q [B, N, H, D]; k, v [B, M, G, D], H a multiple of G: query head h reads kv head h / (H / G). f32 or f64,

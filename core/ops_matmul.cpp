@@ -12,6 +12,11 @@ void take_partial_sums(const Tensor& y, std::int64_t k) {
   if (n > 0) Tensor::empty({n}, y.dtype(), y.device());
 }
 
+// The same for y = x w^T + bias.
+void take_linear_partial_sums(const Tensor& y, std::int64_t in) {
+  if (y.dim(0) > cpu::kFewRows) take_partial_sums(y, in);
+}
+
 // The last two dimensions of y = op(a) op(b), with a's leading ones.
 Shape product_shape(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
   return a.shape().with(-2, a.dim(transpose_a ? -1 : -2)).with(-1, b.dim(transpose_b ? -2 : -1));
@@ -83,7 +88,7 @@ void matmul_into(const Tensor& a, const Tensor& b, bool transpose_a, bool transp
 }
 
 void linear_into(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& y) {
-  take_partial_sums(y, x.dim(-1));
+  take_linear_partial_sums(y, x.dim(-1));
   on_device(y.device(), [&](auto context) { linear(context, x, w, bias, y); });
 }
 
@@ -140,7 +145,7 @@ Var gelu_mlp(const Var& x, const Weights& up, const Weights& down, Gelu kind) {
   Tensor before = Tensor::empty({x_rows.dim(0), first.w.dim(0)}, x.dtype(), x.device()), y;
   {
     Tensor hidden = Tensor::empty_like(before);
-    take_partial_sums(before, x_rows.dim(1));
+    take_linear_partial_sums(before, x_rows.dim(1));
     on_device(x.device(),
               [&](auto context) { linear_gelu(context, x_rows, first.w, first.bias, kind, before, hidden); });
     y = second.forward(hidden).reshape(x.shape().with(-1, down.w.dim(0)));

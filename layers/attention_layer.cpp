@@ -22,6 +22,7 @@ Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
   const std::int64_t batch = x.dim(0), n = x.dim(1);
   AttentionOptions options;
   options.row_bounds = mask.row_bounds;
+  options.turned_qkv = mask.turned_qkv;
   if (positions_ == Positions::alibi) {
     const DType type = accumulation_dtype(x.dtype());
     if (!slopes_.defined() || slopes_.dtype() != type || slopes_.device() != x.device())
@@ -30,8 +31,11 @@ Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
   }
   x = qkv_.forward(x);
   x = ops::reshape(x, {batch, n, n_heads_ + 2 * n_kv_heads_, head_dim_});
-  x = sparse_attention_qkv(std::move(x), n_kv_heads_, mask.layout,
-                           positions_ == Positions::rope ? rope_theta_ : 0, options);
+  const double theta = positions_ == Positions::rope ? rope_theta_ : 0;
+  if (mask.decode.cache)
+    x = Var(mask.decode.cache->attend(x.value(), mask.decode.sequences, theta, options));
+  else
+    x = sparse_attention_qkv(std::move(x), n_kv_heads_, mask.layout, theta, options);
   return out_.forward(ops::reshape(x, {batch, n, n_heads_ * head_dim_}));
 }
 

@@ -1,18 +1,30 @@
 // Multi-head sparse attention with its projections (Vaswani et al. 2017; kv heads: Ainslie et al. 2023).
 #pragma once
 
+#include <span>
 #include <string>
 
+#include "attention/decode_cache.h"
 #include "attention/sparse_attention.h"
 #include "layers/linear.h"
 #include "layers/model_config.h"
 
 namespace filigree {
 
+// New rows of some sequences of a cache, one each.
+struct DecodeRows {
+  DecodeCache* cache = nullptr;
+  std::span<const std::int64_t> sequences;
+};
+
 // Who sees whom in one layer.
 struct AttentionMask {
   LayoutPtr layout;
-  Tensor row_bounds;  // i32 [B, N, 2] or undefined, see AttentionOptions
+  Tensor row_bounds;             // i32 [B, N, 2] or undefined, see AttentionOptions
+  Tensor* turned_qkv = nullptr;  // receives what was attended with, see AttentionOptions
+  // In the place of a layout: x is [R, 1, dim], row r the next one of sequence r, and sees what the cache
+  // keeps.
+  DecodeRows decode = {};
 };
 
 class AttentionLayer : public Module {

@@ -19,6 +19,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,8 @@ struct LossOptions {
   Tensor* row_losses = nullptr;  // receives the loss of each target, flat; 0 where ignored
 };
 
+class DecoderCache;
+
 class Transformer : public Module {
  public:
   // Parameters in `dtype`. `compute`: what activations are stored and products computed in, the parameters'
@@ -69,6 +72,12 @@ class Transformer : public Module {
   Var logits(const ModelInput& input, const ForwardContext& context) const;
   // Logits of one position of each sequence, [B, V]; language models only.
   Var logits_at(const ModelInput& input, std::int64_t position, const ForwardContext& context) const;
+
+  // Decoding token by token (layers/decoder_cache.h), of decoders on the CPU, without a tape. `begin_text`
+  // reads a text from its first token on, i32 [N], as sequence s of the cache; `next_token` one token more of
+  // each of these sequences, i32 [R]. They give the logits of what follows, [1, V] and [R, V].
+  Tensor begin_text(const Tensor& tokens, std::int64_t s, DecoderCache& cache) const;
+  Tensor next_token(const Tensor& tokens, std::span<const std::int64_t> sequences, DecoderCache& cache) const;
 
   // Repeats a forward pass without a tape and names the first module whose parameters or output are not
   // finite, such as "blocks.3.mlp"; empty where all are. For the message after a loss went wrong.

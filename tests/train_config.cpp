@@ -142,6 +142,9 @@ TEST(Config, EveryMistakeIsNamedWhereItStands) {
        "c.yaml:3:46: unknown key 'train.warmup_step' | did you mean 'warmup_steps'?"},
       {with("", "", "", "checkpoint: {intervall: 3}\n"),
        "... unknown key 'checkpoint.intervall' | did you mean 'interval'?"},
+      {with("", "", "", "log: {tensorbord: true}\n"),
+       "... unknown key 'log.tensorbord' | did you mean 'tensorboard'?"},
+      {with("", "", "", "log: {tensorboard: 1}\n"), "c.yaml:4:20: log.tensorboard must be true or false"},
       {with("", "", "", "log: {}\n"), "c.yaml:4:1: unknown key 'log'"},
       {with("", "", "", "extends: a.yaml\n"), "c.yaml:4:1: unknown key 'extends'"},
       {with("dim: 32"), "c.yaml:1:43: duplicate key 'dim' | it is already set at c.yaml:1:9"},
@@ -485,6 +488,7 @@ YamlNode random_config(Random& rng) {
 
   root.add("model", std::move(model)).add("data", std::move(data)).add("train", std::move(train));
   if (coin(rng)) root.add("checkpoint", std::move(checkpoint));
+  maybe(root, "log", parse_yaml(pick({"{tensorboard: true}", "{tensorboard: false}", "{}"}), "log"));
   maybe(root, "tile", YamlNode::make(16 << below(rng, 4)));
   maybe(root, "device", YamlNode::make(pick({"cpu", "auto", "cuda"})));
   maybe(root, "threads", YamlNode::make(below(rng, 9)));
@@ -542,8 +546,8 @@ TEST(Config, EpochsBecomeSteps) {
 TEST(Config, HashFollowsWhatIsComputed) {
   const std::string hash = config_hash(parse(kMinimal));
   EXPECT_EQ(hash.size(), 16u);
-  for (const char* same :
-       {"threads: 2\n", "checkpoint: {interval: 3, keep: 9, best: false}\n", "causal: true\n"})
+  for (const char* same : {"threads: 2\n", "checkpoint: {interval: 3, keep: 9, best: false}\n",
+                           "causal: true\n", "log: {tensorboard: true}\n"})
     EXPECT_EQ(config_hash(parse(kMinimal + same)), hash) << same;
   EXPECT_EQ(config_hash(parse(with("", "", "out: elsewhere, log_interval: 3"))), hash);
   EXPECT_EQ(config_hash(parse_config(parse_yaml(kMinimal, "other.yaml"), "other")), hash);

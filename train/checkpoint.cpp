@@ -338,6 +338,7 @@ void require_same_run(const Config& config, const std::string& checkpoint_yaml, 
   like.checkpoint = saved.checkpoint;
   if (like.data.tokenizer.starts_with("bpe:") && saved.data.tokenizer.starts_with("bpe:"))
     like.data.tokenizer = saved.data.tokenizer;
+  like.log = saved.log;
   require_equal(like.to_yaml(), saved.to_yaml(), "run", origin,
                 "take the values of the checkpoint, or start a new run with another train.out");
 }

@@ -67,6 +67,11 @@ struct CheckpointConfig {
   bool operator==(const CheckpointConfig&) const = default;
 };
 
+struct LogConfig {
+  bool tensorboard = false;  // also write TensorBoard event files, to <train.out>/tensorboard
+  bool operator==(const LogConfig&) const = default;
+};
+
 struct Config {
   YamlNode pattern;  // as written; a `layers:` or `heads:` list says more than one pattern
   bool causal = true;
@@ -80,6 +85,7 @@ struct Config {
   DataConfig data;
   TrainConfig train;
   CheckpointConfig checkpoint;
+  LogConfig log;
 
   // Everything that this config uses, defaults included: parse_config(to_yaml()) == *this.
   YamlNode to_yaml() const;
@@ -111,7 +117,8 @@ Config parse_config(const YamlNode& root, const std::string& name = "run");
 Config resolve_steps(Config config, std::int64_t steps_per_epoch);
 
 // Hex xxhash64 of the resolved config without what does not change what is computed: threads, cuda_graph,
-// train.out, train.log_interval, checkpoint, and the path of the tokenizer's file, whose content is compared.
+// train.out, train.log_interval, checkpoint, log, and the path of the tokenizer's file, whose content is
+// compared.
 std::string config_hash(const Config& config);
 
 // "model.dim: 64 / 128" for every key of the two trees that differs, in the order of `a`, then of `b`. Absent

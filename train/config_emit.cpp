@@ -137,6 +137,9 @@ YamlNode Config::to_yaml() const {
   saving.add("keep", YamlNode::make(checkpoint.keep));
   saving.add("best", YamlNode::make(checkpoint.best));
   root.add("checkpoint", std::move(saving));
+  YamlNode logging = YamlNode::make_map();
+  logging.add("tensorboard", YamlNode::make(log.tensorboard));
+  root.add("log", std::move(logging));
   return root;
 }
 
@@ -144,7 +147,8 @@ bool Config::operator==(const Config& other) const {
   return filigree::to_yaml(pattern) == filigree::to_yaml(other.pattern) && causal == other.causal &&
          tile == other.tile && device == other.device && precision == other.precision &&
          cuda_graph == other.cuda_graph && threads == other.threads && seed == other.seed &&
-         model == other.model && data == other.data && train == other.train && checkpoint == other.checkpoint;
+         model == other.model && data == other.data && train == other.train &&
+         checkpoint == other.checkpoint && log == other.log;
 }
 
 std::string config_hash(const Config& config) {
@@ -155,6 +159,7 @@ std::string config_hash(const Config& config) {
   same.train.log_interval = 1;
   same.checkpoint = {};
   if (same.data.tokenizer.starts_with("bpe:")) same.data.tokenizer = "bpe:";
+  same.log = {};
   const std::string text = to_yaml(same.to_yaml());
   return hex64(xxhash64(text.data(), text.size()));
 }

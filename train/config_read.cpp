@@ -337,6 +337,13 @@ CheckpointConfig read_checkpoint(MapReader reader, bool has_validation) {
   return checkpoint;
 }
 
+LogConfig read_log(MapReader reader) {
+  LogConfig log;
+  log.tensorboard = reader.boolean("tensorboard", log.tensorboard);
+  reader.done();
+  return log;
+}
+
 YamlNode read_pattern(MapReader& root) {
   if (const YamlNode* node = root.find("pattern")) return *node;
   YamlNode full = YamlNode::make_map();
@@ -396,6 +403,7 @@ Config parse_config(const YamlNode& root_node, const std::string& name) {
   root.find("causal");
   for (const char* key : {"model", "data", "train"}) root.at(key);
   root.find("checkpoint");
+  root.find("log");
   root.done();
 
   YamlNode none;
@@ -407,6 +415,7 @@ Config parse_config(const YamlNode& root_node, const std::string& name) {
   const bool has_validation = config.data.has_validation();
   config.train = read_train(section(root, "train", none), has_validation, name);
   config.checkpoint = read_checkpoint(section(root, "checkpoint", none), has_validation);
+  config.log = read_log(section(root, "log", none));
 
   const bool decoder = type == ModelType::decoder;
   config.causal = root.boolean("causal", decoder);

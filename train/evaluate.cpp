@@ -49,7 +49,8 @@ LoaderOptions loader_options(const Config& config) {
 
 std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
                                    const std::vector<LayoutPtr>& layouts, const Dataset& data,
-                                   std::int64_t max_batches, const std::function<bool()>& stop) {
+                                   std::int64_t max_batches, const std::function<bool()>& stop,
+                                   const std::function<void(const EvaluatedBatch&)>& watch) {
   LoaderOptions options = loader_options(config);
   options.shuffle = false;
   options.single_pass = true;
@@ -66,7 +67,11 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
     const auto batch = loader.next();
     if (!batch) break;
     const ModelInput input = model_input(*batch, layouts, model.device());
-    sum += model.loss(input, batch->targets.to(model.device()), context, {one, nullptr}).value().item();
+    Tensor losses;
+    sum += model.loss(input, batch->targets.to(model.device()), context, {one, watch ? &losses : nullptr})
+               .value()
+               .item();
+    if (watch) watch({*batch, input, losses.to(Device::cpu())});
     if (classifier) {
       const Tensor logits = model.logits(input, context).value().to(DType::f32).to(Device::cpu());
       right += count_right(logits, batch->targets);

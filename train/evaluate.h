@@ -22,10 +22,18 @@ struct Evaluation {
 Task task_of(ModelType type);
 LoaderOptions loader_options(const Config& config);
 
+// A batch that was evaluated, for those who want more than sums.
+struct EvaluatedBatch {
+  const Batch& batch;
+  const ModelInput& input;  // the same on the model's device
+  Tensor row_losses;        // on the CPU: the loss of each target, flat; 0 where ignored
+};
+
 // Reads the first `max_batches` micro batches (0: all). `stop` is asked before each one; nullopt if it said
-// so. Error(numeric) if the loss is not finite.
+// so. `watch`, if given, sees each one. Error(numeric) if the loss is not finite.
 std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
                                    const std::vector<LayoutPtr>& layouts, const Dataset& data,
-                                   std::int64_t max_batches, const std::function<bool()>& stop = {});
+                                   std::int64_t max_batches, const std::function<bool()>& stop = {},
+                                   const std::function<void(const EvaluatedBatch&)>& watch = {});
 
 }  // namespace filigree

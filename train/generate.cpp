@@ -1,67 +1,150 @@
 #include "train/generate.h"
 
 #include <algorithm>
-#include <cmath>
-#include <map>
-#include <numeric>
+#include <optional>
 
+#include "core/ops.h"
 #include "train/layouts.h"
+#include "train/next_logits.h"
 
 namespace filigree {
+namespace {
 
-std::int32_t sample(std::span<const float> logits, double temperature, int top_k, double uniform) {
-  std::vector<std::int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto larger = [&](std::int32_t a, std::int32_t b) {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  };
-  const std::size_t keep = temperature <= 0 ? 1
-                           : top_k > 0      ? std::min<std::size_t>(top_k, order.size())
-                                            : order.size();
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(keep), order.end(), larger);
-  order.resize(keep);
-  if (keep == 1) return order[0];
-
-  std::vector<double> weights(keep);
-  for (std::size_t i = 0; i < keep; ++i)
-    weights[i] = std::exp((static_cast<double>(logits[order[i]]) - logits[order[0]]) / temperature);
-  double left = uniform * std::accumulate(weights.begin(), weights.end(), 0.0);
-  for (std::size_t i = 0; i < keep; ++i) {
-    left -= weights[i];
-    if (left <= 0) return order[i];
-  }
-  return order.back();
+std::int64_t context_of(const Config& config, const GenerateOptions& options) {
+  const std::int64_t context = options.max_context > 0 ? options.max_context : config.data.seq_len;
+  const ModelConfig& model = config.model;
+  if (model.positions == Positions::learned && context > model.max_seq_len)
+    throw Error(
+        ErrorKind::usage,
+        fmt::format("[generate] a context of {} tokens is longer than the model's max_seq_len {}; its "
+                    "learned positions end there",
+                    context, model.max_seq_len),
+        "lower --max-context");
+  if (!pattern_fits(config, context))
+    throw Error(
+        ErrorKind::usage,
+        fmt::format("[generate] the model's pattern cannot be built for a context of {} tokens", context),
+        fmt::format("leave --max-context out: it was trained with {}", config.data.seq_len));
+  return context;
 }
 
-void generate(const LoadedModel& loaded, std::vector<std::int32_t> text, const GenerateOptions& options,
-              const std::function<bool(std::int32_t)>& use) {
-  const Config& config = loaded.config;
+// A text under way.
+struct Place {
+  std::size_t prompt;
+  std::vector<std::int32_t> text;
+  RandomStream random;
+  std::int64_t made = 0;
+  Tensor logits = {};
+};
+
+class Generation {
+ public:
+  Generation(const LoadedModel& loaded, const std::vector<std::vector<std::int32_t>>& prompts,
+             const GenerateOptions& options, const GenerateCallbacks& callbacks)
+      : prompts_(prompts),
+        options_(options),
+        callbacks_(callbacks),
+        length_(generation_length(loaded.config, prompts, options)),
+        places_(static_cast<std::size_t>(std::min(options.batch, std::ssize(prompts)))) {
+    const auto make = options.cache && loaded.model->device().is_cpu() ? cached_logits : recomputed_logits;
+    logits_ = make(*loaded.model, build_layouts(loaded.config, length_), std::ssize(places_));
+  }
+
+  void run() {
+    for (;;) {
+      std::vector<std::int64_t> places;
+      std::vector<std::int32_t> tokens;
+      for (std::size_t i = 0; i < places_.size(); ++i) {
+        if (!places_[i] && !start(i)) continue;
+        const auto id = grow(i);
+        if (!id) continue;
+        places.push_back(static_cast<std::int64_t>(i));
+        tokens.push_back(*id);
+      }
+      if (!places.empty()) share(places, logits_->next(places, tokens));
+      if (next_prompt_ == prompts_.size() &&
+          std::ranges::none_of(places_, [](auto& p) { return p.has_value(); }))
+        return;
+    }
+  }
+
+ private:
+  // Gives the next prompt this place.
+  bool start(std::size_t i) {
+    if (next_prompt_ == prompts_.size()) return false;
+    const std::size_t prompt = next_prompt_++;
+    const RandomKey key{options_.seed, random_site("generate"), static_cast<std::uint32_t>(prompt)};
+    places_[i].emplace(Place{prompt, prompts_[prompt], RandomStream(key)});
+    places_[i]->logits = logits_->begin(static_cast<std::int64_t>(i), places_[i]->text);
+    return true;
+  }
+
+  // Chooses a token; it is returned if the model must read it next.
+  std::optional<std::int32_t> grow(std::size_t i) {
+    Place& place = *places_[i];
+    if (!ops::all_finite(place.logits))
+      throw Error(ErrorKind::numeric, "[generate] the model's logits are not finite",
+                  "the weights are damaged or training diverged; use an earlier checkpoint");
+    const std::int32_t id =
+        choose_token(place.logits.values<float>(), place.text, options_.sampling, place.random.uniform());
+    if (!callbacks_.use(place.prompt, id) || ++place.made == options_.tokens) {
+      const std::size_t prompt = place.prompt;
+      places_[i].reset();
+      callbacks_.done(prompt);
+      return std::nullopt;
+    }
+    place.text.push_back(id);
+    if (std::ssize(place.text) <= length_) return id;
+    place.text.erase(place.text.begin(), place.text.end() - std::max<std::int64_t>(1, length_ / 2));
+    place.logits = logits_->begin(static_cast<std::int64_t>(i), place.text);
+    return std::nullopt;
+  }
+
+  void share(const std::vector<std::int64_t>& places, const Tensor& logits) {
+    for (std::size_t r = 0; r < places.size(); ++r) {
+      const auto row = static_cast<std::int64_t>(r);
+      places_[static_cast<std::size_t>(places[r])]->logits = logits.slice(row, row + 1);
+    }
+  }
+
+  const std::vector<std::vector<std::int32_t>>& prompts_;
+  const GenerateOptions& options_;
+  const GenerateCallbacks& callbacks_;
+  std::int64_t length_;
+  std::vector<std::optional<Place>> places_;
+  std::unique_ptr<NextLogits> logits_;
+  std::size_t next_prompt_ = 0;
+};
+
+}  // namespace
+
+std::int64_t generation_length(const Config& config, const std::vector<std::vector<std::int32_t>>& prompts,
+                               const GenerateOptions& options) {
   require(config.model.type == ModelType::decoder,
           "[generate] only a decoder generates text; this model is {}", word(config.model.type));
-  require(!text.empty(), "[generate] the prompt has no tokens");
-  const std::int64_t longest = config.data.seq_len, tile = config.tile;
-  std::map<std::int64_t, std::vector<LayoutPtr>> layouts;  // by padded length
-  RandomStream random(RandomKey{options.seed, random_site("generate"), 0});
-  const NoGrad no_tape;
-  const bool any_length = pattern_fits(config, 1);
-  for (std::int64_t made = 0; made < options.tokens; ++made) {
-    if (std::ssize(text) > longest)
-      text.erase(text.begin(), text.end() - std::max<std::int64_t>(1, longest / 2));
-    const auto length = std::ssize(text);
-    // Padding to whole tiles keeps the number of layouts small; causality hides it from the text.
-    const std::int64_t padded = any_length ? std::min(longest, (length + tile - 1) / tile * tile) : longest;
-    auto& layout = layouts[padded];
-    if (layout.empty()) layout = build_layouts(config, padded);
-    std::vector<std::int32_t> ids = text;
-    ids.resize(static_cast<std::size_t>(padded), 0);
-    const ModelInput input{Tensor::of({1, padded}, ids, loaded.model->device()), {}, {}, layout};
-    const Tensor logits =
-        loaded.model->logits_at(input, length - 1, {}).value().to(DType::f32).to(Device::cpu());
-    const std::int32_t next =
-        sample(logits.values<float>(), options.temperature, options.top_k, random.uniform());
-    if (!use(next)) return;
-    text.push_back(next);
+  const std::int64_t context = context_of(config, options);
+  std::int64_t longest = 0;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const std::int64_t length = std::ssize(prompts[i]);
+    const std::string which = prompts.size() > 1 ? fmt::format("prompt {}", i + 1) : "the prompt";
+    require(length > 0, "[generate] {} has no tokens", which);
+    if (length > context)
+      throw Error(
+          ErrorKind::usage,
+          fmt::format("[generate] {} has {} tokens, more than the {} that the model sees", which, length,
+                      context),
+          config.model.positions == Positions::learned ? "shorten it" : "shorten it, or raise --max-context");
+    longest = std::max(longest, length);
   }
+  // Layouts no longer than needed, where the pattern allows.
+  return pattern_fits(config, 1) ? std::min(context, longest + options.tokens) : context;
+}
+
+void generate(const LoadedModel& loaded, const std::vector<std::vector<std::int32_t>>& prompts,
+              const GenerateOptions& options, const GenerateCallbacks& callbacks) {
+  require(options.batch >= 1 && options.tokens >= 1, "[generate] {} tokens, {} texts at once", options.tokens,
+          options.batch);
+  Generation(loaded, prompts, options, callbacks).run();
 }
 
 }  // namespace filigree

@@ -13,6 +13,7 @@
 #include "core/build_info.h"
 #include "core/file.h"
 #include "core/hdf5.h"
+#include "train/event_file.h"
 
 namespace filigree {
 namespace {
@@ -130,6 +131,8 @@ void remove_run(const fs::path& folder) {
   std::vector<fs::path> files = {folder / "config.yaml", folder / "metrics.jsonl",
                                  checkpoint_folder(folder) / "best.h5"};
   for (const auto& [step, path] : list_checkpoints(folder)) files.push_back(path);
+  for (const auto& entry : fs::directory_iterator(folder / "tensorboard", error))
+    if (entry.path().filename().string().starts_with(kEventFilePrefix)) files.push_back(entry.path());
   files.push_back(run_file(folder));
   for (const fs::path& file : files) {
     fs::remove(file, error);

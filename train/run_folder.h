@@ -3,6 +3,7 @@
 //   config.yaml                  the resolved config
 //   run.json                     status, commands, version, config hash
 //   metrics.jsonl                one JSON object a line
+//   tensorboard/events...        TensorBoard's event files, if the config asks for them
 //   checkpoints/step_000100.h5   the newest N
 //   checkpoints/best.h5          the lowest validation loss so far
 //   lock                         flock'ed while a process uses the folder; holds its PID
@@ -61,6 +62,7 @@ class RunFolder {
 
   const std::filesystem::path& path() const { return folder_; }
   std::filesystem::path metrics_path() const { return folder_ / "metrics.jsonl"; }
+  std::filesystem::path events_path() const { return folder_ / "tensorboard"; }
   std::filesystem::path checkpoint_path(std::int64_t step) const;
   std::filesystem::path best_path() const;
 

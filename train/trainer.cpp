@@ -13,6 +13,7 @@
 #include "data/sources.h"
 #include "train/device_choice.h"
 #include "train/evaluate.h"
+#include "train/event_file.h"
 #include "train/initial_weights.h"
 #include "train/layouts.h"
 #include "train/run_folder.h"
@@ -95,6 +96,7 @@ class Trainer {
     resume(request);
     folder_.begin(config_, request.command_line, at_.step);
     metrics_ = std::make_unique<MetricsFile>(folder_.metrics_path(), at_.step);
+    if (config_.log.tensorboard) events_ = std::make_unique<EventFile>(folder_.events_path(), at_.step);
   }
 
   int run() {
@@ -214,6 +216,12 @@ class Trainer {
            {"lr", result->lr},
            {"tokens", result->tokens}},
           {{"seconds", cost.seconds}, {"data_wait", cost.data_wait}, {"peak_bytes", cost.peak_bytes}});
+      if (events_)
+        events_->append(result->step + 1,
+                        {{"loss", result->loss},
+                         {"grad_norm", result->grad_norm},
+                         {"lr", result->lr},
+                         {"tokens_per_second", static_cast<double>(result->tokens) / cost.seconds}});
       log.step(*result, cost);
     }
   }
@@ -231,11 +239,18 @@ class Trainer {
     if (result->bits_per_byte) line["val_bits_per_byte"] = *result->bits_per_byte;
     if (result->accuracy) line["val_accuracy"] = *result->accuracy;
     metrics_->append(line, {{"seconds", seconds_since(begin)}});
+    if (events_) append_evaluation(*result);
     log.evaluation(at_.step, *result, best);
     if (best && config_.checkpoint.best) folder_.save_best(contents());
     last_evaluation_ = *result;
     last_result_ = Clock::now();  // an evaluation is no part of the next step
     return true;
+  }
+
+  void append_evaluation(const Evaluation& result) {
+    events_->append(at_.step, {{"val_loss", result.loss}});
+    if (result.bits_per_byte) events_->append(at_.step, {{"val_bits_per_byte", *result.bits_per_byte}});
+    if (result.accuracy) events_->append(at_.step, {{"val_accuracy", *result.accuracy}});
   }
 
   int stopped(TrainLog& log) {
@@ -270,6 +285,7 @@ class Trainer {
   Loader loader_;
   Progression at_;
   std::unique_ptr<MetricsFile> metrics_;
+  std::unique_ptr<EventFile> events_;  // if wanted
   std::optional<Evaluation> last_evaluation_;
   std::deque<double> data_waits_;  // of the steps under way
   Clock::time_point last_result_{};

@@ -36,4 +36,12 @@ template <class T>
 void gemm_bias(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, const T* a,
                std::int64_t lda, const T* b, std::int64_t ldb, const T* bias, T* c, std::int64_t ldc);
 
+// y = x w^T + bias for at most kFewRows rows: x [rows, in], w [out, in], bias [out] or nullptr. Bound by
+// reading w, which it does once and in place, where a product in blocks would copy it first. The bits of a
+// row depend neither on the number of threads nor on the rows beside it.
+inline constexpr std::int64_t kFewRows = 8;
+template <class T>
+void linear_few_rows(std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* w,
+                     const T* bias, T* y);
+
 }  // namespace filigree::cpu

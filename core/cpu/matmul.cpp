@@ -33,7 +33,9 @@ void linear(Context, const Tensor& x, const Tensor& w, const Tensor& bias, Tenso
   with_float(y.dtype(), [&]<class T>(T) {
     const std::int64_t rows = x.dim(0), in = x.dim(1), out = w.dim(0);
     const T *px = x.data<T>(), *pw = w.data<T>();
-    if (bias.defined()) {
+    if (rows <= kFewRows) {
+      linear_few_rows<T>(rows, in, out, px, pw, bias.defined() ? bias.data<T>() : nullptr, y.data<T>());
+    } else if (bias.defined()) {
       gemm_bias<T>(false, true, rows, out, in, px, in, pw, in, bias.data<T>(), y.data<T>(), out);
     } else {
       gemm<T>(false, true, rows, out, in, 1, px, in, pw, in, 0, y.data<T>(), out);

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 
+import h5py
 import numpy
 import torch
 from transformers import (
@@ -24,7 +25,6 @@ from transformers.utils import logging
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 FILIGREE = os.path.abspath(sys.argv[1])
-WRITE_LOGITS = os.path.join(os.path.dirname(FILIGREE), "tests", "peers", "write_logits")
 SEED = int(os.environ.get("FILIGREE_TEST_SEED", int.from_bytes(os.urandom(3), "little")))
 TOLERANCE = 1e-4  # of fp32 logits
 
@@ -65,9 +65,11 @@ def filigree(*arguments):
 
 
 def filigree_logits(model, ids):
-    numpy.asarray(ids, "<u2").tofile("ids.bin")
-    subprocess.run([WRITE_LOGITS, model, "ids.bin", "logits.bin"], check=True)
-    return torch.from_numpy(numpy.fromfile("logits.bin", "<f4").reshape(len(ids), -1))
+    numpy.asarray([*ids, 0], "<u2").tofile("ids.bin")  # the last one is a target only
+    filigree("eval", model, "--data", "ids.bin", "--logits", "logits.h5")
+    with h5py.File("logits.h5") as file:
+        assert file["tokens"][0, : len(ids)].tolist() == ids
+        return torch.from_numpy(file["logits"][0, : len(ids)])
 
 
 def difference(model, ids, expected):

@@ -1,8 +1,12 @@
 // filigree eval: the loss of a checkpoint on its validation data or on other data.
+#include <nlohmann/json.hpp>
+
 #include "train/commands/commands.h"
 #include "train/evaluate.h"
 #include "train/layouts.h"
 #include "train/loaded_model.h"
+#include "train/logits_file.h"
+#include "train/loss_by_position.h"
 #include "train/run_setup.h"
 #include "train/train_log.h"
 
@@ -10,10 +14,11 @@ namespace filigree {
 namespace {
 
 struct EvalArguments {
-  std::string model;
+  std::string model, logits;
   DeviceChoice device = DeviceChoice::automatic;
   std::vector<std::string> data;
   std::int64_t batches = 0;
+  bool json = false;
 };
 
 Dataset evaluation_data(const LoadedModel& loaded, const std::vector<std::string>& named) {
@@ -30,9 +35,7 @@ Dataset evaluation_data(const LoadedModel& loaded, const std::vector<std::string
   return *std::move(opened.validation);
 }
 
-void run(const EvalArguments& arguments) {
-  const LoadedModel loaded = load_model(arguments.model, arguments.device);
-  const Dataset data = evaluation_data(loaded, arguments.data);
+void check_vocabulary(const LoadedModel& loaded, const Dataset& data) {
   const std::string trained_with = loaded.tokenizer ? loaded.tokenizer->name() : "";
   if (data.vocabulary().tokenizer != trained_with)
     throw Error(ErrorKind::data,
@@ -42,9 +45,57 @@ void run(const EvalArguments& arguments) {
   require(data.vocabulary().size <= loaded.config.model.vocab_size,
           "the data has {} kinds of tokens, the model knows {}", data.vocabulary().size,
           loaded.config.model.vocab_size);
+}
+
+LogitsFile logits_file(const EvalArguments& arguments, const Config& config, const Dataset& data) {
+  LoaderOptions options = loader_options(config);
+  options.prefetch = false;
+  std::int64_t sequences = Loader(data, options).samples_per_epoch();
+  if (arguments.batches > 0)  // divided, for the product may overflow
+    if (sequences / options.batch_size >= arguments.batches)
+      sequences = arguments.batches * options.batch_size;
+  const ModelConfig& model = config.model;
+  const bool classifier = model.type == ModelType::encoder_classifier;
+  return {arguments.logits, sequences, config.data.seq_len,
+          classifier ? Shape{model.n_classes} : Shape{config.data.seq_len, model.vocab_size}};
+}
+
+std::string to_json(const std::string& checkpoint, const Evaluation& result,
+                    const LossByPosition& positions) {
+  nlohmann::ordered_json json = {
+      {"checkpoint", checkpoint}, {"loss", result.loss}, {"targets", result.targets}};
+  if (result.bits_per_byte) json["bits_per_byte"] = *result.bits_per_byte;
+  if (result.accuracy) json["accuracy"] = *result.accuracy;
+  for (const LossByPosition::Bucket& bucket : positions.buckets())
+    json["loss_by_position"].push_back(
+        {{"first", bucket.first}, {"last", bucket.last}, {"targets", bucket.targets}, {"loss", bucket.loss}});
+  return json.dump(2);
+}
+
+void run(const EvalArguments& arguments) {
+  const LoadedModel loaded = load_model(arguments.model, arguments.device);
+  const Dataset data = evaluation_data(loaded, arguments.data);
+  check_vocabulary(loaded, data);
   const auto layouts = build_layouts(loaded.config, loaded.config.data.seq_len);
-  const auto result = evaluate(*loaded.model, loaded.config, layouts, data, arguments.batches);
+  std::optional<LogitsFile> logits;
+  if (!arguments.logits.empty()) logits.emplace(logits_file(arguments, loaded.config, data));
+  LossByPosition positions;
+  const auto watch = [&](const EvaluatedBatch& evaluated) {
+    if (loaded.config.model.type != ModelType::encoder_classifier)
+      positions.add(evaluated.batch, evaluated.row_losses);
+    if (logits)
+      logits->add(evaluated.batch,
+                  loaded.model->logits(evaluated.input, {}).value().to(DType::f32).to(Device::cpu()));
+  };
+  const auto result = evaluate(*loaded.model, loaded.config, layouts, data, arguments.batches, {}, watch);
+  if (logits) logits->commit();
+  if (arguments.json) {
+    fmt::print("{}\n", to_json(loaded.checkpoint.string(), *result, positions));
+    return;
+  }
   fmt::print("{}: {} over {} targets\n", loaded.checkpoint.string(), describe(*result), result->targets);
+  if (!positions.buckets().empty()) fmt::print("{}", positions.table());
+  if (logits) fmt::print("{}\n", logits->describe());
 }
 
 }  // namespace
@@ -57,6 +108,9 @@ void add_eval(CLI::App& app, Invocation&) {
                       "Files, folders or globs; default: the run's validation data");
   command->add_option("--batches", arguments->batches, "At most this many micro batches; 0: all")
       ->check(CLI::NonNegativeNumber);
+  command->add_option("--logits", arguments->logits,
+                      "Also write tokens, targets and logits of the sequences read to this HDF5 file");
+  command->add_flag("--json", arguments->json, "Print JSON");
   add_device_option(*command, arguments->device);
   command->footer("Example:\n  filigree eval runs/quickstart --data README.md");
   command->callback([arguments] { run(*arguments); });

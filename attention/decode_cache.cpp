@@ -1,0 +1,247 @@
+#include "attention/decode_cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "attention/cpu/decode.h"
+#include "attention/cpu/problem.h"
+#include "core/parallel.h"
+
+namespace filigree {
+namespace {
+
+std::int64_t padded(std::int64_t head_dim, DType dtype) {
+  const std::int64_t line = cpu::kLineBytes / dtype_size(dtype);
+  return (head_dim + line - 1) / line * line;
+}
+
+// By kv head and key tile: the last row of tiles in which one of its query heads computes it.
+std::vector<std::vector<std::int32_t>> last_uses(const TileLayout& layout, std::int64_t n_kv_heads) {
+  std::vector<std::vector<std::int32_t>> result;
+  const std::int64_t group = layout.n_heads() / n_kv_heads;
+  for (std::int64_t g = 0; g < n_kv_heads; ++g) {
+    std::vector<std::int32_t> last(static_cast<std::size_t>(layout.key_tiles()), -1);
+    for (std::int64_t h = g * group; h < (g + 1) * group; ++h) {
+      const TilePattern& pattern = layout.of_head(static_cast<int>(h));
+      for (std::size_t c = 0; c < last.size(); ++c)
+        if (pattern.col_offsets[c] < pattern.col_offsets[c + 1])
+          last[c] = std::max(last[c], pattern.rows[static_cast<std::size_t>(pattern.col_offsets[c + 1]) - 1]);
+    }
+    result.push_back(std::move(last));
+  }
+  return result;
+}
+
+// The bits of row r of a tile, all of them where it is full, for the tile's first `keys` keys at most.
+void allowed_bits(const TileLayout& layout, std::int32_t mask_id, std::int64_t r, std::int64_t keys,
+                  std::uint64_t* bits) {
+  const int words = layout.masks().words_per_row();
+  keys = std::min<std::int64_t>(keys, layout.tile());
+  for (int w = 0; w < words; ++w) {
+    const std::int64_t there = std::clamp<std::int64_t>(keys - 64 * w, 0, 64);
+    bits[w] = there == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << there) - 1;
+    if (mask_id != kFullTile)
+      bits[w] &= layout.masks().mask(mask_id)[static_cast<std::size_t>(r * words + w)];
+  }
+}
+
+}  // namespace
+
+LayoutPtr leading_layout(const LayoutPtr& layout, std::int64_t n) {
+  check(layout->causal() && n >= 1 && n <= layout->n_queries(), "no leading part of a layout");
+  if (n == layout->n_queries()) return layout;
+  check(n % layout->tile() == 0, "a leading part of a layout is made of whole tiles");
+  const std::int64_t rows = n / layout->tile();
+  std::vector<TilePattern> patterns;
+  for (const TilePattern& whole : layout->patterns()) {
+    const std::int32_t tiles = whole.row_offsets[static_cast<std::size_t>(rows)];
+    TilePattern part;
+    part.row_offsets.assign(whole.row_offsets.begin(), whole.row_offsets.begin() + rows + 1);
+    part.columns.assign(whole.columns.begin(), whole.columns.begin() + tiles);
+    part.mask_id.assign(whole.mask_id.begin(), whole.mask_id.begin() + tiles);
+    patterns.push_back(std::move(part));
+  }
+  return std::make_shared<TileLayout>(n, n, layout->tile(), true, std::move(patterns), layout->head_pattern(),
+                                      layout->masks());
+}
+
+DecodeCache::DecodeCache(LayoutPtr layout, std::int64_t n_sequences, std::int64_t n_kv_heads,
+                         std::int64_t head_dim, DType dtype)
+    : layout_(std::move(layout)),
+      n_kv_heads_(n_kv_heads),
+      head_dim_(head_dim),
+      padded_dim_(padded(head_dim, dtype)),
+      dtype_(dtype) {
+  require(layout_->causal(), "[decode] needs a causal layout");
+  require(n_kv_heads >= 1 && layout_->n_heads() % n_kv_heads == 0,
+          "[decode] a layout of {} heads for {} kv heads", layout_->n_heads(), n_kv_heads);
+  last_use_ = last_uses(*layout_, n_kv_heads);
+  sequences_.resize(static_cast<std::size_t>(n_sequences));
+  for (Sequence& sequence : sequences_) sequence.heads.resize(static_cast<std::size_t>(n_kv_heads));
+}
+
+template <class T>
+void DecodeCache::store(Sequence& sequence, std::int64_t g, std::int64_t row, const T* k, const T* v) const {
+  constexpr int L = cpu::kLine<T>;
+  const auto tile = static_cast<std::int32_t>(row / layout_->tile());
+  const std::int64_t c = row % layout_->tile();
+  Tensor& block = sequence.heads[static_cast<std::size_t>(g)][tile];
+  if (!block.defined()) block = Tensor::zeros({layout_->tile() * (head_dim_ + padded_dim_)}, dtype_);
+  T* keys = block.data<T>() + c / L * head_dim_ * L + c % L;
+  for (std::int64_t d = 0; d < head_dim_; ++d) keys[d * L] = k[d];
+  std::copy_n(v, head_dim_, block.data<T>() + layout_->tile() * head_dim_ + c * padded_dim_);
+}
+
+void DecodeCache::begin(std::int64_t s, const Heads& k, const Heads& v, std::int64_t rows) {
+  require(rows >= 1 && rows <= layout_->n_queries() && k.rows() >= rows && v.rows() >= rows,
+          "[decode] {} rows of {} for a layout of {}", rows, k.rows(), layout_->n_queries());
+  require(k.batch() == 1 && k.count == n_kv_heads_ && k.dim() == head_dim_ && k.tensor.dtype() == dtype_,
+          "[decode] keys {} {} do not fit the cache", dtype_name(k.tensor.dtype()), k.tensor.shape().str());
+  Sequence& sequence = sequences_[static_cast<std::size_t>(s)];
+  for (Blocks& blocks : sequence.heads) blocks.clear();
+  sequence.length = rows;
+  const std::int64_t tile = layout_->tile(), next = rows / tile;  // row of tiles
+  with_float(dtype_, [&]<class T>(T) {
+    for (std::int64_t g = 0; g < n_kv_heads_; ++g)
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const std::int32_t last =
+            last_use_[static_cast<std::size_t>(g)][static_cast<std::size_t>(row / tile)];
+        if (last >= next)
+          store(sequence, g, row, k.data<T>() + row * k.row_stride() + g * head_dim_,
+                v.data<T>() + row * v.row_stride() + g * head_dim_);
+      }
+  });
+}
+
+// The row of tiles before this one is over: what it computed last goes.
+void DecodeCache::drop_passed(Sequence& sequence) const {
+  if (sequence.length % layout_->tile() != 0) return;
+  const auto passed = static_cast<std::int32_t>(sequence.length / layout_->tile()) - 1;
+  for (std::size_t g = 0; g < sequence.heads.size(); ++g)
+    std::erase_if(sequence.heads[g], [&](const auto& block) {
+      return last_use_[g][static_cast<std::size_t>(block.first)] <= passed;
+    });
+}
+
+// Rotary positions, halves paired, as ops::rope.
+template <class T>
+void DecodeCache::turn(T* heads, std::int64_t n_heads, std::int64_t position) const {
+  const std::size_t half = frequencies_.size();
+  std::vector<T> cosine(half), sine(half);
+  for (std::size_t i = 0; i < half; ++i) {
+    const double angle = static_cast<double>(position) * frequencies_[i];
+    cosine[i] = static_cast<T>(std::cos(angle));
+    sine[i] = static_cast<T>(std::sin(angle));
+  }
+  for (std::int64_t h = 0; h < n_heads; ++h, heads += head_dim_)
+    for (std::size_t i = 0; i < half; ++i) {
+      const T a = heads[i], b = heads[i + half];
+      heads[i] = a * cosine[i] - b * sine[i];
+      heads[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+template <class T>
+void DecodeCache::attend_head(const Sequence& sequence, std::int64_t r, std::int64_t h, const T* q,
+                              const AttentionOptions& options, T* o) const {
+  const std::int64_t tile = layout_->tile(), row = sequence.length - 1;
+  const TilePattern& pattern = layout_->of_head(static_cast<int>(h));
+  const Blocks& blocks = sequence.heads[static_cast<std::size_t>(h / (layout_->n_heads() / n_kv_heads_))];
+  const T* gate = nullptr;
+  if (options.gate.defined())
+    gate = options.gate.value().data<T>() + (options.gate.rank() == 2 ? r * layout_->gate_size() : 0) +
+           layout_->gate_offset(static_cast<int>(h));
+  std::vector<cpu::KeptTile<T>> tiles;
+  const auto q_tile = static_cast<std::size_t>(row / tile);
+  for (auto t = pattern.row_offsets[q_tile]; t < pattern.row_offsets[q_tile + 1]; ++t) {
+    const std::int64_t first = pattern.columns[t] * tile;
+    if (gate && gate[t] == 0) continue;
+    cpu::KeptTile<T> kept{};
+    allowed_bits(*layout_, pattern.mask_id[t], row % tile, row + 1 - first, kept.allowed);
+    if ((kept.allowed[0] | kept.allowed[1]) == 0) continue;
+    const T* block = blocks.at(pattern.columns[t]).template data<T>();
+    kept.keys = block;
+    kept.values = block + tile * head_dim_;
+    kept.log2_gate = gate ? std::log2(gate[t]) : T(0);
+    kept.distance = static_cast<T>(row - first);
+    tiles.push_back(kept);
+  }
+  const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(head_dim_));
+  std::vector<T> scaled(q, q + head_dim_);
+  for (T& x : scaled) x *= static_cast<T>(scale * cpu::kLog2E);
+  const T slope =
+      options.alibi_slopes.defined() ? static_cast<T>(options.alibi_slopes.data<T>()[h] * cpu::kLog2E) : T(0);
+  cpu::attend_row<T>(scaled.data(), head_dim_, static_cast<int>(tile), tiles, slope, o);
+}
+
+void DecodeCache::check_rows(const Tensor& qkv, std::span<const std::int64_t> sequences,
+                             const AttentionOptions& options) const {
+  const std::int64_t n_rows = std::ssize(sequences), H = layout_->n_heads();
+  const Shape shape = {n_rows, 1, H + 2 * n_kv_heads_, head_dim_};
+  require(qkv.shape() == shape && qkv.dtype() == dtype_ && qkv.device().is_cpu(),
+          "[decode] qkv is {} {} on {}, expected {} {} on the cpu", dtype_name(qkv.dtype()),
+          qkv.shape().str(), qkv.device().str(), dtype_name(dtype_), shape.str());
+  require(!options.row_bounds.defined() && !options.lse, "[decode] knows no row bounds and gives no lse");
+  if (options.gate.defined())
+    require((options.gate.shape() == Shape{layout_->gate_size()} ||
+             options.gate.shape() == Shape{n_rows, layout_->gate_size()}) &&
+                options.gate.dtype() == dtype_,
+            "[decode] gate {} for {} rows of a layout with {} gates", options.gate.shape().str(), n_rows,
+            layout_->gate_size());
+  for (const std::int64_t s : sequences)
+    require(length(s) < layout_->n_queries(), "[decode] the text is full: the layout is for {} tokens",
+            layout_->n_queries());
+}
+
+Tensor DecodeCache::attend(const Tensor& qkv, std::span<const std::int64_t> sequences, double rope_theta,
+                           const AttentionOptions& options) {
+  check_rows(qkv, sequences, options);
+  if (rope_theta != theta_) {
+    theta_ = rope_theta;
+    frequencies_.clear();
+    for (std::int64_t i = 0; i < (theta_ != 0 ? head_dim_ / 2 : 0); ++i)
+      frequencies_.push_back(
+          std::pow(theta_, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim_)));
+  }
+  const std::int64_t H = layout_->n_heads(), G = n_kv_heads_, D = head_dim_;
+  Tensor turned = qkv.clone();
+  Tensor o = Tensor::empty({qkv.dim(0), 1, H, D}, dtype_);
+  with_float(dtype_, [&]<class T>(T) {
+    for (std::size_t r = 0; r < sequences.size(); ++r) {
+      Sequence& sequence = sequences_[static_cast<std::size_t>(sequences[r])];
+      T* row = turned.data<T>() + static_cast<std::int64_t>(r) * (H + 2 * G) * D;
+      turn(row, H + G, sequence.length);
+      drop_passed(sequence);
+      for (std::int64_t g = 0; g < G; ++g)
+        if (last_use_[static_cast<std::size_t>(g)]
+                     [static_cast<std::size_t>(sequence.length / layout_->tile())] >= 0)
+          store(sequence, g, sequence.length, row + (H + g) * D, row + (H + G + g) * D);
+      ++sequence.length;
+    }
+    parallel_tasks(std::ssize(sequences) * H, [&](std::int64_t i) {
+      const std::int64_t r = i / H, h = i % H;
+      attend_head(sequences_[static_cast<std::size_t>(sequences[static_cast<std::size_t>(r)])], r, h,
+                  turned.data<T>() + (r * (H + 2 * G) + h) * D, options, o.data<T>() + i * D);
+    });
+  });
+  return o;
+}
+
+std::int64_t DecodeCache::kept_keys(std::int64_t s, std::int64_t kv_head) const {
+  const Sequence& sequence = sequences_[static_cast<std::size_t>(s)];
+  std::int64_t keys = 0;
+  for (const auto& [tile, block] : sequence.heads[static_cast<std::size_t>(kv_head)])
+    keys += std::min<std::int64_t>(layout_->tile(), sequence.length - std::int64_t{tile} * layout_->tile());
+  return keys;
+}
+
+std::int64_t DecodeCache::bytes() const {
+  std::int64_t total = 0;
+  for (const Sequence& sequence : sequences_)
+    for (const Blocks& blocks : sequence.heads)
+      for (const auto& [tile, block] : blocks) total += block.bytes();
+  return total;
+}
+
+}  // namespace filigree
