@@ -4,8 +4,8 @@
 //   weights/<name>, optimizer/<name>   tensors
 //   state                              JSON: step, data position, counters, best loss ... (the trainer's)
 //   config                             the resolved config, YAML
-//   tokenizer                          tokenizer.json of the data's tokenizer; absent where only its ids are
-//   known environment                        JSON: versions of filigree and its libraries, thread count
+//   tokenizer                          tokenizer.json of the data's tokenizer; absent where it is unknown
+//   environment                        JSON: versions of filigree and its libraries, thread count
 //   manifest                           JSON: path, dtype, dims and xxhash64 of every dataset above, in order
 //   attributes format, manifest_sum    "filigree checkpoint 1", xxhash64 of the manifest
 //
