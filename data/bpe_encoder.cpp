@@ -93,10 +93,7 @@ void BpeEncoder::merge_long(std::string_view word, std::vector<std::uint32_t>& i
   struct Symbol {
     std::uint32_t id, previous, next;  // kNone: no neighbour; id kNone: merged into the one before
   };
-  struct Candidate {
-    std::uint32_t rank, at;
-    bool operator>(const Candidate& o) const { return rank != o.rank ? rank > o.rank : at > o.at; }
-  };
+  const auto candidate = [](std::uint32_t rank, std::uint32_t at) { return std::uint64_t{rank} << 32 | at; };
   std::vector<Symbol> symbols(n);
   for (std::uint32_t i = 0; i < n; ++i)
     symbols[i] = {byte_ids_[static_cast<unsigned char>(word[i])], i - 1,
@@ -105,24 +102,25 @@ void BpeEncoder::merge_long(std::string_view word, std::vector<std::uint32_t>& i
     const Symbol& s = symbols[at];
     return s.id == kNone || s.next == kNone ? nullptr : merges_.find({s.id, symbols[s.next].id});
   };
-  std::vector<Candidate> first;
+  std::vector<std::uint64_t> first;
   for (std::uint32_t i = 0; i < n; ++i)
-    if (const Merge* merge = merge_at(i)) first.push_back({merge->rank, i});
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue({}, std::move(first));
+    if (const Merge* merge = merge_at(i)) first.push_back(candidate(merge->rank, i));
+  std::priority_queue<std::uint64_t, std::vector<std::uint64_t>, std::greater<>> queue({}, std::move(first));
   while (!queue.empty()) {
-    const Candidate top = queue.top();
+    const auto rank = static_cast<std::uint32_t>(queue.top() >> 32),
+               at = static_cast<std::uint32_t>(queue.top());
     queue.pop();
-    const Merge* merge = merge_at(top.at);
-    if (!merge || merge->rank != top.rank) continue;  // one of the two has changed since
-    Symbol& left = symbols[top.at];
+    const Merge* merge = merge_at(at);
+    if (!merge || merge->rank != rank) continue;  // one of the two has changed since
+    Symbol& left = symbols[at];
     Symbol& right = symbols[left.next];
     left.id = merge->id;
     left.next = right.next;
     right.id = kNone;
-    if (left.next != kNone) symbols[left.next].previous = top.at;
-    if (const Merge* after = merge_at(top.at)) queue.push({after->rank, top.at});
+    if (left.next != kNone) symbols[left.next].previous = at;
+    if (const Merge* after = merge_at(at)) queue.push(candidate(after->rank, at));
     if (left.previous != kNone)
-      if (const Merge* before = merge_at(left.previous)) queue.push({before->rank, left.previous});
+      if (const Merge* before = merge_at(left.previous)) queue.push(candidate(before->rank, left.previous));
   }
   for (std::uint32_t i = 0; i != kNone; i = symbols[i].next) ids.push_back(symbols[i].id);
 }

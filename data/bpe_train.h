@@ -25,7 +25,7 @@ struct BpeTrainOptions {
   std::int64_t vocab_size = 32000;  // special tokens and bytes included
   std::int64_t min_count = 2;       // a pair that occurs less often is not merged
   Splitting splitting = Splitting::gpt2;
-  std::vector<std::string> special;  // see default_special_tokens
+  std::vector<std::string> special = {};  // see default_special_tokens
 };
 
 // Those that BpeTokenizer takes for its separator: <|endoftext|>; <|begin_of_text|> and <|end_of_text|>.

@@ -1,5 +1,6 @@
 // What the splitting rules of tokenizers ask of a character: letter (general category L), number (N), white
-// space, or something else. Unicode 16.0, which is what the HF `tokenizers` library 0.23 knows.
+// space, or something else. Unicode 16.0, which is what the HF `tokenizers` library 0.23 knows. (Its version
+// 0.20 knows 14.0 and takes the 9,392 letters and numbers that came later for symbols.)
 #pragma once
 
 #include <cstdint>

@@ -190,6 +190,8 @@ TEST(Config, EveryMistakeIsNamedWhereItStands) {
       {with("", "", "schedule: cosin"), "... did you mean 'cosine'?"},
       {with("", "format: txt"), "... did you mean 'text'?"},
       {with("", "tokenizer: bite"), "... did you mean 'byte'?"},
+      {with("", "tokenizer: 'bpe:'"), "... data.tokenizer must be one of byte, bpe:FILE"},
+      {with("", "tokenizer: gpt2.json"), "... data.tokenizer must be one of byte, bpe:FILE"},
       {with("", "", "", "device: gpu\n"), "c.yaml:4:9: device must be one of cpu, auto, cuda, not 'gpu'"},
       // ranges
       {with("", "", "", "tile: 48\n"), "c.yaml:4:7: tile must be one of 16, 32, 64, 128, not 48"},
@@ -551,6 +553,10 @@ TEST(Config, HashFollowsWhatIsComputed) {
     EXPECT_EQ(config_hash(parse(kMinimal + same)), hash) << same;
   EXPECT_EQ(config_hash(parse(with("", "", "out: elsewhere, log_interval: 3"))), hash);
   EXPECT_EQ(config_hash(parse_config(parse_yaml(kMinimal, "other.yaml"), "other")), hash);
+  // A tokenizer's content is compared elsewhere; that it is one is not where it lies.
+  const std::string bpe = config_hash(parse(with("", "tokenizer: 'bpe:a.json'")));
+  EXPECT_EQ(config_hash(parse(with("", "tokenizer: 'bpe:b.json'"))), bpe);
+  EXPECT_NE(bpe, hash);
   for (const char* other : {"seed: 2\n", "tile: 32\n", "pattern: {local: {window: 2}}\n"})
     EXPECT_NE(config_hash(parse(kMinimal + other)), hash) << other;
   EXPECT_NE(config_hash(parse(with("ffn_dim: 300"))), hash);

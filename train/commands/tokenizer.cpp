@@ -84,11 +84,11 @@ void add_tokenizer(CLI::App& app, Invocation&) {
           std::map<std::string, Splitting>{{"gpt2", Splitting::gpt2}, {"llama3", Splitting::llama3}}))
       ->default_str("gpt2");
   command
-      ->add_option(
-          "--special", arguments->options.special,
-          "Special tokens, which get the first ids; default: <|endoftext|> for gpt2, <|begin_of_text|> "
-          "and <|end_of_text|> for llama3")
-      ->type_name("TOKEN...");
+      ->add_option("--special", arguments->options.special,
+                   "A special token, once for each; they get the first ids. Default: <|endoftext|> for gpt2, "
+                   "<|begin_of_text|> and <|end_of_text|> for llama3")
+      ->allow_extra_args(false)  // else CLI11 would take [MASK] for a list
+      ->type_name("TOKEN");
   command->add_option("--min-count", arguments->options.min_count, "Merge no pair that occurs less often")
       ->capture_default_str();
   command->footer("Example:\n  filigree tokenizer /usr/include/c++ -o tokenizer.json --vocab 4096");
