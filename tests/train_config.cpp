@@ -145,7 +145,7 @@ TEST(Config, EveryMistakeIsNamedWhereItStands) {
       {with("", "", "", "log: {tensorbord: true}\n"),
        "... unknown key 'log.tensorbord' | did you mean 'tensorboard'?"},
       {with("", "", "", "log: {tensorboard: 1}\n"), "c.yaml:4:20: log.tensorboard must be true or false"},
-      {with("", "", "", "log: {}\n"), "c.yaml:4:1: unknown key 'log'"},
+      {with("", "", "", "logs: []\n"), "c.yaml:4:1: unknown key 'logs'"},
       {with("", "", "", "extends: a.yaml\n"), "c.yaml:4:1: unknown key 'extends'"},
       {with("dim: 32"), "c.yaml:1:43: duplicate key 'dim' | it is already set at c.yaml:1:9"},
       {"model: {dim: 64, n_layers: 2, nheads: 4}\ndata: {train: t, seq_len: 8}\ntrain: {steps: 1, "

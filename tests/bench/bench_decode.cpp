@@ -1,9 +1,10 @@
 // Time per token and memory of the keys and values kept, as a text grows: dim 256, 4 layers, 4 heads, rope.
-//   bench_decode
+//   bench_decode [THREADS]
 // The cache is filled with random keys and values, as if a text of that length had been read.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <functional>
 #include <string>
 #include <vector>
@@ -17,6 +18,13 @@ namespace filigree {
 namespace {
 
 constexpr std::int64_t kTokens = 64;  // made at each length
+
+// Of all threads, which does not count who else uses the machine.
+double cpu_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
 
 double seconds_of(const std::function<void()>& f) {
   const auto start = std::chrono::steady_clock::now();
@@ -61,16 +69,19 @@ void measure(const Transformer& model, const std::string& pattern, std::int64_t 
   for (std::int64_t s = 0; s < texts; ++s) all.push_back(s);
   std::vector<double> seconds;
   std::int64_t most = cache.bytes();
+  const double cpu_before = cpu_seconds();
   for (std::int64_t i = 0; i < kTokens; ++i) {
     const Tensor tokens = Tensor::of({texts}, std::vector<std::int32_t>(static_cast<std::size_t>(texts), 5));
     seconds.push_back(seconds_of([&] { model.next_token(tokens, all, cache); }));
     most = std::max(most, cache.bytes());
   }
+  const double cpu = (cpu_seconds() - cpu_before) / kTokens;
   std::ranges::sort(seconds);
   const double median = seconds[seconds.size() / 2];
-  std::printf("%-40s %7lld tokens, %lld texts  %7.3f ms a step  %8.0f tokens/s  kept %8.2f MiB\n",
-              pattern.c_str(), static_cast<long long>(n), static_cast<long long>(texts), median * 1e3,
-              static_cast<double>(texts) / median, static_cast<double>(most) / (1 << 20));
+  std::printf(
+      "%-40s %7lld tokens, %lld texts  %8.3f ms a step (%.3f ms of CPU)  %6.0f tokens/s  kept %8.2f MiB\n",
+      pattern.c_str(), static_cast<long long>(n), static_cast<long long>(texts), median * 1e3, cpu * 1e3,
+      static_cast<double>(texts) / median, static_cast<double>(most) / (1 << 20));
   std::fflush(stdout);
 }
 
@@ -87,8 +98,9 @@ void recomputed(const Transformer& model, const std::string& pattern, std::int64
 }  // namespace
 }  // namespace filigree
 
-int main() {
+int main(int argc, char** argv) {
   using namespace filigree;
+  if (argc > 1) set_n_threads(std::stoi(argv[1]));
   const Transformer model(shape(), 1);
   std::printf("threads %d, %lld parameters\n", n_threads(),
               static_cast<long long>(Transformer(shape(), 1, Device::meta()).parameter_count()));
