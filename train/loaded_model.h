@@ -7,6 +7,7 @@
 
 #include "data/tokenizer.h"
 #include "layers/transformer.h"
+#include "train/checkpoint.h"
 #include "train/config.h"
 
 namespace filigree {
@@ -18,8 +19,18 @@ struct LoadedModel {
   std::unique_ptr<Transformer> model;
 };
 
+// The same without a Transformer made of it.
+struct StoredModel {
+  std::filesystem::path checkpoint;
+  Config config;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  NamedTensors weights;
+};
+
 // `path`: a checkpoint file, or a run folder, of which best.h5 is read, or else the newest that is intact.
 // Error(data) if there is none, or if a layout file of its pattern is not the one that it was trained with.
+StoredModel read_stored_model(const std::filesystem::path& path);
+
 // `device`: where to use it; automatic: where it was trained.
 LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device = DeviceChoice::automatic);
 

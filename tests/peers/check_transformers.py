@@ -10,6 +10,7 @@ import tempfile
 import h5py
 import numpy
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -128,6 +129,28 @@ def check_tokenizer():
     print("tokenizer: bytes, separator and mask as filigree has them")
 
 
+def check_bpe():
+    """A tokenizer that the tokenizers library trained goes in with a model and comes out the same."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    text = open(__file__).read()
+    trainer = trainers.BpeTrainer(
+        vocab_size=290, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    trained.train_from_iterator([text], trainer)
+    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_head=2, n_layer=1)).save_pretrained("bpe_in")
+    trained.save("bpe_in/tokenizer.json")
+    filigree("import", "bpe_in", "-o", "bpe.h5")
+    filigree("export", "bpe.h5", "-o", "bpe_out")
+    read = AutoTokenizer.from_pretrained("bpe_out")
+    ids = trained.encode(text).ids
+    assert read(text).input_ids == ids and read.decode(ids) == text
+    assert read.eos_token == "<|endoftext|>"
+    assert json.load(open("bpe_out/config.json"))["eos_token_id"] == read.eos_token_id
+    print(f"tokenizer: {len(ids)} ids of a trained BPE are the same after import and export")
+
+
 def peers_models():
     llama = dict(
         vocab_size=300,
@@ -235,6 +258,8 @@ def main():
         file.write(BASE)
     for name, case in EXPORTS.items():
         check_export(name, *case)
+    check_tokenizer()
+    check_bpe()
     for name, model in peers_models():
         check_import(name, model)
     for name in ("gpt2", "llama_kv_heads", "mistral"):

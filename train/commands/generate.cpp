@@ -54,7 +54,9 @@ struct Made {
 class GenerateCommand {
  public:
   explicit GenerateCommand(const GenerateArguments& arguments)
-      : arguments_(arguments), loaded_(load_model(arguments.model, arguments.device)), tokenizer_(loaded_.tokenizer) {
+      : arguments_(arguments),
+        loaded_(load_model(arguments.model, arguments.device)),
+        tokenizer_(loaded_.tokenizer) {
     if (!tokenizer_)
       throw Error(ErrorKind::data, "this model was trained on .bin files, whose tokenizer is unknown",
                   "prepare the text with filigree prepare to generate text");

@@ -1,11 +1,10 @@
 #include "train/interchange/export.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/file.h"
 #include "train/interchange/layout_export.h"
@@ -13,7 +12,6 @@
 #include "train/interchange/safetensors.h"
 #include "train/interchange/tokenizer_files.h"
 #include "train/loaded_model.h"
-#include "train/run_folder.h"
 
 namespace filigree {
 namespace {
@@ -73,16 +71,30 @@ Tensor transpose(const Tensor& x) {
   return y;
 }
 
+// Rows of ours that are one tensor of theirs.
+Tensor rows_of(const std::map<std::string, Tensor>& ours, const HfTensor& t, const fs::path& origin) {
+  const auto found = ours.find(t.ours);
+  const bool fits = found != ours.end() && found->second.rank() == t.shape.rank() &&
+                    found->second.dtype() == DType::f32 && t.row + t.shape[0] <= found->second.dim(0) &&
+                    found->second.shape().with(0, t.shape[0]) == t.shape;
+  if (!fits)
+    fail(ErrorKind::data, "{}: {} is not there in the shape that its config says", origin.string(), t.ours);
+  return found->second.slice(t.row, t.row + t.shape[0]);
+}
+
 // The model's parameters under transformers' names.
-std::vector<TensorToWrite> tensors_to_write(const HfModel& model, Transformer& parameters) {
-  std::map<std::string, Tensor> ours;
-  parameters.visit([&](Parameter& p) { ours[p.name] = p.var.value(); });
+std::vector<TensorToWrite> tensors_to_write(const HfModel& model, const StoredModel& stored) {
+  const std::map<std::string, Tensor> ours(stored.weights.begin(), stored.weights.end());
+  std::set<std::string> left;
+  for (const auto& [name, tensor] : ours) left.insert(name);
   std::vector<TensorToWrite> list;
   for (const HfTensor& t : hf_tensors(model)) {
-    const Tensor rows = ours.at(t.ours).slice(t.row, t.row + t.shape[0]);
-    check(rows.shape() == t.shape, "the tables of tensors agree on shapes");
+    const Tensor rows = rows_of(ours, t, stored.checkpoint);
     list.push_back({t.theirs, t.stored_shape(), [rows, t] { return t.transposed ? transpose(rows) : rows; }});
+    left.erase(t.ours);
   }
+  require(left.empty(), "the model has parameters that {} has no place for: {}",
+          architecture_class(model.architecture), fmt::join(left, ", "));
   return list;
 }
 
@@ -102,28 +114,29 @@ void write_tokenizer(const fs::path& folder, const Tokenizer& tokenizer, std::in
 
 ExportResult export_model(const fs::path& path, const fs::path& folder, DType dtype,
                           const std::function<void(std::int64_t, std::int64_t)>& progress) {
-  const LoadedModel loaded = load_model(path, DeviceChoice::cpu);
-  const Config& config = loaded.config;
+  const StoredModel stored = read_stored_model(path);
+  const Config& config = stored.config;
   const PatternFit fit = fit_pattern(config);
-  const HfModel model{fit.architecture, loaded.model->config(), fit.sliding_window};
+  const HfModel model{fit.architecture, config.model, fit.sliding_window};
+  const std::vector<TensorToWrite> tensors = tensors_to_write(model, stored);
+  ExportResult result{fit.architecture, 0, ""};
+  for (const TensorToWrite& t : tensors) result.parameters += t.shape.numel();
 
   NewFolder made(folder);
-  ExportResult result{fit.architecture, loaded.model->parameter_count(), ""};
   const std::int64_t bytes = result.parameters * dtype_size(dtype);
   require_room(made.path(), bytes + (1 << 20));
   Json json = hf_config(model, dtype);
-  add_special_ids(json, loaded.tokenizer.get());
+  add_special_ids(json, stored.tokenizer.get());
   if (!fit.exact) {
     const LayoutExport layouts = write_layouts(made.path(), config, fit.architecture);
     json["filigree"] = layout_entry(config, layouts);
     result.warning = layouts.note;
   }
   write_json(made.path() / "config.json", json);
-  if (loaded.tokenizer) write_tokenizer(made.path(), *loaded.tokenizer, config.model.max_seq_len);
-  write_safetensors(made.path() / "model.safetensors", tensors_to_write(model, *loaded.model), dtype,
-                    [&](std::int64_t done) {
-                      if (progress) progress(done, bytes);
-                    });
+  if (stored.tokenizer) write_tokenizer(made.path(), *stored.tokenizer, config.model.max_seq_len);
+  write_safetensors(made.path() / "model.safetensors", tensors, dtype, [&](std::int64_t done) {
+    if (progress) progress(done, bytes);
+  });
   made.commit();
   return result;
 }
