@@ -147,6 +147,7 @@ TEST_F(InterchangeTest, ExportImportExportIsTheSameBytes) {
       expect_same_files(path("one"), path("two"));
 
       const CheckpointContents before = read_checkpoint(made), after = read_checkpoint(path("back.h5"));
+      EXPECT_EQ(after.tokenizer_json, make_tokenizer("byte")->to_json());
       EXPECT_EQ(back.config.model, parse_config(parse_yaml(before.config_yaml, "c")).model);
       ASSERT_EQ(before.weights.size(), after.weights.size());
       for (std::size_t i = 0; i < before.weights.size(); ++i) {

@@ -119,8 +119,12 @@ def check_export(name, overrides, architecture, has_pattern):
     assert half <= 0.02 * expected.abs().max(), half
 
 
-def check_tokenizer():
-    tokenizer = AutoTokenizer.from_pretrained("gpt2")
+def check_bytes():
+    with open("text.txt", "w") as file:
+        file.write("some text\n" * 50)
+    filigree("train", "base.yaml", "data.train=[text.txt]", "train.steps=1", "train.out=runs/text")
+    filigree("export", "runs/text", "-o", "text")
+    tokenizer = AutoTokenizer.from_pretrained("./text")
     text = "Tiles, naïve 漢字 \x00\x7f\t\n  end"
     ids = tokenizer(text).input_ids
     assert ids == list(text.encode()), ids
@@ -143,7 +147,7 @@ def check_bpe():
     trained.save("bpe_in/tokenizer.json")
     filigree("import", "bpe_in", "-o", "bpe.h5")
     filigree("export", "bpe.h5", "-o", "bpe_out")
-    read = AutoTokenizer.from_pretrained("bpe_out")
+    read = AutoTokenizer.from_pretrained("./bpe_out")
     ids = trained.encode(text).ids
     assert read(text).input_ids == ids and read.decode(ids) == text
     assert read.eos_token == "<|endoftext|>"
@@ -258,7 +262,7 @@ def main():
         file.write(BASE)
     for name, case in EXPORTS.items():
         check_export(name, *case)
-    check_tokenizer()
+    check_bytes()
     check_bpe()
     for name, model in peers_models():
         check_import(name, model)

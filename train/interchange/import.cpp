@@ -205,14 +205,14 @@ ImportResult import_model(const ImportRequest& request,
   // Of a training run's state this is what users of a model read.
   const Json state{
       {"step", 0}, {"tokenizer", result.tokenizer}, {"layout_files", layout_files_sum(result.config)}};
-  write_checkpoint(request.output, {read_weights(folder, model,
-                                                 [&](std::int64_t done) {
-                                                   if (progress) progress(done, result.parameters);
-                                                 }),
-                                    {},
-                                    state.dump(),
-                                    to_yaml(result.config.to_yaml()),
-                                    ""});
+  CheckpointContents contents;
+  contents.weights = read_weights(folder, model, [&](std::int64_t done) {
+    if (progress) progress(done, result.parameters);
+  });
+  contents.state_json = state.dump();
+  contents.config_yaml = to_yaml(result.config.to_yaml());
+  if (tokenizer) contents.tokenizer_json = tokenizer->to_json();
+  write_checkpoint(request.output, contents);
   return result;
 }
 
