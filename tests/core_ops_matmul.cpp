@@ -56,7 +56,24 @@ TEST(Linear, IsMatmulPlusBias) {
     const Tensor plain = ops::linear(x, w).value(), product = ops::matmul(x, w, false, true).value();
     for (int64_t i = 0; i < y.numel(); ++i) {
       ASSERT_NEAR(y.item(i), z.item(i), 1e-12);
-      ASSERT_EQ(plain.item(i), product.item(i));
+      ASSERT_NEAR(plain.item(i), product.item(i), 1e-12);
+    }
+  }
+}
+
+// What decoding relies on: a text gets the same bits alone and beside others.
+TEST(Linear, AFewRowsAreTheSameAloneAndTogether) {
+  Random random(test_seed(), 72);
+  for (int round = 0; round < 20; ++round) {
+    const int64_t rows = random.range(1, 8), in = random.size(1, 300), out = random.size(1, 300);
+    for (const DType type : {DType::f32, DType::f64}) {
+      const Tensor x = random.normal({rows, in}, type);
+      const Var w(random.normal({out, in}, type)), b(random.normal({out}, type));
+      const Tensor together = ops::linear(Var(x), w, b).value();
+      for (int64_t r = 0; r < rows; ++r) {
+        const Tensor alone = ops::linear(Var(x.slice(r, r + 1)), w, b).value();
+        for (int64_t i = 0; i < out; ++i) ASSERT_EQ(alone.item(i), together.item(r * out + i));
+      }
     }
   }
 }
