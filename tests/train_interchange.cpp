@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <source_location>
 
+#include "data/bpe_model.h"
+#include "tests/bpe_helpers.h"
 #include "tests/layers_models.h"
 #include "tests/run_fixture.h"
 #include "train/interchange/export.h"
@@ -416,6 +418,19 @@ TEST_F(InterchangeTest, ATokenizerThatOursDoesNotReadIsNamedAndLeft) {
   EXPECT_EQ(back.tokenizer, "");
   expect_has(back.note, "the tokenizer is left behind, the model knows ids only: ");
   expect_has(back.note, "tokenizer.json");
+}
+
+TEST_F(InterchangeTest, ATrainedTokenizerIsTakenAlong) {
+  vocab_size_ = 270;
+  const fs::path folder = exported(kLlama);
+  const std::string json =
+      write_tokenizer_json(make_model({"t h", "th e"}, Splitting::gpt2, {{"<|endoftext|>", 0, true, false}}));
+  spill(folder / "tokenizer.json", json);
+  EXPECT_TRUE(import_back(folder).tokenizer.starts_with("bpe:"));
+  export_model(path("back.h5"), path("two"), DType::f32);
+  EXPECT_EQ(slurp(path("two") / "tokenizer.json"), json);
+  EXPECT_EQ(Json::parse(slurp(path("two") / "config.json"))["eos_token_id"], 258);
+  EXPECT_EQ(Json::parse(slurp(path("two") / "tokenizer_config.json"))["eos_token"], "<|endoftext|>");
 }
 
 TEST_F(InterchangeTest, ATokenizerLargerThanTheVocabularyIsRefused) {
