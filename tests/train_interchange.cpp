@@ -354,10 +354,33 @@ TEST_F(InterchangeTest, ConfigsThatAskForMoreAreRefusedByKey) {
   }
   spill(llama / "config.json", R"({"a": 1, "a": 2})");
   expect_has(error_text(ErrorKind::data, [&] { import_back(llama); }), "the key \"a\" appears twice");
+  spill(llama / "config.json", "{\"rope_scaling\": " + std::string(1'000'000, '['));
+  expect_has(error_text(ErrorKind::data, [&] { import_back(llama); }), "nests deeper than 32");
   spill(llama / "config.json", "[1]");
   expect_has(error_text(ErrorKind::data, [&] { import_back(llama); }), "is not a JSON object");
   fs::remove(llama / "config.json");
   expect_has(error_text(ErrorKind::data, [&] { import_back(llama); }), "config.json: cannot be read");
+}
+
+TEST_F(InterchangeTest, MutatedConfigsAreReadOrRefused) {
+  const fs::path folder = exported(kLlama, kLayers);
+  const std::string good = slurp(folder / "config.json");
+  RandomStream random(test_seed());
+  for (int i = 0; i < 100; ++i) {
+    std::string bytes = good;
+    const std::size_t at = random.below(static_cast<std::uint32_t>(bytes.size()));
+    if (random.below(2))
+      bytes[at] = "0123456789[]{}\",:-.e"[random.below(20)];
+    else
+      bytes.erase(at, 1 + random.below(30));
+    spill(folder / "config.json", bytes);
+    try {
+      import_back(folder);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::data) << e.what() << "\n" << bytes;
+      expect_has(e.what(), "out");
+    }
+  }
 }
 
 TEST_F(InterchangeTest, WeightsThatDoNotFitTheConfigAreRefusedByName) {
