@@ -46,7 +46,7 @@ class Tokenizer {
 };
 
 // "byte": ids 0-255 are the bytes, 256 the separator, 257 the mask. "bpe:FILE": a tokenizer.json
-// (data/bpe.h). Error(usage) for another word, Error(data) for the file.
+// (data/bpe_model.h). Error(usage) for another word, Error(data) for the file.
 std::shared_ptr<const Tokenizer> make_tokenizer(const std::string& name);
 
 // From the text of a tokenizer.json; `origin` names it in errors. Error(data).

@@ -46,7 +46,7 @@ TEST_F(TokenizerRun, TheCommandTrainsATokenizer) {
   expect({"tokenizer", "text", "-o", "t.json", "--vocab", "200"}, 2, "it must have 257");
   expect({"tokenizer", "text/0.txt", "-o", "text/0.txt"}, 2, "is itself an input");
   expect({"tokenizer", "none", "-o", "t.json"}, 3, "no such file");
-  expect({"tokenizer", "text", "-o", "no/folder/t.json"}, 5, "t.json");
+  expect({"tokenizer", "text", "-o", "no/folder/t.json"}, 5, "there is no folder");
 }
 
 TEST_F(TokenizerRun, TheTokenizerStaysWithTheModelWhenItsFileIsGone) {

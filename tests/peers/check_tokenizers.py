@@ -6,6 +6,7 @@ directions: tokenizers that it trained read by filigree, and tokenizers that fil
 import glob
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import unicodedata
 import h5py
 import numpy as np
 import tokenizers
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 FILIGREE = sys.argv[1]
 SOURCE = os.path.join(os.path.dirname(__file__), "..", "..")
@@ -66,7 +67,7 @@ def real_text():
     text = []
     for pattern in ("*/*.cpp", "*/*.h", "*.md", "/usr/include/c++/*/**/*.h", "/usr/share/doc/*/copyright",
                     "/usr/share/i18n/locales/*"):
-        budget = 1_000_000
+        budget = 400_000
         for path in sorted(glob.glob(os.path.join(SOURCE, pattern), recursive=True)):
             try:
                 piece = open(path, encoding="utf-8", newline="").read()
@@ -146,6 +147,20 @@ def check(style, folder, text, torture):
             same(f"{style}, {who}, {name}", ids, filigree_ids(folder, file, sample))
 
 
+def check_added_tokens(folder, text):
+    """Tokens that overlap each other, special and plain, normalized and not, some with white space in them."""
+    hf = hf_tokenizer("gpt2", text)
+    hf.add_special_tokens(["<|a|>", "<|a|>b", "|><"])
+    hf.add_tokens([AddedToken(t, normalized=n) for t, n in (
+        ("b <", True), ("ab", True), ("b\n\n", False), ("b\n", False), ("\u00e9", False), (" a", True), ("a|", True))])
+    file = os.path.join(folder, "added.json")
+    hf.save(file)
+    pieces = ["<|a|>", "<|a|>b", "|>", "<", "<|", "a", "b", "|", " ", "\n", "\n\n", "\u00e9", "ab"]
+    seed = int.from_bytes(os.urandom(4), "little")
+    sample = "".join(random.Random(seed).choices(pieces, k=100_000))
+    same(f"added tokens, seed {seed}", hf.encode(sample).ids, filigree_ids(folder, file, sample))
+
+
 def check_bytes(folder, text):
     """The byte tokenizer as a tokenizer.json: a token file holds it."""
     path, tokens = os.path.join(folder, "text"), os.path.join(folder, "tokens.h5")
@@ -166,6 +181,7 @@ def main():
         print(f"{len(text.encode()) / 1e6:.1f} MB of real text, {len(torture.encode()) / 1e6:.1f} MB of torture text")
         for style in ("gpt2", "llama3"):
             check(style, folder, text, torture)
+        check_added_tokens(folder, text[:100_000])
         check_bytes(folder, re.sub(r"<\|endoftext\|>|<\|mask\|>", "", torture[:300_000]))
 
 

@@ -47,6 +47,10 @@ void run(TokenizerArguments arguments) {
             "{} is itself an input and would be overwritten; choose another output with -o",
             arguments.output);
   }
+  // Before the work rather than after it.
+  const std::filesystem::path folder = std::filesystem::absolute(arguments.output).parent_path();
+  if (!std::filesystem::is_directory(folder))
+    fail(ErrorKind::disk, "cannot write {}: there is no folder {}", arguments.output, folder.string());
   PhaseProgress bar;
   BpeTrainResult result =
       train_bpe(sources, options, [&](const std::string& phase, std::int64_t done, std::int64_t total) {
