@@ -189,6 +189,7 @@ void DecodeCache::check_rows(const Tensor& qkv, std::span<const std::int64_t> se
                 options.gate.dtype() == dtype_,
             "[decode] gate {} for {} rows of a layout with {} gates", options.gate.shape().str(), n_rows,
             layout_->gate_size());
+  for (const std::int64_t s : sequences) check(s >= 0 && s < std::ssize(sequences_), "no such sequence");
   for (const std::int64_t s : sequences)
     require(length(s) < layout_->n_queries(), "[decode] the text is full: the layout is for {} tokens",
             layout_->n_queries());
