@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
 # One script for all the set-up: installs what is missing, builds, and then trains or tests.
 #   ./setup.sh quickstart   train configs/quickstart.yaml on the C++ standard library's headers (under 5 minutes)
-#   ./setup.sh test         run the whole test suite
+#   ./setup.sh test         run the whole test suite; with --peers also against transformers, PyTorch, h5py and other
+#                           readers of the same files, in a Python environment made in build/peers
 #   ./setup.sh build        stop after the build: build/release/filigree
 set -euo pipefail
 cd "$(dirname "$0")"
 
 packages=(g++ cmake ninja-build libdnnl-dev libhdf5-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev libcli11-dev
           libfmt-dev nlohmann-json3-dev libxxhash-dev zlib1g-dev)
+peer_packages=(python3-venv python3-numpy python3-torch) # Debian's torch is for the CPU: a tenth of PyPI's in size
 
-install_packages() {
+install_packages() { # install_packages PACKAGE...
   if ! command -v dpkg-query >/dev/null; then
-    echo "setup.sh: this system has no dpkg; install the equivalents of: ${packages[*]}" >&2
+    echo "setup.sh: this system has no dpkg; install the equivalents of: $*" >&2
     echo "setup.sh: then build with: cmake --preset release && cmake --build --preset release" >&2
     exit 2
   fi
   local missing=() p
-  for p in "${packages[@]}"; do
+  for p in "$@"; do
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
   done
   [ ${#missing[@]} -eq 0 ] && return
@@ -28,6 +30,21 @@ install_packages() {
   fi
   "${as_root[@]}" apt-get update -qq
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# The Python environment of the checks in tests/peers. Those checks are skipped where it cannot be made.
+make_peers() {
+  local made_from=build/peers/requirements.txt
+  cmp -s tests/peers/requirements.txt "$made_from" && return
+  rm -rf build/peers
+  if (install_packages "${peer_packages[@]}") &&
+    /usr/bin/python3 -m venv --system-site-packages build/peers &&
+    build/peers/bin/pip install -q --timeout 20 --retries 2 --disable-pip-version-check -r tests/peers/requirements.txt; then
+    cp tests/peers/requirements.txt "$made_from"
+  else
+    rm -rf build/peers
+    echo "setup.sh: the peers' Python environment could not be made; their checks will be skipped" >&2
+  fi
 }
 
 build() { # build TARGET...
@@ -42,12 +59,12 @@ cxx_headers() {
 
 case "${1:-}" in
   build)
-    install_packages
+    install_packages "${packages[@]}"
     build all
     echo "built: build/release/filigree"
     ;;
   quickstart)
-    install_packages
+    install_packages "${packages[@]}"
     build filigree
     text=$(cxx_headers)
     [ -n "$text" ] || { echo "setup.sh: cannot find the C++ standard library's headers of ${CXX:-c++}" >&2; exit 2; }
@@ -65,12 +82,14 @@ next step   see a pattern:        build/release/filigree explain configs/quickst
 END
     ;;
   test)
-    install_packages
+    [ "${2:-}" = --peers ] || [ $# -eq 1 ] || { echo "setup.sh: unknown option $2; there is --peers" >&2; exit 2; }
+    install_packages "${packages[@]}"
     build all
+    if [ "${2:-}" = --peers ]; then make_peers; fi
     ctest --preset release -j "$(nproc)"
     ;;
   *)
-    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -34,33 +34,51 @@ void fsync_folder(const fs::path& folder) {
   if (error != 0) fail_write(folder, "fsync", error);
 }
 
-// Writes and syncs everything; returns errno, or 0.
-int write_all(int fd, std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = ::write(fd, text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return errno;
-    text.remove_prefix(static_cast<std::size_t>(written));
-  }
-  return ::fsync(fd) == 0 ? 0 : errno;
-}
-
 }  // namespace
 
-void write_file_atomically(const fs::path& target, std::string_view text) {
+AtomicFile::AtomicFile(fs::path target) : target_(std::move(target)), temporary_(target_.string() + ".tmp") {
   std::error_code ignored;
-  require(!fs::exists(target, ignored) || fs::is_regular_file(target, ignored),
-          "{} is not a regular file; it would be replaced", target.string());
-  const fs::path temporary = target.string() + ".tmp";
-  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) fail_write(target, "open", errno);
-  int error = write_all(fd, text);
-  if (::close(fd) != 0 && error == 0) error = errno;
-  if (error != 0) {
-    ::unlink(temporary.c_str());
-    fail_write(target, "write", error);
+  require(!fs::exists(target_, ignored) || fs::is_regular_file(target_, ignored),
+          "{} is not a regular file; it would be replaced", target_.string());
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail_write(target_, "open", errno);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ >= 0) close_and_remove();
+}
+
+void AtomicFile::close_and_remove() {
+  ::close(fd_);
+  fd_ = -1;
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, std::size_t bytes) {
+  std::string_view rest(static_cast<const char*>(data), bytes);
+  while (!rest.empty()) {
+    const ssize_t written = ::write(fd_, rest.data(), rest.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail_write(target_, "write", errno);
+    rest.remove_prefix(static_cast<std::size_t>(written));
   }
-  rename_durably(temporary, target);
+}
+
+void AtomicFile::commit() {
+  int error = ::fsync(fd_) == 0 ? 0 : errno;
+  if (::close(fd_) != 0 && error == 0) error = errno;
+  fd_ = -1;
+  if (error != 0) {
+    ::unlink(temporary_.c_str());
+    fail_write(target_, "write", error);
+  }
+  rename_durably(temporary_, target_);
+}
+
+void write_file_atomically(const fs::path& target, std::string_view text) {
+  AtomicFile file(target);
+  file.write(text.data(), text.size());
+  file.commit();
 }
 
 void rename_durably(const fs::path& from, const fs::path& to) {

@@ -40,7 +40,7 @@ Dataset::Part encode_text(const Sources& sources, const Tokenizer& tokenizer) {
     offsets.push_back(std::ssize(all));
     if (const auto separator = tokenizer.separator()) ids.push_back(*separator);
     take();
-    read_blocks(file, [&](std::string_view text) {
+    read_blocks(file, tokenizer.border(), [&](std::string_view text) {
       tokenizer.encode(text, ids);
       take();
     });
@@ -144,7 +144,7 @@ Dataset read_text(const Sources& sources, std::shared_ptr<const Tokenizer> token
   const Tokenizer& t = *tokenizer;
   Dataset::Part part = t.vocab_size() <= 65536 ? encode_text<std::uint16_t>(sources, t)
                                                : encode_text<std::uint32_t>(sources, t);
-  Vocabulary vocabulary{t.name(), t.vocab_size(), t.separator(), t.mask()};
+  Vocabulary vocabulary = vocabulary_of(t);
   std::vector<Dataset::Part> parts;
   parts.push_back(std::move(part));
   return Dataset(std::move(vocabulary), std::move(tokenizer), std::move(parts));

@@ -99,13 +99,20 @@ std::string count_text(std::int64_t n) {
   return human_count(static_cast<double>(n));
 }
 
-// Token files of one vocabulary as one dataset. `Open` gives a path's vocabulary and part.
+struct OpenedFile {
+  Vocabulary vocabulary;
+  Dataset::Part part;
+  std::shared_ptr<const Tokenizer> tokenizer;  // null: unknown
+};
+
+// Token files of one vocabulary as one dataset.
 Dataset join_files(const std::vector<std::string>& inputs, std::vector<std::string>& notes,
-                   const std::function<std::pair<Vocabulary, Dataset::Part>(const fs::path&)>& open) {
+                   const std::function<OpenedFile(const fs::path&)>& open) {
   std::optional<Vocabulary> common;
+  std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<Dataset::Part> parts;
   for (const fs::path& path : expand_paths(inputs)) {
-    auto [vocabulary, part] = open(path);
+    auto [vocabulary, part, own] = open(path);
     // An unknown vocabulary is known only by its largest id, so files of one kind differ in it.
     if (common && common->tokenizer.empty() && vocabulary.tokenizer.empty())
       vocabulary.size = common->size = std::max(common->size, vocabulary.size);
@@ -116,14 +123,13 @@ Dataset join_files(const std::vector<std::string>& inputs, std::vector<std::stri
     notes.push_back(fmt::format("{}: {} tokens in {} documents", path.string(),
                                 count_text(part.tokens->size()), part.offsets.size() - 1));
     common = vocabulary;
+    if (own) tokenizer = std::move(own);
     parts.push_back(std::move(part));
   }
-  std::shared_ptr<const Tokenizer> tokenizer;
-  if (common->tokenizer == "byte") tokenizer = make_tokenizer(common->tokenizer);
   return Dataset(*common, std::move(tokenizer), std::move(parts));
 }
 
-std::pair<Vocabulary, Dataset::Part> open_hdf5(const fs::path& path, const OpenLimits& limits) {
+OpenedFile open_hdf5(const fs::path& path, const OpenLimits& limits) {
   auto file = std::make_shared<const TokenFile>(path);
   const std::int64_t bytes = file->counts().n_tokens * dtype_size(file->dtype());
   std::shared_ptr<const TokenSource> source;
@@ -133,12 +139,32 @@ std::pair<Vocabulary, Dataset::Part> open_hdf5(const fs::path& path, const OpenL
     if (bytes <= limits.verified) file->verify();
     source = std::make_shared<Hdf5Tokens>(file);
   }
-  return {file->vocabulary(), {std::move(source), file->document_offsets()}};
+  return {file->vocabulary(), {std::move(source), file->document_offsets()}, file->tokenizer()};
 }
 
-std::pair<Vocabulary, Dataset::Part> open_bin(const fs::path& path) {
+OpenedFile open_bin(const fs::path& path) {
   auto file = std::make_shared<const BinFile>(path);
-  return {file->vocabulary(), {std::make_shared<BinTokens>(file), file->document_offsets()}};
+  return {file->vocabulary(), {std::make_shared<BinTokens>(file), file->document_offsets()}, nullptr};
+}
+
+// Makes the tokenizer of text; not called for files that know theirs.
+using MakeTokenizer = std::function<std::shared_ptr<const Tokenizer>()>;
+
+MakeTokenizer tokenizer_of(const DataRequest& request) {
+  return
+      [&request] { return request.trained_with ? request.trained_with : make_tokenizer(request.tokenizer); };
+}
+
+Dataset open_with(const std::vector<std::string>& inputs, InputFormat format, const MakeTokenizer& tokenizer,
+                  std::vector<std::string>& notes, const OpenLimits& limits = {}) {
+  if (inputs.empty()) fail(ErrorKind::data, "no input was given");
+  if (format == InputFormat::automatic) format = common_format(inputs);
+  if (format == InputFormat::hdf5)
+    return join_files(inputs, notes, [&](const fs::path& path) { return open_hdf5(path, limits); });
+  if (format == InputFormat::bin) return join_files(inputs, notes, open_bin);
+  const Sources sources = find_sources(inputs);
+  notes.push_back("text: " + sources.describe());
+  return read_text(sources, tokenizer());
 }
 
 // The sources of each class by its name.
@@ -188,7 +214,7 @@ Dataset read_classes(const std::map<std::string, Sources>& classes,
 OpenedData open_classes(const DataRequest& request) {
   if (request.format != InputFormat::automatic && request.format != InputFormat::text)
     fail(ErrorKind::usage, "classification reads folders of text files, not token files");
-  const auto tokenizer = make_tokenizer(request.tokenizer);
+  const auto tokenizer = tokenizer_of(request)();
   std::map<std::string, Sources> train = class_sources(request.train), validation;
   std::vector<std::string> notes;
   for (const auto& [name, sources] : train)
@@ -228,7 +254,7 @@ OpenedData open_task(const DataRequest& request) {
 OpenedData open_and_split(const DataRequest& request, InputFormat format) {
   std::vector<std::string> notes;
   if (format == InputFormat::text) {
-    const auto tokenizer = make_tokenizer(request.tokenizer);
+    const auto tokenizer = tokenizer_of(request)();
     const Sources sources = find_sources(request.train);
     auto [train, validation] = split_sources(sources, request.val_fraction, request.seed);
     notes.push_back("text: " + sources.describe());
@@ -238,7 +264,7 @@ OpenedData open_and_split(const DataRequest& request, InputFormat format) {
     return {read_text(train, tokenizer), read_text(validation, tokenizer), std::move(notes)};
   }
   auto [train, validation] =
-      open_dataset(request.train, format, request.tokenizer, &notes).split_tail(request.val_fraction);
+      open_with(request.train, format, tokenizer_of(request), notes).split_tail(request.val_fraction);
   notes.push_back(
       fmt::format("the last {} tokens are the validation data", count_text(validation.n_tokens())));
   return {std::move(train), std::move(validation), std::move(notes)};
@@ -249,15 +275,8 @@ OpenedData open_and_split(const DataRequest& request, InputFormat format) {
 Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format, const std::string& tokenizer,
                      std::vector<std::string>* notes, const OpenLimits& limits) {
   std::vector<std::string> unread;
-  std::vector<std::string>& said = notes ? *notes : unread;
-  if (inputs.empty()) fail(ErrorKind::data, "no input was given");
-  if (format == InputFormat::automatic) format = common_format(inputs);
-  if (format == InputFormat::hdf5)
-    return join_files(inputs, said, [&](const fs::path& path) { return open_hdf5(path, limits); });
-  if (format == InputFormat::bin) return join_files(inputs, said, open_bin);
-  const Sources sources = find_sources(inputs);
-  said.push_back("text: " + sources.describe());
-  return read_text(sources, make_tokenizer(tokenizer));
+  return open_with(
+      inputs, format, [&] { return make_tokenizer(tokenizer); }, notes ? *notes : unread, limits);
 }
 
 OpenedData open_data(const DataRequest& request) {
@@ -268,9 +287,10 @@ OpenedData open_data(const DataRequest& request) {
       request.format == InputFormat::automatic ? common_format(request.train) : request.format;
   if (request.validation.empty() && request.val_fraction > 0) return open_and_split(request, format);
   std::vector<std::string> notes;
-  OpenedData opened{open_dataset(request.train, format, request.tokenizer, &notes), std::nullopt, {}};
+  const MakeTokenizer tokenizer = tokenizer_of(request);
+  OpenedData opened{open_with(request.train, format, tokenizer, notes), std::nullopt, {}};
   if (!request.validation.empty()) {
-    opened.validation = open_dataset(request.validation, request.format, request.tokenizer, &notes);
+    opened.validation = open_with(request.validation, request.format, tokenizer, notes);
     if (opened.train.vocabulary().tokenizer.empty() && opened.validation->vocabulary().tokenizer.empty()) {
       opened.train.widen_vocabulary(opened.validation->vocabulary().size);
       opened.validation->widen_vocabulary(opened.train.vocabulary().size);

@@ -19,9 +19,10 @@ struct DataRequest {
   std::vector<std::string> validation = {};  // empty: split off from `train`
   double val_fraction = 0.05;                // 0: no validation
   InputFormat format = InputFormat::automatic;
-  std::string tokenizer = "byte";  // for text; token files know theirs
-  std::uint64_t seed = 1;          // of the split by file, or of the task's training samples
-  bool classes = false;            // a folder per class
+  std::string tokenizer = "byte";  // for text (make_tokenizer); token files know theirs
+  std::shared_ptr<const Tokenizer> trained_with = nullptr;  // a model's own, used instead where it is given
+  std::uint64_t seed = 1;                                   // of the split by file, or of the task's samples
+  bool classes = false;                                     // a folder per class
 };
 
 struct OpenedData {
@@ -39,7 +40,7 @@ struct OpenLimits {
 };
 
 // All of the inputs as one dataset. `automatic` goes by content: HDF5 files by their signature, .bin by name,
-// all else is text; kinds cannot be mixed.
+// all else is text; kinds cannot be mixed. `tokenizer` (make_tokenizer) is for text.
 Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format = InputFormat::automatic,
                      const std::string& tokenizer = "byte", std::vector<std::string>* notes = nullptr,
                      const OpenLimits& limits = {});

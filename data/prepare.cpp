@@ -24,7 +24,7 @@ TokenCounts write_tokens(const Sources& sources, const fs::path& output,
   TokenFileWriter writer(output, tokenizer);
   for (const SourceFile& file : sources.files) {
     writer.begin_document();
-    read_blocks(file, [&](std::string_view text) {
+    read_blocks(file, tokenizer->border(), [&](std::string_view text) {
       writer.append(text);
       done(std::ssize(text));
     });

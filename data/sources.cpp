@@ -256,20 +256,42 @@ std::pair<Sources, Sources> split_sources(const Sources& all, double fraction, s
   return split;
 }
 
-void read_blocks(const SourceFile& file, const std::function<void(std::string_view)>& use) {
-  const OpenFile open(file.path);
-  const std::unique_ptr<char[]> block(new char[static_cast<std::size_t>(std::min(kBlockBytes, file.bytes))]);
-  for (std::int64_t at = 0; at < file.bytes;) {
-    const auto want = static_cast<std::size_t>(std::min(kBlockBytes, file.bytes - at));
-    if (open.read(block.get(), want, file.begin + at) != want)
+struct BlockReader::Impl {
+  SourceFile file;
+  Border border;
+  OpenFile open;
+  std::int64_t at = 0;  // what of the file was handed out
+
+  std::string read(std::size_t bytes) const {
+    std::string block(bytes, '\0');
+    if (open.read(block.data(), bytes, file.begin + at) != bytes)
       fail(ErrorKind::data, "{}: the file became shorter while it was read", file.path.string());
-    std::size_t used = want;
-    if (at + static_cast<std::int64_t>(want) < file.bytes)
-      if (const void* newline = ::memrchr(block.get(), '\n', want))
-        used = static_cast<std::size_t>(static_cast<const char*>(newline) - block.get()) + 1;
-    use({block.get(), used});
-    at += static_cast<std::int64_t>(used);
+    return block;
   }
+};
+
+BlockReader::BlockReader(const SourceFile& file, Border border)
+    : impl_(new Impl{file, std::move(border), OpenFile(file.path)}) {}
+
+BlockReader::~BlockReader() = default;
+
+std::optional<std::string> BlockReader::next() {
+  const std::int64_t left = impl_->file.bytes - impl_->at;
+  if (left == 0) return std::nullopt;
+  for (std::int64_t bytes = kBlockBytes;; bytes *= 2) {
+    std::string block = impl_->read(static_cast<std::size_t>(std::min(bytes, left)));
+    const std::size_t used = bytes < left ? impl_->border(block) : block.size();
+    if (used == 0) continue;
+    block.resize(used);
+    impl_->at += std::ssize(block);
+    return block;
+  }
+}
+
+void read_blocks(const SourceFile& file, const BlockReader::Border& border,
+                 const std::function<void(std::string_view)>& use) {
+  BlockReader reader(file, border);
+  while (const auto block = reader.next()) use(*block);
 }
 
 }  // namespace filigree

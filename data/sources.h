@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -43,7 +45,25 @@ Sources find_sources(const std::vector<std::string>& inputs);
 // its tail, from a line's start where there is one nearby, is the validation. 0 < fraction < 1.
 std::pair<Sources, Sources> split_sources(const Sources& all, double fraction, std::uint64_t seed);
 
-// Calls `use` with the file's bytes in blocks of at most 4 MiB that end after a newline wherever possible.
-void read_blocks(const SourceFile& file, const std::function<void(std::string_view)>& use);
+// Reads a file in blocks of at most 4 MiB that end where `border` (Tokenizer::last_border) says; a block
+// without a border grows until it has one.
+class BlockReader {
+ public:
+  using Border = std::function<std::size_t(std::string_view)>;
+  BlockReader(const SourceFile& file, Border border);
+  ~BlockReader();
+  BlockReader(const BlockReader&) = delete;
+  BlockReader& operator=(const BlockReader&) = delete;
+  // The next block, never empty; nullopt at the end. Error(data) if the file became shorter meanwhile.
+  std::optional<std::string> next();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Calls `use` with all blocks.
+void read_blocks(const SourceFile& file, const BlockReader::Border& border,
+                 const std::function<void(std::string_view)>& use);
 
 }  // namespace filigree

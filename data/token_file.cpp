@@ -64,6 +64,7 @@ void TokenFileWriter::append(std::string_view text) {
 TokenCounts TokenFileWriter::commit() {
   offsets_sum_.update(&counts_.n_tokens, sizeof counts_.n_tokens);
   file_.append("document_offsets", &counts_.n_tokens, 1);
+  file_.text("tokenizer_json", tokenizer_->to_json());
   file_.attribute("/", "format", std::string(kFormat));
   file_.attribute("/", "version", kVersion);
   file_.attribute("/", "tokenizer", tokenizer_->name());
@@ -77,6 +78,20 @@ TokenCounts TokenFileWriter::commit() {
   file_.attribute("/", "offsets_xxhash64", hex64(offsets_sum_.digest()));
   file_.commit();
   return counts_;
+}
+
+void TokenFile::read_tokenizer() {
+  if (file_.has("tokenizer_json"))
+    tokenizer_ = tokenizer_from_json(file_.text("tokenizer_json"), path().string() + ": tokenizer_json");
+  else if (vocabulary_.tokenizer == "byte")
+    tokenizer_ = make_tokenizer("byte");
+  // The name is a sum of the tokenizer.
+  if (tokenizer_ && vocabulary_of(*tokenizer_) != vocabulary_)
+    damaged(path(), "its tokenizer is not the one it names");
+}
+
+Vocabulary vocabulary_of(const Tokenizer& tokenizer) {
+  return {tokenizer.name(), tokenizer.vocab_size(), tokenizer.separator(), tokenizer.mask()};
 }
 
 TokenFile::TokenFile(const std::filesystem::path& path) : file_(path) {
@@ -96,6 +111,7 @@ TokenFile::TokenFile(const std::filesystem::path& path) : file_(path) {
   };
   vocabulary_.separator = special("separator");
   vocabulary_.mask = special("mask");
+  read_tokenizer();
   counts_ = {file_.integer("/", "n_tokens"), file_.integer("/", "n_documents"),
              file_.integer("/", "n_bytes")};
   tokens_sum_ = file_.string("/", "tokens_xxhash64");

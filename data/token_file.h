@@ -1,7 +1,8 @@
-// The HDF5 token file: `tokens` u16 or u32 [n], `document_offsets` i64 [documents + 1] (0 first, n last), and
-// attributes on the root: format "filigree-tokens", version, tokenizer, vocab_size, separator and mask (-1:
-// none), n_tokens, n_documents, n_bytes of text, tokens_xxhash64 and offsets_xxhash64 (hex, over the stored
-// little-endian numbers). Written crash-safe (core/hdf5.h).
+// The HDF5 token file: `tokens` u16 or u32 [n], `document_offsets` i64 [documents + 1] (0 first, n last),
+// `tokenizer_json` (Tokenizer::to_json(); files of older versions have none), and attributes on the root:
+// format "filigree-tokens", version, tokenizer, vocab_size, separator and mask (-1: none), n_tokens,
+// n_documents, n_bytes of text, tokens_xxhash64 and offsets_xxhash64 (hex, over the stored little-endian
+// numbers). Written crash-safe (core/hdf5.h).
 #pragma once
 
 #include <cstdint>
@@ -54,6 +55,8 @@ struct Vocabulary {
   bool operator==(const Vocabulary&) const = default;
 };
 
+Vocabulary vocabulary_of(const Tokenizer& tokenizer);
+
 class TokenFile {
  public:
   // Checks the header and the offsets, their checksum included; the tokens are checked by verify().
@@ -62,6 +65,9 @@ class TokenFile {
 
   const std::filesystem::path& path() const { return file_.path(); }
   const Vocabulary& vocabulary() const { return vocabulary_; }
+  const std::shared_ptr<const Tokenizer>& tokenizer() const {
+    return tokenizer_;
+  }  // null if it is not stored
   const TokenCounts& counts() const { return counts_; }
   DType dtype() const { return type_; }
   const std::vector<std::int64_t>& document_offsets() const { return offsets_; }
@@ -78,8 +84,11 @@ class TokenFile {
   template <class T>
   void read_as(std::int64_t begin, std::int64_t count, std::int32_t* out, Xxhash64* sum) const;
 
+  void read_tokenizer();
+
   h5::Reader file_;
   Vocabulary vocabulary_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
   TokenCounts counts_;
   DType type_ = DType::u16;
   std::vector<std::int64_t> offsets_;

@@ -163,10 +163,14 @@ TEST_F(SourcesTest, BothSidesOfASplitGetAFile) {
   }
 }
 
+std::size_t ends_of_lines(std::string_view text) {
+  return text.rfind('\n') + 1;  // 0 if there is none
+}
+
 std::string read_all(const Sources& sources) {
   std::string text;
   for (const SourceFile& file : sources.files)
-    read_blocks(file, [&](std::string_view block) { text += block; });
+    read_blocks(file, ends_of_lines, [&](std::string_view block) { text += block; });
   return text;
 }
 
@@ -186,7 +190,7 @@ TEST_F(SourcesTest, ASingleFileIsCutAtALine) {
   expect_error(ErrorKind::data, "too small", [&] { split_sources(find("byte"), 0.5, 1); });
 }
 
-TEST_F(SourcesTest, ReadsBlocksThatEndWithLines) {
+TEST_F(SourcesTest, ReadsBlocksThatEndAtBorders) {
   for (const std::size_t size : {1ul, 100ul, 4ul << 20, (4ul << 20) + 1, (9ul << 20) + 12345}) {
     std::string text(size, 'x');
     for (std::size_t i = 0; i < size; i += 1 + rng() % 5000) text[i] = '\n';
@@ -194,7 +198,7 @@ TEST_F(SourcesTest, ReadsBlocksThatEndWithLines) {
     const SourceFile whole = find("text").files.front();
     std::string back;
     std::int64_t n_blocks = 0;
-    read_blocks(whole, [&](std::string_view block) {
+    read_blocks(whole, ends_of_lines, [&](std::string_view block) {
       EXPECT_LE(block.size(), 4ul << 20);
       back += block;
       ++n_blocks;
@@ -205,14 +209,22 @@ TEST_F(SourcesTest, ReadsBlocksThatEndWithLines) {
     const SourceFile part{whole.path, "", static_cast<std::int64_t>(size / 3),
                           static_cast<std::int64_t>(size / 2)};
     std::string piece;
-    read_blocks(part, [&](std::string_view block) { piece += block; });
+    read_blocks(part, ends_of_lines, [&](std::string_view block) { piece += block; });
     EXPECT_EQ(piece, text.substr(size / 3, size / 2));
   }
+  // Without a border there is one block.
+  put("text", std::string(9ul << 20, 'x') + "\nend");
+  std::vector<std::size_t> sizes;
+  read_blocks(find("text").files.front(), ends_of_lines,
+              [&](std::string_view b) { sizes.push_back(b.size()); });
+  EXPECT_EQ(sizes, (std::vector<std::size_t>{(9ul << 20) + 4}));
   SourceFile longer = find("text").files.front();
   longer.bytes += 1;
-  expect_error(ErrorKind::data, "became shorter", [&] { read_blocks(longer, [](std::string_view) {}); });
+  expect_error(ErrorKind::data, "became shorter",
+               [&] { read_blocks(longer, ends_of_lines, [](std::string_view) {}); });
   fs::remove(folder / "text");
-  expect_error(ErrorKind::data, "No such file", [&] { read_blocks(longer, [](std::string_view) {}); });
+  expect_error(ErrorKind::data, "No such file",
+               [&] { read_blocks(longer, ends_of_lines, [](std::string_view) {}); });
 }
 
 }  // namespace

@@ -190,6 +190,8 @@ TEST(Config, EveryMistakeIsNamedWhereItStands) {
       {with("", "", "schedule: cosin"), "... did you mean 'cosine'?"},
       {with("", "format: txt"), "... did you mean 'text'?"},
       {with("", "tokenizer: bite"), "... did you mean 'byte'?"},
+      {with("", "tokenizer: 'bpe:'"), "... data.tokenizer must be one of byte, bpe:FILE"},
+      {with("", "tokenizer: gpt2.json"), "... data.tokenizer must be one of byte, bpe:FILE"},
       {with("", "", "", "device: gpu\n"), "c.yaml:4:9: device must be one of cpu, auto, cuda, not 'gpu'"},
       // ranges
       {with("", "", "", "tile: 48\n"), "c.yaml:4:7: tile must be one of 16, 32, 64, 128, not 48"},
@@ -251,6 +253,9 @@ TEST(Config, EveryMistakeIsNamedWhereItStands) {
        "c.yaml:3:74: train.decay_steps (99) must be at most steps - warmup_steps (95)"},
       {with("", "", "min_lr: 0.1"), "... train.min_lr must be at most train.lr (0.001)"},
       {with("", "", "out: ''"), "... train.out is empty"},
+      {with("", "", "init_from: ''"), "c.yaml:3:57: train.init_from is empty | name a checkpoint file"},
+      {with("", "", "init_from: [a]"), "c.yaml:3:57: train.init_from must be a text"},
+      {with("", "", "init_form: a"), "... did you mean 'init_from'?"},
       {with("", "", "", "causal: false\n"), "c.yaml:4:9: a decoder predicts the next token"},
       // patterns
       {with("", "", "", "pattern: {locl: {window: 3}}\n"), "... 'local'"},
@@ -477,6 +482,7 @@ YamlNode random_config(Random& rng) {
   if (validation) maybe(train, "eval_interval", YamlNode::make(below(rng, 500)));
   if (validation) maybe(train, "eval_batches", YamlNode::make(below(rng, 500)));
   maybe(train, "log_interval", YamlNode::make(1 + below(rng, 500)));
+  maybe(train, "init_from", YamlNode::make(pick({"runs/x", "a b.h5", "12"})));
   maybe(train, "out", YamlNode::make(pick({"runs/x", "a b", "2024", "~/r"})));
   maybe(checkpoint, "interval", YamlNode::make(below(rng, 500)));
   maybe(checkpoint, "keep", YamlNode::make(1 + below(rng, 5)));
@@ -547,10 +553,15 @@ TEST(Config, HashFollowsWhatIsComputed) {
     EXPECT_EQ(config_hash(parse(kMinimal + same)), hash) << same;
   EXPECT_EQ(config_hash(parse(with("", "", "out: elsewhere, log_interval: 3"))), hash);
   EXPECT_EQ(config_hash(parse_config(parse_yaml(kMinimal, "other.yaml"), "other")), hash);
+  // A tokenizer's content is compared elsewhere; that it is one is not where it lies.
+  const std::string bpe = config_hash(parse(with("", "tokenizer: 'bpe:a.json'")));
+  EXPECT_EQ(config_hash(parse(with("", "tokenizer: 'bpe:b.json'"))), bpe);
+  EXPECT_NE(bpe, hash);
   for (const char* other : {"seed: 2\n", "tile: 32\n", "pattern: {local: {window: 2}}\n"})
     EXPECT_NE(config_hash(parse(kMinimal + other)), hash) << other;
   EXPECT_NE(config_hash(parse(with("ffn_dim: 300"))), hash);
   EXPECT_NE(config_hash(parse(with("", "", "clip: 2"))), hash);
+  EXPECT_NE(config_hash(parse(with("", "", "init_from: runs/x"))), hash);
 }
 
 TEST(Config, DifferencesNameKeysAndValues) {

@@ -84,7 +84,8 @@ constexpr std::array kTensorGroups = {std::pair("weights", &CheckpointContents::
                                       std::pair("patterns", &CheckpointContents::patterns)};
 
 void require_room(const fs::path& path, const CheckpointContents& contents) {
-  std::int64_t need = kOverheadBytes + std::ssize(contents.state_json) + std::ssize(contents.config_yaml);
+  std::int64_t need = kOverheadBytes + std::ssize(contents.state_json) + std::ssize(contents.config_yaml) +
+                      std::ssize(contents.tokenizer_json);
   for (const auto& [group, tensors] : kTensorGroups)
     for (const auto& [name, tensor] : contents.*tensors) need += tensor.bytes();
   const std::int64_t free = free_bytes(path.parent_path());
@@ -151,6 +152,10 @@ class Texts {
     text.resize(static_cast<std::size_t>(count(entry)));
     return text.data();
   }
+  std::string take_if_there(const std::string& name) {
+    const auto found = texts_.find(name);
+    return found == texts_.end() ? "" : std::move(found->second);
+  }
   std::string take(const fs::path& path, const std::string& name) {
     const auto found = texts_.find(name);
     if (found == texts_.end()) fail_damaged(path, fmt::format("{} is missing", name));
@@ -182,8 +187,15 @@ YamlNode model_part(const Config& config) {
   part.find("model")
       ->set("dropout", YamlNode::make(0))
       .set("activation_checkpointing", YamlNode::make(false));
-  data.add("tokenizer", *root.find("data")->find("tokenizer"));
+  const bool bpe = config.data.tokenizer.starts_with("bpe:");  // whose content counts, not its path
+  data.add("tokenizer", bpe ? YamlNode::make("bpe:") : *root.find("data")->find("tokenizer"));
   return part.add("data", std::move(data));
+}
+
+YamlNode weights_part(const Config& config) {
+  YamlNode model = *model_part(config).find("model");
+  if (config.model.positions != Positions::learned) model.set("max_seq_len", YamlNode::make(0));
+  return YamlNode::make_map().add("model", std::move(model));
 }
 
 void require_equal(const YamlNode& config, const YamlNode& saved, const std::string& what,
@@ -205,6 +217,7 @@ void write_checkpoint(const fs::path& path, const CheckpointContents& contents) 
   for (const auto& [group, tensors] : kTensorGroups) writer.add(group, contents.*tensors);
   writer.add("state", contents.state_json);
   writer.add("config", contents.config_yaml);
+  if (!contents.tokenizer_json.empty()) writer.add("tokenizer", contents.tokenizer_json);
   writer.add("environment", environment());
   writer.commit();
   try {
@@ -240,7 +253,24 @@ CheckpointContents read_checkpoint(const fs::path& path) {
   contents.state_json = texts.take(path, "state");
   contents.config_yaml = texts.take(path, "config");
   contents.environment_json = texts.take(path, "environment");
+  contents.tokenizer_json = texts.take_if_there("tokenizer");
   return contents;
+}
+
+std::shared_ptr<const Tokenizer> read_tokenizer(const CheckpointContents& contents,
+                                                const std::string& origin) {
+  const auto state = Json::parse(contents.state_json, nullptr, false);
+  if (!state.is_object() || !state.contains("tokenizer") || !state["tokenizer"].is_string())
+    fail(ErrorKind::data, "{}: its state is not one of a training run", origin);
+  const auto name = state["tokenizer"].get<std::string>();
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (!contents.tokenizer_json.empty())
+    tokenizer = tokenizer_from_json(contents.tokenizer_json, origin + ": tokenizer");
+  else if (name == "byte")
+    tokenizer = make_tokenizer(name);  // a checkpoint from before they held their tokenizer
+  if (tokenizer && tokenizer->name() != name)
+    fail_damaged(origin, fmt::format("it holds the tokenizer {} instead of {}", tokenizer->name(), name));
+  return tokenizer;
 }
 
 CheckpointInfo inspect_checkpoint(const fs::path& path) {
@@ -298,12 +328,12 @@ NamedTensors pattern_state(const Transformer& model) {
   return all;
 }
 
-void load_patterns(Transformer& model, const Config& config, const CheckpointContents& contents,
+void load_patterns(Transformer& model, const Config& config, const NamedTensors& patterns,
                    const std::string& origin) {
   try {
     for (std::size_t i = 0; i < static_cast<std::size_t>(model.config().n_layers); ++i)
       if (LearnedLayer* layer = model.learned(i))
-        layer->load_state(contents.patterns, static_cast<std::uint64_t>(config.seed));
+        layer->load_state(patterns, static_cast<std::uint64_t>(config.seed));
   } catch (const Error& e) {
     fail(ErrorKind::data, "{}: {}", origin, e.what());
   }
@@ -315,6 +345,13 @@ void require_same_model(const Config& config, const std::string& checkpoint_yaml
                 "take the values of the checkpoint, or start a new run with another train.out");
 }
 
+void require_same_weights(const Config& config, const std::string& checkpoint_yaml,
+                          const std::string& origin) {
+  const Config saved = parse_config(parse_yaml(checkpoint_yaml, origin));
+  require_equal(weights_part(config), weights_part(saved), "model", origin,
+                "take these values of the checkpoint; pattern, causal, tile and dropout may differ");
+}
+
 void require_same_run(const Config& config, const std::string& checkpoint_yaml, const std::string& origin) {
   const Config saved = parse_config(parse_yaml(checkpoint_yaml, origin));
   if (config_hash(config) == config_hash(saved)) return;
@@ -323,6 +360,8 @@ void require_same_run(const Config& config, const std::string& checkpoint_yaml, 
   like.train.out = saved.train.out;
   like.train.log_interval = saved.train.log_interval;
   like.checkpoint = saved.checkpoint;
+  if (like.data.tokenizer.starts_with("bpe:") && saved.data.tokenizer.starts_with("bpe:"))
+    like.data.tokenizer = saved.data.tokenizer;
   like.log = saved.log;
   require_equal(like.to_yaml(), saved.to_yaml(), "run", origin,
                 "take the values of the checkpoint, or start a new run with another train.out");

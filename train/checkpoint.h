@@ -5,6 +5,7 @@
 //   patterns/<name>                    tensors: phases and hardened layouts of learned patterns
 //   state                              JSON: step, data position, counters, best loss ... (the trainer's)
 //   config                             the resolved config, YAML
+//   tokenizer                          tokenizer.json of the data's tokenizer; absent where it is unknown
 //   environment                        JSON: versions of filigree and its libraries, thread count
 //   manifest                           JSON: path, dtype, dims and xxhash64 of every dataset above, in order
 //   attributes format, manifest_sum    "filigree checkpoint 1", xxhash64 of the manifest
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "data/tokenizer.h"
 #include "layers/transformer.h"
 #include "train/config.h"
 
@@ -31,8 +33,9 @@ struct CheckpointContents {
   NamedTensors optimizer;
   std::string state_json;
   std::string config_yaml;
-  std::string environment_json;  // set by write_checkpoint
-  NamedTensors patterns = {};    // what learned patterns hold beside their parameters
+  std::string environment_json;     // set by write_checkpoint
+  std::string tokenizer_json = "";  // empty: unknown
+  NamedTensors patterns = {};       // what learned patterns hold beside their parameters
 };
 
 // Writes beside `path`, reads it back, checks every sum, and only then gives it its name: whatever was there
@@ -43,6 +46,11 @@ void write_checkpoint(const std::filesystem::path& path, const CheckpointContent
 
 // Error(data), naming the file, if it is missing, empty, cut, damaged or no checkpoint.
 CheckpointContents read_checkpoint(const std::filesystem::path& path);
+
+// The tokenizer that a checkpoint holds, whose name its state gives; null where only the data's ids are
+// known.
+std::shared_ptr<const Tokenizer> read_tokenizer(const CheckpointContents& contents,
+                                                const std::string& origin);
 
 struct CheckpointEntry {
   std::string path;  // "weights/<name>", "state", ...
@@ -67,13 +75,18 @@ void load_tensors_into(const NamedTensors& targets, const NamedTensors& source, 
 // What a checkpoint holds of the model's learned patterns, and its way back. Error(data) if it is another
 // model's.
 NamedTensors pattern_state(const Transformer& model);
-void load_patterns(Transformer& model, const Config& config, const CheckpointContents& contents,
+void load_patterns(Transformer& model, const Config& config, const NamedTensors& patterns,
                    const std::string& origin);
 
 // Error(usage) listing the first differing keys with both values unless `config` describes the model of the
 // checkpoint's config: model (but dropout and activation_checkpointing), pattern, causal and data.tokenizer.
 // Both have model.vocab_size filled in.
 void require_same_model(const Config& config, const std::string& checkpoint_yaml, const std::string& origin);
+
+// The same for what decides which weights there are and what they mean: `model` but dropout,
+// activation_checkpointing and, unless positions are learned, max_seq_len. Another pattern may use them.
+void require_same_weights(const Config& config, const std::string& checkpoint_yaml,
+                          const std::string& origin);
 
 // The same for everything that config_hash covers: what a resumed run must not change.
 void require_same_run(const Config& config, const std::string& checkpoint_yaml, const std::string& origin);

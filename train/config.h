@@ -28,7 +28,7 @@ struct DataConfig {
   std::vector<std::string> val;    // empty: val_fraction of the files of `train`
   double val_fraction = 0.05;      // 0: no validation
   DataFormat format = DataFormat::automatic;
-  std::string tokenizer = "byte";
+  std::string tokenizer = "byte";  // of text: byte, or bpe:FILE for a tokenizer.json. Token files hold theirs
   std::int64_t seq_len = 0;
   bool documents = true;  // attention stays inside a document; not encoder_classifier
   bool shuffle = true;
@@ -56,6 +56,7 @@ struct TrainConfig {
   std::int64_t eval_interval = 250;          // steps; 0: only at the end. Both need validation data
   std::int64_t eval_batches = 20;            // micro batches; 0: all
   std::int64_t log_interval = 10;            // steps
+  std::string init_from;                     // checkpoint or run to take the first weights from; empty: none
   std::string out;                           // run folder; default runs/<name of the config file>
   std::int64_t accumulation() const { return batch_size / micro_batch_size; }
   bool operator==(const TrainConfig&) const = default;
@@ -118,7 +119,8 @@ Config parse_config(const YamlNode& root, const std::string& name = "run");
 Config resolve_steps(Config config, std::int64_t steps_per_epoch);
 
 // Hex xxhash64 of the resolved config without what does not change what is computed: threads, cuda_graph,
-// train.out, train.log_interval, checkpoint and log.
+// train.out, train.log_interval, checkpoint, log, and the path of the tokenizer's file, whose content is
+// compared.
 std::string config_hash(const Config& config);
 
 // "model.dim: 64 / 128" for every key of the two trees that differs, in the order of `a`, then of `b`. Absent

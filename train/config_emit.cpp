@@ -91,6 +91,7 @@ YamlNode train_node(const TrainConfig& train, bool has_validation) {
     node.add("eval_batches", YamlNode::make(train.eval_batches));
   }
   node.add("log_interval", YamlNode::make(train.log_interval));
+  if (!train.init_from.empty()) node.add("init_from", YamlNode::make(train.init_from));
   node.add("out", YamlNode::make(train.out));
   return node;
 }
@@ -163,6 +164,7 @@ std::string config_hash(const Config& config) {
   same.train.out.clear();
   same.train.log_interval = 1;
   same.checkpoint = {};
+  if (same.data.tokenizer.starts_with("bpe:")) same.data.tokenizer = "bpe:";
   same.log = {};
   const std::string text = to_yaml(same.to_yaml());
   return hex64(xxhash64(text.data(), text.size()));

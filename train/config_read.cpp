@@ -170,6 +170,13 @@ std::vector<std::string> read_paths(const YamlNode& node, const std::string& wha
   return paths;
 }
 
+std::string read_tokenizer(MapReader& reader, const std::string& fallback) {
+  const YamlNode* node = reader.find("tokenizer");
+  if (node && node->is_scalar() && node->scalar.starts_with("bpe:") && node->scalar != "bpe:")
+    return node->scalar;
+  return reader.choice("tokenizer", {"byte", "bpe:FILE"}, fallback);
+}
+
 // data.task takes the place of whatever is read from files.
 DataConfig read_task_data(MapReader& reader, ModelType type) {
   DataConfig data;
@@ -208,7 +215,7 @@ DataConfig read_data(MapReader reader, ModelType type) {
     data.val_fraction = read_fraction(reader, "val_fraction", data.val_fraction);
   }
   data.format = read_enum(reader, "format", data.format);
-  data.tokenizer = reader.choice("tokenizer", {"byte"}, data.tokenizer);
+  data.tokenizer = read_tokenizer(reader, data.tokenizer);
   data.seq_len = reader.integer("seq_len", 1, kMaxSeqLen);
   data.shuffle = reader.boolean("shuffle", data.shuffle);
   if (type == ModelType::encoder_classifier)
@@ -317,6 +324,7 @@ TrainConfig read_train(MapReader reader, bool has_validation, const std::string&
   read_optimizer(reader, train);
   read_schedule(reader, train);
   read_evaluation(reader, train, has_validation);
+  train.init_from = reader.string("init_from", "");
   train.out = reader.string("out", "runs/" + name);
   reader.done();
 
@@ -331,6 +339,9 @@ TrainConfig read_train(MapReader reader, bool has_validation, const std::string&
                         train.batch_size, train.micro_batch_size, train.batch_size % train.micro_batch_size));
   if (train.min_lr > train.lr)
     fail_at(mark_of(reader, "min_lr"), fmt::format("train.min_lr must be at most train.lr ({})", train.lr));
+  if (reader.has("init_from") && train.init_from.empty())
+    fail_at(mark_of(reader, "init_from"), "train.init_from is empty",
+            "name a checkpoint file or a run folder, or remove it");
   if (train.out.empty())
     fail_at(mark_of(reader, "out"), "train.out is empty", "name a folder, such as runs/first");
   if (train.steps > 0) {

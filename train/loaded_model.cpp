@@ -8,34 +8,39 @@
 
 namespace filigree {
 
+StoredModel read_stored_model(const std::filesystem::path& path) {
+  StoredModel stored;
+  stored.checkpoint = find_checkpoint(path);
+  const std::string origin = stored.checkpoint.string();
+  CheckpointContents contents = read_checkpoint(stored.checkpoint);
+  stored.config = parse_config(parse_yaml(contents.config_yaml, origin + ": config"));
+  stored.tokenizer = read_tokenizer(contents, origin);
+  const auto state = nlohmann::json::parse(contents.state_json, nullptr, false);
+  require(state.contains("layout_files") && state["layout_files"].is_string(),
+          "{}: its state is not one of a training run", origin);
+  if (state["layout_files"] != layout_files_sum(stored.config))
+    throw Error(ErrorKind::data,
+                fmt::format("{}: a layout file of the pattern has changed since this checkpoint", origin),
+                "restore the file");
+  stored.weights = std::move(contents.weights);
+  stored.patterns = std::move(contents.patterns);
+  return stored;
+}
+
 LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device) {
-  LoadedModel loaded;
-  loaded.checkpoint = find_checkpoint(path);
-  const CheckpointContents contents = read_checkpoint(loaded.checkpoint);
-  loaded.config = parse_config(parse_yaml(contents.config_yaml, loaded.checkpoint.string() + ": config"));
+  StoredModel stored = read_stored_model(path);
+  LoadedModel loaded{stored.checkpoint, stored.config, stored.tokenizer, nullptr};
   if (device != DeviceChoice::automatic && device != loaded.config.device) {
     loaded.config.device = device;
     loaded.config.precision = Precision::automatic;
   }
   loaded.config = with_device(loaded.config);
-  const auto state = nlohmann::json::parse(contents.state_json, nullptr, false);
-  const auto text = [&](const char* key) {
-    require(state.is_object() && state.contains(key) && state[key].is_string(),
-            "{}: its state is not one of a training run", loaded.checkpoint.string());
-    return state[key].get<std::string>();
-  };
-  loaded.tokenizer = text("tokenizer");
-  if (text("layout_files") != layout_files_sum(loaded.config))
-    throw Error(ErrorKind::data,
-                fmt::format("{}: a layout file of the pattern has changed since this checkpoint",
-                            loaded.checkpoint.string()),
-                "restore the file");
   loaded.model = std::make_unique<Transformer>(loaded.config.model, 0, device_of(loaded.config), DType::f32,
                                                compute_dtype(loaded.config), layer_patterns(loaded.config));
   NamedTensors targets;
   loaded.model->visit([&](Parameter& p) { targets.emplace_back(p.name, p.var.value()); });
-  load_tensors_into(targets, contents.weights, loaded.checkpoint.string());
-  load_patterns(*loaded.model, loaded.config, contents, loaded.checkpoint.string());
+  load_tensors_into(targets, stored.weights, loaded.checkpoint.string());
+  load_patterns(*loaded.model, loaded.config, stored.patterns, loaded.checkpoint.string());
   return loaded;
 }
 

@@ -7,19 +7,31 @@
 
 #include "data/tokenizer.h"
 #include "layers/transformer.h"
+#include "train/checkpoint.h"
 #include "train/config.h"
 
 namespace filigree {
 
 struct LoadedModel {
-  std::filesystem::path checkpoint;  // the file that was read
-  Config config;                     // resolved, as stored
-  std::string tokenizer;             // of the data that it was trained on; empty: only its ids are known
+  std::filesystem::path checkpoint;            // the file that was read
+  Config config;                               // resolved, as stored
+  std::shared_ptr<const Tokenizer> tokenizer;  // of the data that it was trained on; null: only ids are known
   std::unique_ptr<Transformer> model;
+};
+
+// The same without a Transformer made of it.
+struct StoredModel {
+  std::filesystem::path checkpoint;
+  Config config;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  NamedTensors weights;
+  NamedTensors patterns;  // see CheckpointContents
 };
 
 // `path`: a checkpoint file, or a run folder, of which best.h5 is read, or else the newest that is intact.
 // Error(data) if there is none, or if a layout file of its pattern is not the one that it was trained with.
+StoredModel read_stored_model(const std::filesystem::path& path);
+
 // `device`: where to use it; automatic: where it was trained.
 LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device = DeviceChoice::automatic);
 

@@ -59,10 +59,12 @@ DataRequest data_request(const Config& config) {
   return request;
 }
 
-RunSetup set_up_run(const Config& config) {
+RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> trained_with) {
   const Config given = with_device(config);
   set_n_threads(given.threads);
-  RunSetup setup{given, open_data(data_request(given)), {}, {}, 0, 0};
+  DataRequest request = data_request(given);
+  request.trained_with = std::move(trained_with);
+  RunSetup setup{given, open_data(request), {}, {}, 0, 0};
   fill_from_data(setup.config.model, setup.data.train);
   {
     LoaderOptions options = loader_options(setup.config);

@@ -23,8 +23,9 @@ struct RunSetup {
 
 DataRequest data_request(const Config& config);
 
-// Error(usage) for a device that is not in this build or a vocabulary that is too small.
-RunSetup set_up_run(const Config& config);
+// Error(usage) for a device that is not in this build or a vocabulary that is too small. `trained_with`: see
+// DataRequest.
+RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> trained_with = nullptr);
 
 // The page printed at the start: device, data, parameter table, FLOPs, layouts, memory.
 std::string describe(const RunSetup& setup);

@@ -15,6 +15,7 @@
 #include "train/device_choice.h"
 #include "train/evaluate.h"
 #include "train/event_file.h"
+#include "train/initial_weights.h"
 #include "train/layouts.h"
 #include "train/run_folder.h"
 #include "train/run_setup.h"
@@ -133,8 +134,14 @@ class Trainer {
   }
 
   CheckpointContents contents() {
-    return {weights(), optimizer_.state(),   at_.to_json(), to_yaml(config_.to_yaml()),
-            "",        pattern_state(model_)};
+    const Tokenizer* tokenizer = setup_.data.train.tokenizer();
+    return {weights(),
+            optimizer_.state(),
+            at_.to_json(),
+            to_yaml(config_.to_yaml()),
+            "",
+            tokenizer ? tokenizer->to_json() : "",
+            pattern_state(model_)};
   }
 
   void resume(const TrainRequest& request) {
@@ -144,7 +151,12 @@ class Trainer {
       return;
     }
     const auto found = folder_.latest();
-    if (!found) return;
+    if (!found) {
+      if (config_.train.init_from.empty()) return;
+      load_tensors_into(weights(), read_initial_weights(config_, at_.tokenizer), config_.train.init_from);
+      fmt::print("start     from the weights of {}\n", config_.train.init_from);
+      return;
+    }
     for (const std::string& message : found->damaged) fmt::print(stderr, "filigree: {}\n", message);
     load(found->contents, found->path.string());
   }
@@ -152,6 +164,11 @@ class Trainer {
   void load(const CheckpointContents& checkpoint, const std::string& origin) {
     require_same_run(config_, checkpoint.config_yaml, origin);
     const Progression saved = Progression::from_json(checkpoint.state_json, origin);
+    if (saved.tokenizer != at_.tokenizer)
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: the tokenizer has changed since this checkpoint: '{}' then, '{}' now",
+                              origin, saved.tokenizer, at_.tokenizer),
+                  "restore its file, or start a new run with another train.out");
     if (saved.data != at_.data)
       throw Error(ErrorKind::data,
                   fmt::format("{}: the training data has changed since this checkpoint", origin),
@@ -162,7 +179,7 @@ class Trainer {
                   "restore the file, or start a new run with another train.out");
     load_tensors_into(weights(), checkpoint.weights, origin);
     load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
-    load_patterns(model_, config_, checkpoint, origin);
+    load_patterns(model_, config_, checkpoint.patterns, origin);
     optimizer_.set_steps(saved.step);
     loader_.seek(saved.position);
     at_ = saved;
@@ -342,13 +359,29 @@ void refuse_own_folder(const Config& config) {
     }
 }
 
+// Of the checkpoint that the run goes on from, where the tokenizer's file is gone; else null.
+std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainRequest& request) {
+  const std::string &name = request.config.data.tokenizer, &out = request.config.train.out;
+  const bool is_gone = name.starts_with("bpe:") && !std::filesystem::exists(name.substr(4));
+  if (!is_gone || run_mode(request) != RunMode::resume) return nullptr;
+  if (request.resume == "auto" && !std::filesystem::exists(std::filesystem::path(out) / "run.json"))
+    return nullptr;
+  const auto checkpoint = find_checkpoint(request.resume == "auto" ? out : request.resume);
+  fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), checkpoint.string());
+  return read_tokenizer(read_checkpoint(checkpoint), checkpoint.string());
+}
+
 }  // namespace
 
 int train(const TrainRequest& request) {
-  RunSetup setup = set_up_run(request.config);
+  RunSetup setup = set_up_run(request.config, resumed_tokenizer(request));
   fmt::print("{}", describe(setup));
   std::fflush(stdout);
-  if (request.dry_run) return 0;
+  if (request.dry_run) {
+    if (!setup.config.train.init_from.empty())
+      read_initial_weights(setup.config, setup.data.train.vocabulary().tokenizer);
+    return 0;
+  }
   if (setup.memory.process > free_memory(device_of(setup.config)))
     throw Error(ErrorKind::out_of_memory, "the expected peak is more memory than there is",
                 "lower train.micro_batch_size or data.seq_len, or set model.activation_checkpointing: true");

@@ -55,11 +55,14 @@ int run_command_line(int argc, char** argv) {
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::simple);
   add_prepare(app, invocation);
+  add_tokenizer(app, invocation);
   add_train(app, invocation);
   add_eval(app, invocation);
   add_harden(app, invocation);
   add_generate(app, invocation);
   add_explain(app, invocation);
+  add_export(app, invocation);
+  add_import(app, invocation);
   add_inspect(app, invocation);
   add_doctor(app, invocation);
 

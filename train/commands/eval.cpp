@@ -22,8 +22,9 @@ struct EvalArguments {
   bool json = false;
 };
 
-Dataset evaluation_data(const Config& config, const std::vector<std::string>& named) {
-  DataRequest request = data_request(config);
+Dataset evaluation_data(const LoadedModel& loaded, const std::vector<std::string>& named) {
+  DataRequest request = data_request(loaded.config);
+  request.trained_with = loaded.tokenizer;
   if (!named.empty()) {
     request.task.reset();
     request.train = named;
@@ -37,10 +38,11 @@ Dataset evaluation_data(const Config& config, const std::vector<std::string>& na
 }
 
 void check_vocabulary(const LoadedModel& loaded, const Dataset& data) {
-  if (data.vocabulary().tokenizer != loaded.tokenizer)
+  const std::string trained_with = loaded.tokenizer ? loaded.tokenizer->name() : "";
+  if (data.vocabulary().tokenizer != trained_with)
     throw Error(ErrorKind::data,
                 fmt::format("the data has the tokenizer '{}', the model was trained with '{}'",
-                            data.vocabulary().tokenizer, loaded.tokenizer),
+                            data.vocabulary().tokenizer, trained_with),
                 "'' is that of .bin files, of which only the ids are known");
   require(data.vocabulary().size <= loaded.config.model.vocab_size,
           "the data has {} kinds of tokens, the model knows {}", data.vocabulary().size,
@@ -74,7 +76,7 @@ std::string to_json(const std::string& checkpoint, const Evaluation& result,
 
 void run(const EvalArguments& arguments) {
   const LoadedModel loaded = load_model(arguments.model, arguments.device);
-  const Dataset data = evaluation_data(loaded.config, arguments.data);
+  const Dataset data = evaluation_data(loaded, arguments.data);
   check_vocabulary(loaded, data);
   const auto layouts = build_layouts(loaded.config, loaded.config.data.seq_len);
   std::optional<LogitsFile> logits;

@@ -54,11 +54,12 @@ struct Made {
 class GenerateCommand {
  public:
   explicit GenerateCommand(const GenerateArguments& arguments)
-      : arguments_(arguments), loaded_(load_model(arguments.model, arguments.device)) {
-    if (loaded_.tokenizer.empty())
+      : arguments_(arguments),
+        loaded_(load_model(arguments.model, arguments.device)),
+        tokenizer_(loaded_.tokenizer) {
+    if (!tokenizer_)
       throw Error(ErrorKind::data, "this model was trained on .bin files, whose tokenizer is unknown",
                   "prepare the text with filigree prepare to generate text");
-    tokenizer_ = make_tokenizer(loaded_.tokenizer);
     prompts_ =
         arguments.prompts_file.empty() ? std::vector{arguments.prompt} : read_prompts(arguments.prompts_file);
     for (const std::string& prompt : prompts_) {

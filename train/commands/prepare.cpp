@@ -48,7 +48,8 @@ void add_prepare(CLI::App& app, Invocation&) {
   command->add_option("-o,--output", arguments->output, "The token file to write")
       ->required()
       ->type_name("FILE.h5");
-  command->add_option("--tokenizer", arguments->options.tokenizer, "byte")->capture_default_str();
+  command->add_option("--tokenizer", arguments->options.tokenizer, "byte, or bpe:FILE for a tokenizer.json")
+      ->capture_default_str();
   command
       ->add_option("--val", arguments->options.val_fraction,
                    "Part of the bytes, by whole files, that goes to FILE.val.h5")

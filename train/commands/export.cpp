@@ -1,0 +1,46 @@
+// filigree export: a checkpoint as a folder that Hugging Face transformers loads.
+#include "train/interchange/export.h"
+
+#include "data/progress.h"
+#include "train/commands/commands.h"
+
+namespace filigree {
+namespace {
+
+struct ExportArguments {
+  std::string model, output, dtype = "fp32";
+};
+
+void run(const ExportArguments& arguments) {
+  std::optional<Progress> bar;
+  const ExportResult result =
+      export_model(arguments.model, arguments.output, arguments.dtype == "bf16" ? DType::bf16 : DType::f32,
+                   [&](std::int64_t done, std::int64_t total) {
+                     if (!bar) bar.emplace("export", total, "B");
+                     bar->update(done);
+                   });
+  bar->finish();
+  fmt::print("{}: {} with {} parameters in {}\n", arguments.output, architecture_class(result.architecture),
+             result.parameters, arguments.dtype);
+  if (!result.warning.empty()) {
+    std::fflush(stdout);
+    fmt::print(stderr, "filigree: warning: {}\n", result.warning);
+  }
+}
+
+}  // namespace
+
+void add_export(CLI::App& app, Invocation&) {
+  auto* command =
+      app.add_subcommand("export", "Write a checkpoint in the format of Hugging Face transformers");
+  const auto arguments = std::make_shared<ExportArguments>();
+  command->add_option("model", arguments->model, "Checkpoint file or run folder")->required();
+  command->add_option("-o,--output", arguments->output, "The folder to make")->required()->type_name("DIR");
+  command->add_option("--dtype", arguments->dtype, "Of the weights")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  command->footer("Example:\n  filigree export runs/quickstart -o exported --dtype bf16");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace filigree

@@ -1,0 +1,67 @@
+// filigree import: a model in the format of Hugging Face transformers as a checkpoint.
+#include "train/interchange/import.h"
+
+#include "data/progress.h"
+#include "train/commands/commands.h"
+#include "train/interchange/pattern_fit.h"
+
+namespace filigree {
+namespace {
+
+struct ImportArguments {
+  std::string pattern;
+  ImportRequest request;
+};
+
+PatternFile read_pattern(const std::string& text) {
+  if (!std::filesystem::exists(text)) {
+    PatternFile written;
+    written.pattern = parse_yaml(text, "--pattern");
+    return written;
+  }
+  const auto file = load_pattern_file(text);
+  require(file.has_value(), "{} is a whole config; --pattern takes a file that holds only `pattern:`", text);
+  return *file;
+}
+
+void run(ImportArguments& arguments) {
+  ImportRequest& request = arguments.request;
+  if (!arguments.pattern.empty()) request.pattern = read_pattern(arguments.pattern);
+  std::optional<Progress> bar;
+  const ImportResult result = import_model(request, [&](std::int64_t done, std::int64_t total) {
+    if (!bar) bar.emplace("import", total, "");
+    bar->update(done);
+  });
+  bar->finish();
+  fmt::print("{}: {} with {} parameters, tokenizer {}\n", request.output.string(),
+             architecture_class(result.architecture), result.parameters,
+             result.tokenizer.empty() ? "unknown" : result.tokenizer);
+  fmt::print("pattern   {} on {} tokens\n", pattern_text(result.config.pattern), result.config.data.seq_len);
+  if (result.note.empty()) return;
+  std::fflush(stdout);
+  fmt::print(stderr, "filigree: warning: {}\n", result.note);
+}
+
+}  // namespace
+
+void add_import(CLI::App& app, Invocation&) {
+  auto* command =
+      app.add_subcommand("import", "Read a GPT-2, Llama or Mistral model of Hugging Face transformers");
+  const auto arguments = std::make_shared<ImportArguments>();
+  command->add_option("folder", arguments->request.folder, "The model's folder")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("-o,--output", arguments->request.output, "The checkpoint to write")
+      ->required()
+      ->type_name("FILE.h5");
+  command->add_option("--pattern", arguments->pattern,
+                      "YAML, or a file with `pattern:`; default: the attention that the model has");
+  command
+      ->add_option("--seq-len", arguments->request.seq_len,
+                   "Tokens to evaluate at a time; default: at most 4096")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 28));
+  command->footer("Example:\n  filigree import exported -o imported.h5 --pattern '{local: {window: 64}}'");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace filigree

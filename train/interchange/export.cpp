@@ -1,0 +1,144 @@
+#include "train/interchange/export.h"
+
+#include <unistd.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/file.h"
+#include "train/interchange/layout_export.h"
+#include "train/interchange/pattern_fit.h"
+#include "train/interchange/safetensors.h"
+#include "train/interchange/tokenizer_files.h"
+#include "train/loaded_model.h"
+
+namespace filigree {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+// A folder made under another name beside its place; without commit() it goes away.
+class NewFolder {
+ public:
+  explicit NewFolder(const fs::path& target)
+      : target_((fs::absolute(target) / "").lexically_normal().parent_path()) {
+    std::error_code error;
+    require(!fs::exists(target_, error) || (fs::is_directory(target_, error) && fs::is_empty(target_, error)),
+            "{} is there already and not an empty folder; choose another one or remove it", target.string());
+    path_ = target_.string() + fmt::format(".partial-{}", ::getpid());
+    fs::create_directories(path_, error);
+    if (error) fail(ErrorKind::disk, "cannot make the folder {}: {}", path_.string(), error.message());
+  }
+  ~NewFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) fs::remove_all(path_, ignored);
+  }
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+
+  const fs::path& path() const { return path_; }
+  void commit() {
+    rename_durably(path_, target_);
+    path_.clear();
+  }
+
+ private:
+  fs::path target_, path_;
+};
+
+void require_room(const fs::path& folder, std::int64_t need) {
+  const std::int64_t free = free_bytes(folder);
+  if (free < need)
+    throw Error(ErrorKind::disk,
+                fmt::format("no room for the export: it needs {:.1f} MB, the disk has {:.1f} MB left",
+                            static_cast<double>(need) / 1e6, static_cast<double>(free) / 1e6),
+                "free some space, or halve the size with --dtype bf16");
+}
+
+Tensor transpose(const Tensor& x) {
+  const std::int64_t rows = x.dim(0), columns = x.dim(1);
+  Tensor y = Tensor::empty({columns, rows});
+  const float* from = x.data<float>();
+  float* to = y.data<float>();
+  constexpr std::int64_t kEdge = 32;  // blocks stay in the cache
+  for (std::int64_t r0 = 0; r0 < rows; r0 += kEdge)
+    for (std::int64_t c0 = 0; c0 < columns; c0 += kEdge)
+      for (std::int64_t r = r0; r < std::min(rows, r0 + kEdge); ++r)
+        for (std::int64_t c = c0; c < std::min(columns, c0 + kEdge); ++c)
+          to[c * rows + r] = from[r * columns + c];
+  return y;
+}
+
+// Rows of ours that are one tensor of theirs.
+Tensor rows_of(const std::map<std::string, Tensor>& ours, const HfTensor& t, const fs::path& origin) {
+  const auto found = ours.find(t.ours);
+  const bool fits = found != ours.end() && found->second.rank() == t.shape.rank() &&
+                    found->second.dtype() == DType::f32 && t.row + t.shape[0] <= found->second.dim(0) &&
+                    found->second.shape().with(0, t.shape[0]) == t.shape;
+  if (!fits)
+    fail(ErrorKind::data, "{}: {} is not there in the shape that its config says", origin.string(), t.ours);
+  return found->second.slice(t.row, t.row + t.shape[0]);
+}
+
+// The model's parameters under transformers' names.
+std::vector<TensorToWrite> tensors_to_write(const HfModel& model, const StoredModel& stored) {
+  const std::map<std::string, Tensor> ours(stored.weights.begin(), stored.weights.end());
+  std::set<std::string> left;
+  for (const auto& [name, tensor] : ours) left.insert(name);
+  std::vector<TensorToWrite> list;
+  for (const HfTensor& t : hf_tensors(model)) {
+    const Tensor rows = rows_of(ours, t, stored.checkpoint);
+    list.push_back({t.theirs, t.stored_shape(), [rows, t] { return t.transposed ? transpose(rows) : rows; }});
+    left.erase(t.ours);
+  }
+  require(left.empty(), "the model has parameters that {} has no place for: {}",
+          architecture_class(model.architecture), fmt::join(left, ", "));
+  return list;
+}
+
+void write_json(const fs::path& path, const Json& json) {
+  write_file_atomically(path, json.dump(2) + "\n");
+}
+
+void write_tokenizer(const fs::path& folder, const Tokenizer& tokenizer, std::int64_t max_length) {
+  write_file_atomically(folder / "tokenizer.json", tokenizer.to_json());
+  write_file_atomically(folder / "tokenizer_config.json", tokenizer_config_json(tokenizer, max_length));
+  Json generation = Json::object();
+  add_special_ids(generation, &tokenizer);
+  write_json(folder / "generation_config.json", generation);
+}
+
+}  // namespace
+
+ExportResult export_model(const fs::path& path, const fs::path& folder, DType dtype,
+                          const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  const StoredModel stored = read_stored_model(path);
+  const Config& config = stored.config;
+  const PatternFit fit = fit_pattern(config);
+  const HfModel model{fit.architecture, config.model, fit.sliding_window};
+  const std::vector<TensorToWrite> tensors = tensors_to_write(model, stored);
+  ExportResult result{fit.architecture, 0, ""};
+  for (const TensorToWrite& t : tensors) result.parameters += t.shape.numel();
+
+  NewFolder made(folder);
+  const std::int64_t bytes = result.parameters * dtype_size(dtype);
+  require_room(made.path(), bytes + (1 << 20));
+  Json json = hf_config(model, dtype);
+  add_special_ids(json, stored.tokenizer.get());
+  if (!fit.exact) {
+    const LayoutExport layouts = write_layouts(made.path(), config, fit.architecture);
+    json["filigree"] = layout_entry(config, layouts);
+    result.warning = layouts.note;
+  }
+  write_json(made.path() / "config.json", json);
+  if (stored.tokenizer) write_tokenizer(made.path(), *stored.tokenizer, config.model.max_seq_len);
+  write_safetensors(made.path() / "model.safetensors", tensors, dtype, [&](std::int64_t done) {
+    if (progress) progress(done, bytes);
+  });
+  made.commit();
+  return result;
+}
+
+}  // namespace filigree

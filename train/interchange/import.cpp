@@ -1,0 +1,219 @@
+#include "train/interchange/import.h"
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "data/tokenizer.h"
+#include "layers/transformer.h"
+#include "train/checkpoint.h"
+#include "train/interchange/json_file.h"
+#include "train/interchange/safetensors.h"
+#include "train/interchange/safetensors_header.h"
+#include "train/layouts.h"
+
+namespace filigree {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::int64_t kLongestDefault = 4096;
+
+// --- the config ---
+
+// What the folder itself says of the pattern.
+PatternFile pattern_of(const HfModel& model, const std::string& origin) {
+  PatternFile file;
+  if (model.exported) {
+    file.pattern = parse_yaml(model.exported->pattern, origin + ": filigree.pattern");
+    file.tile = model.exported->tile;
+    return file;
+  }
+  YamlNode body = YamlNode::make_map();
+  if (model.sliding_window) body.add("window", YamlNode::make(*model.sliding_window));
+  file.pattern = YamlNode::make_map().add(model.sliding_window ? "local" : "full", std::move(body));
+  return file;
+}
+
+YamlNode model_yaml(const ModelConfig& c) {
+  YamlNode node = YamlNode::make_map();
+  node.add("type", YamlNode::make(word(c.type)))
+      .add("dim", YamlNode::make(c.dim))
+      .add("n_layers", YamlNode::make(c.n_layers))
+      .add("n_heads", YamlNode::make(c.n_heads))
+      .add("n_kv_heads", YamlNode::make(c.n_kv_heads))
+      .add("head_dim", YamlNode::make(c.head_dim))
+      .add("ffn_dim", YamlNode::make(c.ffn_dim))
+      .add("vocab_size", YamlNode::make(c.vocab_size))
+      .add("max_seq_len", YamlNode::make(c.max_seq_len))
+      .add("norm", YamlNode::make(word(c.norm)))
+      .add("norm_eps", YamlNode::make(c.norm_eps))
+      .add("activation", YamlNode::make(word(c.activation)))
+      .add("positions", YamlNode::make(word(c.positions)));
+  if (c.positions == Positions::rope) node.add("rope_theta", YamlNode::make(c.rope_theta));
+  return node.add("bias", YamlNode::make(c.bias))
+      .add("tied_embeddings", YamlNode::make(c.tied_embeddings))
+      .add("dropout", YamlNode::make(c.dropout));
+}
+
+// A whole config: a checkpoint has one. Its data and train sections say only that nothing was trained here.
+YamlNode whole_config(const ModelConfig& model, const PatternFile& pattern, std::int64_t seq_len) {
+  YamlNode data = YamlNode::make_map(), train = YamlNode::make_map(), root = YamlNode::make_map();
+  data.add("train", YamlNode::make("imported"))
+      .add("val_fraction", YamlNode::make(0))
+      .add("seq_len", YamlNode::make(seq_len));
+  train.add("steps", YamlNode::make(1))
+      .add("batch_size", YamlNode::make(1))
+      .add("lr", YamlNode::make(1e-4))
+      .add("schedule", YamlNode::make("constant"))
+      .add("out", YamlNode::make("runs/imported"));
+  return root.add("pattern", pattern.pattern)
+      .add("causal", YamlNode::make(pattern.causal))
+      .add("tile", YamlNode::make(pattern.tile))
+      .add("model", model_yaml(model))
+      .add("data", std::move(data))
+      .add("train", std::move(train));
+}
+
+Config make_config(const ImportRequest& request, const HfModel& model, const std::string& origin) {
+  std::int64_t seq_len = std::min(model.config.max_seq_len, kLongestDefault);
+  if (model.exported && !request.pattern) seq_len = model.exported->seq_len;
+  if (request.seq_len > 0) seq_len = request.seq_len;
+  try {
+    const PatternFile pattern = request.pattern ? *request.pattern : pattern_of(model, origin);
+    return parse_config(whole_config(model.config, pattern, seq_len));
+  } catch (const Error& e) {
+    if (request.pattern || request.seq_len > 0) throw;
+    throw Error(ErrorKind::data, fmt::format("{}: {}", origin, e.what()), e.hint());
+  }
+}
+
+// --- the weights ---
+
+using Shapes = std::vector<std::pair<std::string, Shape>>;
+
+// Ours, in the order of visit(), without memory for them.
+Shapes parameter_shapes(const ModelConfig& config) {
+  Transformer model(config, 0, Device::meta());
+  Shapes shapes;
+  model.visit([&](Parameter& p) { shapes.emplace_back(p.name, p.var.shape()); });
+  return shapes;
+}
+
+// Old files have the tensors of the bare model, without the prefix of the one with a head.
+std::string stored_name(const SafetensorsFolder& folder, const std::string& name) {
+  if (folder.has(name)) return name;
+  for (const std::string prefix : {"transformer.", "model."})
+    if (name.starts_with(prefix) && folder.has(name.substr(prefix.size()))) return name.substr(prefix.size());
+  return name;
+}
+
+// What a file may hold beside the parameters: constants that old versions saved, and the tied head.
+bool is_ignored(std::string_view name, const ModelConfig& config) {
+  return name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") ||
+         name.ends_with(".rotary_emb.inv_freq") || (config.tied_embeddings && name == "lm_head.weight");
+}
+
+// Everything that can be wrong is found before memory is taken for the weights.
+void require_weights(const SafetensorsFolder& folder, const fs::path& path, const HfModel& model) {
+  std::set<std::string> used;
+  for (const HfTensor& t : hf_tensors(model)) {
+    const std::string name = stored_name(folder, t.theirs);
+    folder.require_tensor(name, t.stored_shape());
+    used.insert(name);
+  }
+  for (const std::string& name : folder.names())
+    if (!used.contains(name) && !is_ignored(name, model.config))
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: tensor {} is not one of {}", path.string(), shown_name(name),
+                              architecture_class(model.architecture)),
+                  "the model has more to it than filigree computes");
+}
+
+// theirs [in, out] -> out [out, in]
+void transpose(const std::vector<float>& theirs, const Shape& ours, float* out) {
+  const std::int64_t rows = ours[0], columns = ours[1];
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < columns; ++c)
+      out[r * columns + c] = theirs[static_cast<std::size_t>(c * rows + r)];
+}
+
+NamedTensors read_weights(const SafetensorsFolder& folder, const HfModel& model,
+                          const std::function<void(std::int64_t)>& progress) {
+  NamedTensors weights;
+  std::map<std::string, Tensor> by_name;
+  for (const auto& [name, shape] : parameter_shapes(model.config)) {
+    weights.emplace_back(name, Tensor::empty(shape));
+    by_name.emplace(name, weights.back().second);
+  }
+  std::int64_t done = 0;
+  for (const HfTensor& t : hf_tensors(model)) {
+    Tensor rows = by_name.at(t.ours).slice(t.row, t.row + t.shape[0]);
+    const std::string name = stored_name(folder, t.theirs);
+    if (t.transposed) {
+      std::vector<float> theirs(static_cast<std::size_t>(t.shape.numel()));
+      folder.read(name, t.stored_shape(), theirs.data());
+      transpose(theirs, t.shape, rows.data<float>());
+    } else {
+      folder.read(name, t.shape, rows.data<float>());
+    }
+    progress(done += t.shape.numel());
+  }
+  return weights;
+}
+
+// --- the tokenizer ---
+
+// Null, with a note of why, where there is none that ours reads: the model then works on ids.
+std::shared_ptr<const Tokenizer> tokenizer_of(const fs::path& folder, const ModelConfig& model,
+                                              std::string& note) {
+  const fs::path path = folder / "tokenizer.json";
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) {
+    note = fmt::format("{} is not there: the model knows ids only", path.string());
+    return nullptr;
+  }
+  std::shared_ptr<const Tokenizer> tokenizer;
+  try {
+    tokenizer = make_tokenizer("bpe:" + path.string());
+  } catch (const Error& e) {
+    note = fmt::format("the tokenizer is left behind, the model knows ids only: {}", e.what());
+    return nullptr;
+  }
+  if (tokenizer->vocab_size() > model.vocab_size)
+    fail(ErrorKind::data, "{}: has {} tokens, but config.json a vocab_size of {}", path.string(),
+         tokenizer->vocab_size(), model.vocab_size);
+  return tokenizer;
+}
+
+}  // namespace
+
+ImportResult import_model(const ImportRequest& request,
+                          const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  const fs::path path = request.folder / "config.json";
+  const HfModel model = parse_hf_config(read_json_object(path), path.string());
+  ImportResult result{model.architecture, {}, 0, "", ""};
+  result.config = make_config(request, model, path.string());
+  const SafetensorsFolder folder(request.folder);
+  require_weights(folder, request.folder, model);
+  const auto tokenizer = tokenizer_of(request.folder, model.config, result.note);
+  if (tokenizer) result.tokenizer = tokenizer->name();
+  for (const auto& [name, shape] : parameter_shapes(model.config)) result.parameters += shape.numel();
+
+  // Of a training run's state this is what users of a model read.
+  const Json state{
+      {"step", 0}, {"tokenizer", result.tokenizer}, {"layout_files", layout_files_sum(result.config)}};
+  CheckpointContents contents;
+  contents.weights = read_weights(folder, model, [&](std::int64_t done) {
+    if (progress) progress(done, result.parameters);
+  });
+  contents.state_json = state.dump();
+  contents.config_yaml = to_yaml(result.config.to_yaml());
+  if (tokenizer) contents.tokenizer_json = tokenizer->to_json();
+  write_checkpoint(request.output, contents);
+  return result;
+}
+
+}  // namespace filigree
