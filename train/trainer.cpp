@@ -213,6 +213,10 @@ class Trainer {
     Json line{{"step", at_.step}, {"val_loss", result->loss}, {"val_targets", result->targets}};
     if (result->bits_per_byte) line["val_bits_per_byte"] = *result->bits_per_byte;
     if (result->accuracy) line["val_accuracy"] = *result->accuracy;
+    for (const GroupScore& group : result->groups)
+      if (group.targets > 0)
+        line["val_accuracy_of"][group.name] =
+            static_cast<double>(group.right) / static_cast<double>(group.targets);
     metrics_->append(line, {{"seconds", seconds_since(begin)}});
     log.evaluation(at_.step, *result, best);
     if (best && config_.checkpoint.best) folder_.save_best(contents());

@@ -59,6 +59,8 @@ class PlantedTask : public GeneratedTask {
 
   std::string name() const override { return "planted"; }
   std::int64_t vocab_size() const override { return vocab_; }
+  std::vector<std::string> group_names() const override;
+  std::int32_t target_group(std::int32_t sample, std::int32_t input) const override;
   YamlNode parameters() const override;
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
                    std::span<std::int32_t> targets) const override;
@@ -135,6 +137,23 @@ void PlantedTask::plant(const YamlNode& node, std::int64_t seq_len) {
   if (vocab_ > kMaxVocab)
     fail_at(node.mark, fmt::format("{} kinds of tokens with {} values each are too many", next, values_),
             "take longer strides or fewer values");
+}
+
+// The rules, as a config writes them.
+std::vector<std::string> PlantedTask::group_names() const {
+  std::vector<std::string> names;
+  for (const PlantedRule& rule : rules_) {
+    YamlNode list = YamlNode::make_sequence();
+    list.items.push_back(rule_node(rule));
+    const std::string text = to_yaml(list);  // "- {..}"
+    names.push_back(text.substr(2, text.find_last_not_of('\n') - 1));
+  }
+  return names;
+}
+
+std::int32_t PlantedTask::target_group(std::int32_t, std::int32_t input) const {
+  const auto after = std::ranges::upper_bound(first_question_, input / values_);
+  return static_cast<std::int32_t>(after - first_question_.begin() - 1);
 }
 
 YamlNode PlantedTask::parameters() const {

@@ -44,6 +44,10 @@ void run(const EvalArguments& arguments) {
   const auto layouts = build_layouts(loaded.config, loaded.config.data.seq_len);
   const auto result = evaluate(*loaded.model, loaded.config, layouts, data, arguments.batches);
   fmt::print("{}: {} over {} targets\n", loaded.checkpoint.string(), describe(*result), result->targets);
+  for (const GroupScore& group : result->groups)
+    if (group.targets > 0)
+      fmt::print("  {:<28} accuracy {:.1f} % of {}\n", group.name,
+                 100 * static_cast<double>(group.right) / static_cast<double>(group.targets), group.targets);
 }
 
 }  // namespace
