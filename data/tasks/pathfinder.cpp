@@ -3,8 +3,9 @@
 // both ends of one contour; class 0: at an end of each. The picture is read row by row, one grey level a
 // token, so data.seq_len is the square of its side.
 //
-// A dash is `dash` pixels long, one pixel is left out between dashes, and the direction turns by up to a
-// sixteenth of a circle at each. Pixels of one contour follow each other at a distance of at most 2 (the
+// The published contour lengths are 6, 9 and 14 dashes; at 32 x 32 pixels 14 have room as dashes of one
+// pixel. A dash is `dash` pixels long, one pixel is left out between dashes, and the direction turns by up to
+// a sixteenth of a circle at each. Pixels of one contour follow each other at a distance of at most 2 (the
 // larger of dx and dy), those of different contours are at least 4 apart: what is connected is never in
 // doubt. Grey levels: background 0, contours 128 to 223 (one level each), markers 255, of 3 x 3 pixels.
 // Everything is computed in integers.
@@ -22,7 +23,7 @@ namespace {
 constexpr int kUnit = 8;         // positions are counted in eighths of a pixel
 constexpr int kDirections = 64;  // the lattice points on the border of a square of half side 8
 constexpr int kSeparation = 4;   // between pixels of different contours
-constexpr int kTriesPerContour = 60, kTriesPerPicture = 2000;
+constexpr int kTriesPerContour = 3000, kTriesPerPicture = 100;
 constexpr std::int32_t kMarker = 255;
 
 struct Point {
@@ -50,6 +51,14 @@ int distance(Point a, Point b) {
 
 using Contour = std::vector<Point>;  // its pixels, from one end to the other
 
+// Whether markers at an end of each would be connected.
+bool ends_touch(const Contour& a, const Contour& b) {
+  for (const Point p : {a.front(), a.back()})
+    for (const Point q : {b.front(), b.back()})
+      if (distance(p, q) <= 4) return true;
+  return false;
+}
+
 class PathfinderTask : public GeneratedTask {
  public:
   PathfinderTask(MapReader& reader, std::int64_t seq_len);
@@ -74,7 +83,7 @@ class PathfinderTask : public GeneratedTask {
   bool is_free(Point pixel, const Contour& own, const std::vector<Contour>& others) const;
 
   int side_ = 0;
-  std::int64_t dashes_ = 14, dash_ = 2, distractors_ = 4;
+  std::int64_t dashes_ = 9, dash_ = 2, distractors_ = 4;
 };
 
 PathfinderTask::PathfinderTask(MapReader& reader, std::int64_t seq_len) {
@@ -101,7 +110,7 @@ PathfinderTask::PathfinderTask(MapReader& reader, std::int64_t seq_len) {
 bool PathfinderTask::is_free(Point pixel, const Contour& own, const std::vector<Contour>& others) const {
   const auto inside = [&](int v) { return v >= 1 && v < side_ - 1; };  // room for a marker
   if (!inside(pixel.x) || !inside(pixel.y)) return false;
-  const auto near = [&](Point p) { return distance(p, pixel) < kSeparation + 1; };  // ends grow by one
+  const auto near = [&](Point p) { return distance(p, pixel) < kSeparation; };
   for (const Contour& other : others)
     if (std::ranges::any_of(other, near)) return false;
   const auto recent = std::min<std::ptrdiff_t>(std::ssize(own), 2 * (dash_ + kSeparation));
@@ -138,6 +147,7 @@ bool PathfinderTask::draw_contours(RandomStream& random, std::vector<Contour>& c
       const std::int64_t dashes = contours.size() < 2 ? dashes_ : std::max<std::int64_t>(2, dashes_ / 3);
       Contour contour;
       if (!draw_contour(random, dashes, contours, contour)) continue;
+      if (contours.size() == 1 && ends_touch(contours[0], contour)) continue;
       contours.push_back(std::move(contour));
       tries = 0;
     }
