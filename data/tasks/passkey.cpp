@@ -7,6 +7,7 @@
 // nearest start of a sentence; its number is the sample's group. The targets are the digits.
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 
 #include "core/check.h"
 #include "data/tasks/draws.h"
