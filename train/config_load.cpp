@@ -11,7 +11,8 @@ constexpr std::size_t kMaxChain = 16;
 
 using Entries = std::vector<std::pair<YamlNode, YamlNode>>;
 
-// Lays `over` onto `base`: maps merge, all else, a pattern and data.task replace, null removes what `base` had.
+// Lays `over` onto `base`: maps merge, all else, a pattern and data.task replace, null removes what `base`
+// had.
 void merge(YamlNode& base, const YamlNode& over, bool is_root) {
   for (const auto& [key, value] : over.entries) {
     const auto old = std::find_if(base.entries.begin(), base.entries.end(),
