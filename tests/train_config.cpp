@@ -124,6 +124,76 @@ TEST(Config, PresetsAndTypesChangeDefaults) {
   EXPECT_EQ(parse(with("", "val: [a, b]")).data.val.size(), 2u);
 }
 
+namespace {
+
+// The minimal config with a generated task in place of files.
+std::string with_task(const std::string& task, const std::string& data = "", const std::string& model = "") {
+  return "model: {dim: 64, n_layers: 2, n_heads: 4" + (model.empty() ? "" : ", " + model) + "}\n" +
+         "data: {task: " + task + ", seq_len: 128" + (data.empty() ? "" : ", " + data) + "}\n" +
+         "train: {steps: 100, batch_size: 8, lr: 1e-3}\n";
+}
+
+}  // namespace
+
+TEST(Config, ATaskTakesThePlaceOfFiles) {
+  const Config c = parse(with_task("{mqar: {pairs: 5, samples: 300}}"));
+  ASSERT_TRUE(c.data.task.has_value());
+  EXPECT_EQ(c.data.task->task->name(), "mqar");
+  EXPECT_EQ(c.data.task->samples, 300);
+  EXPECT_EQ(c.data.task->val_samples, 3000);
+  EXPECT_TRUE(c.data.task->fresh);
+  EXPECT_TRUE(c.data.has_validation());
+  EXPECT_TRUE(c.checkpoint.best);
+  EXPECT_FALSE(parse(with_task("{mqar: {val_samples: 0}}")).data.has_validation());
+  EXPECT_EQ(parse(with_task("induction")).data.task->task->name(), "induction");
+  EXPECT_FALSE(parse(with_task("{induction: {fresh: false}}", "shuffle: false")).data.shuffle);
+  EXPECT_NE(config_hash(c), config_hash(parse(with_task("{mqar: {pairs: 5, samples: 301}}"))));
+  for (const char* text : {"{mqar: {pairs: 5}}", "induction", "{induction: {fresh: false}}",
+                           "{planted: {rules: [{offset: 9}, {stride: 8, phase: 1}, {sink: 0}]}}"}) {
+    const Config first = parse(with_task(text));
+    EXPECT_EQ(parse_config(parse_yaml(to_yaml(first.to_yaml()), "again")), first) << text;
+  }
+  const Config classes =
+      parse(with_task("{listops: {min_length: 9, max_length: 99}}", "", "type: encoder_classifier"));
+  EXPECT_EQ(parse_config(parse_yaml(to_yaml(classes.to_yaml()), "again")), classes);
+
+  const std::pair<std::string, std::string> mistakes[] = {
+      {with_task("{mqar: {}}", "train: text"),
+       "c.yaml:2:47: data.task and data.train are both given | remove one"},
+      {with_task("{mqar: {}}", "val: text"), "c.yaml:2:45: data.task and data.val are both given"},
+      {with_task("{mqar: {}}", "val_fraction: 0.1"),
+       "c.yaml:2:40: data.val_fraction is not used where data.task is given"},
+      {with_task("{mqar: {}}", "tokenizer: byte"), "c.yaml:2:40: data.tokenizer is not used"},
+      {with_task("{mqar: {}}", "documents: true"), "c.yaml:2:40: data.documents is not used"},
+      {with_task("{mqar: {}}", "shuffle: true"),
+       "c.yaml:2:40: data.shuffle is not used by a task that draws new samples each epoch | remove it, or "
+       "set "
+       "its fresh: false"},
+      {with_task("{mqar: {}}", "seqlen: 3"), "c.yaml:2:40: unknown key 'data.seqlen'"},
+      {with_task("{mqra: {}}"), "c.yaml:2:15: unknown task 'mqra' | did you mean 'mqar'?"},
+      {with_task("{mqar: {pairz: 3}}"), "c.yaml:2:22: unknown key 'data.task.mqar.pairz'"},
+      {with_task("{mqar: {pairs: 33}}"), "c.yaml:2:21: data.task.mqar: 33 pairs"},
+      {with_task("{mqar: {}}", "", "type: encoder_classifier"),
+       "c.yaml:2:14: the task 'mqar' is one for model.type: decoder, not encoder_classifier"},
+      {with_task("{listops: {min_length: 9, max_length: 99}}"),
+       "c.yaml:2:14: the task 'listops' is one for model.type: encoder_classifier, not decoder"},
+      {with("", "tsk: mqar"), "c.yaml:2:35: unknown key 'data.tsk'"},
+  };
+  for (const auto& [text, expected] : mistakes)
+    EXPECT_TRUE(error_of(text).starts_with(expected)) << error_of(text) << "\n" << text;
+
+  // Another task replaces the one of the base; a parameter of the same one is set where it stands.
+  const Files files;
+  const fs::path base = files.write("c.yaml", with_task("{mqar: {pairs: 5}}"));
+  EXPECT_EQ(
+      load_config(base, {"data.task.mqar.vocab=64"}).data.task->to_yaml().find("mqar")->find("pairs")->scalar,
+      "5");
+  EXPECT_EQ(load_config(base, {"data.task={induction: {vocab: 9}}"}).data.task->task->vocab_size(), 9);
+  EXPECT_EQ(load_config(files.write("d.yaml", "extends: c.yaml\ndata: {task: induction}\n"))
+                .data.task->task->name(),
+            "induction");
+}
+
 struct Mistake {
   std::string text;
   std::string expected;  // the message starts with it, or contains it after "..."
@@ -383,7 +453,7 @@ TEST(Config, PatternFiles) {
 
 TEST(Config, TheShippedConfigsLoad) {
   int count = 0;
-  for (const auto& entry : fs::directory_iterator(FILIGREE_SOURCE_DIR "/configs")) {
+  for (const auto& entry : fs::recursive_directory_iterator(FILIGREE_SOURCE_DIR "/configs")) {
     if (entry.path().extension() != ".yaml") continue;
     if (load_pattern_file(entry.path())) continue;
     const Config c = load_config(entry.path());

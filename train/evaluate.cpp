@@ -10,38 +10,50 @@
 namespace filigree {
 namespace {
 
-std::int64_t count_right(const Tensor& logits, const Tensor& targets) {
-  const std::int64_t classes = logits.dim(-1);
-  std::int64_t right = 0;
-  for (std::int64_t i = 0; i < targets.numel(); ++i) {
-    const auto row = logits.values<float>().subspan(static_cast<std::size_t>(i * classes),
-                                                    static_cast<std::size_t>(classes));
-    right += std::ranges::max_element(row) - row.begin() == targets.data<std::int32_t>()[i];
+// Whether the likeliest class of each row is the right one.
+std::vector<bool> right_answers(const Tensor& logits, const Tensor& targets) {
+  const Tensor known = logits.to(DType::f32).to(Device::cpu());
+  const auto classes = static_cast<std::size_t>(known.dim(-1));
+  std::vector<bool> right;
+  for (const std::int32_t target : targets.values<std::int32_t>()) {
+    const auto row = known.values<float>().subspan(right.size() * classes, classes);
+    right.push_back(std::ranges::max_element(row) - row.begin() == target);
   }
   return right;
 }
 
-struct Scored {
-  double loss = 0;  // summed
-  std::int64_t right = 0;
-};
+std::vector<GroupScore> no_scores(const Dataset& data) {
+  std::vector<GroupScore> scores;
+  if (data.generated())
+    for (const std::string& name : data.generated()->task().group_names()) scores.push_back({name});
+  return scores;
+}
 
-// Loss and right answers of a decoder where the targets are few: only their logits are made.
-Scored score_targets(const Transformer& model, const ModelInput& input, const Tensor& targets) {
-  const auto all = targets.values<std::int32_t>();
+// Adds what a decoder gets right of a task's answers and returns its summed loss. Only the logits of the
+// targets are made, which may be few.
+double score_answers(const Transformer& model, const ModelInput& input, const Batch& batch,
+                     const GeneratedTask& task, std::int64_t& n_right, std::vector<GroupScore>& groups) {
+  const auto all = batch.targets.values<std::int32_t>(), tokens = batch.inputs.values<std::int32_t>();
   std::vector<std::int32_t> rows, asked;
   for (std::size_t i = 0; i < all.size(); ++i) {
     if (all[i] == ops::kIgnoreIndex) continue;
     rows.push_back(static_cast<std::int32_t>(i));
     asked.push_back(all[i]);
   }
-  const std::int64_t n = std::ssize(rows);
-  if (n == 0) return {};
-  const Tensor wanted = Tensor::of({n}, asked);
-  const Var logits = model.logits_of_rows(input, Tensor::of({n}, rows), {});
+  if (rows.empty()) return 0;
+  const Tensor wanted = Tensor::of({std::ssize(asked)}, asked);
+  const Var logits = model.logits_of_rows(input, Tensor::of({std::ssize(rows)}, rows), {});
+  const std::vector<bool> right = right_answers(logits.value(), wanted);
+  n_right += std::ranges::count(right, true);
+  for (std::size_t i = 0; i < rows.size() && !groups.empty(); ++i) {
+    const auto at = static_cast<std::size_t>(rows[i]);
+    const std::int32_t sample = batch.groups[at / static_cast<std::size_t>(batch.inputs.dim(1))];
+    GroupScore& group = groups[static_cast<std::size_t>(task.target_group(sample, tokens[at]))];
+    ++group.targets;
+    group.right += right[i];
+  }
   const double loss = ops::cross_entropy(logits, wanted.to(model.device())).value().item();
-  return {loss * static_cast<double>(n),
-          count_right(logits.value().to(DType::f32).to(Device::cpu()), wanted)};
+  return loss * static_cast<double>(rows.size());
 }
 
 }  // namespace
@@ -88,6 +100,7 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
   double sum = 0;
   std::int64_t right = 0, bytes = 0, batches = 0;
   Evaluation result;
+  result.groups = no_scores(data);
   while (max_batches == 0 || batches < max_batches) {
     if (stop && stop()) return std::nullopt;
     const auto batch = loader.next();
@@ -95,9 +108,7 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
     ModelInput input = model_input(*batch, layouts, model.device());
     input.fixed = fixed;
     if (answers) {
-      const Scored scored = score_targets(model, input, batch->targets);
-      sum += scored.loss;
-      right += scored.right;
+      sum += score_answers(model, input, *batch, data.generated()->task(), right, result.groups);
     }
     if (!answers || watch) {
       Tensor losses;
@@ -106,10 +117,8 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
       if (!answers) sum += loss.value().item();
       if (watch) watch({*batch, input, losses.to(Device::cpu())});
     }
-    if (classifier) {
-      const Tensor logits = model.logits(input, context).value().to(DType::f32).to(Device::cpu());
-      right += count_right(logits, batch->targets);
-    }
+    if (classifier)
+      right += std::ranges::count(right_answers(model.logits(input, context).value(), batch->targets), true);
     result.targets += batch->n_targets;
     bytes += batch->n_bytes;
     ++batches;

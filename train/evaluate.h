@@ -12,11 +12,18 @@
 
 namespace filigree {
 
+// Accuracy on some of a generated task's targets (GeneratedTask::group_names).
+struct GroupScore {
+  std::string name;
+  std::int64_t targets = 0, right = 0;
+};
+
 struct Evaluation {
   double loss = 0;  // mean over targets, natural logarithm
   std::int64_t targets = 0;
   std::optional<double> bits_per_byte;  // of text; absent for a masked model and where bytes are unknown
   std::optional<double> accuracy;       // classifier, generated task: share of targets that are the likeliest
+  std::vector<GroupScore> groups;       // of a generated task that tells them apart
 };
 
 Task task_of(ModelType type);

@@ -278,6 +278,10 @@ class Trainer {
     Json line{{"step", at_.step}, {"val_loss", result->loss}, {"val_targets", result->targets}};
     if (result->bits_per_byte) line["val_bits_per_byte"] = *result->bits_per_byte;
     if (result->accuracy) line["val_accuracy"] = *result->accuracy;
+    for (const GroupScore& group : result->groups)
+      if (group.targets > 0)
+        line["val_accuracy_of"][group.name] =
+            static_cast<double>(group.right) / static_cast<double>(group.targets);
     if (!model_.patterns_are_static() && model_.patterns_can_harden()) {
       const auto hard =
           evaluate(model_, config_, model_.hardened_layouts(setup_.layouts), *setup_.data.validation,

@@ -59,11 +59,12 @@ std::vector<std::int64_t> draw_weighted(RandomStream& random, const std::vector<
 }
 
 void require_seq_len(const MapReader& reader, std::int64_t seq_len, std::int64_t needed,
-                     const std::string& what) {
+                     const std::string& what, const std::string& otherwise) {
   if (seq_len < needed)
-    fail_at(reader.node().mark,
-            fmt::format("{}: {} need {} tokens, data.seq_len is {}", reader.path(), what, needed, seq_len),
-            fmt::format("set data.seq_len to at least {}", needed));
+    fail_at(
+        reader.node().mark,
+        fmt::format("{}: {} need {} tokens, data.seq_len is {}", reader.path(), what, needed, seq_len),
+        fmt::format("set data.seq_len to at least {}{}{}", needed, otherwise.empty() ? "" : ", ", otherwise));
 }
 
 }  // namespace filigree

@@ -26,6 +26,6 @@ std::vector<std::int64_t> draw_weighted(RandomStream& random, const std::vector<
 
 // Error(usage) at the task unless seq_len >= needed: "data.task.mqar: 64 pairs (..) need 256 tokens, ...".
 void require_seq_len(const MapReader& reader, std::int64_t seq_len, std::int64_t needed,
-                     const std::string& what);
+                     const std::string& what, const std::string& otherwise = "");
 
 }  // namespace filigree

@@ -1,9 +1,9 @@
-// Tokens: ids 0 .. values-1 are the answers and appear as targets only. An ordinary token is a question and a
-// random value, question * values + value; question 0 asks nothing, an offset or sink rule has one question,
-// a strided rule one for each key. Planted tokens of strides and sinks are of kinds of their own, so that a
-// model finds them by content; a strided one carries a key too, drawn without repetition. An offset is found
-// by position alone. One layer whose heads each look at one rule's places, and an MLP that picks the head
-// that was asked for, solve the task.
+// Tokens: ids 0 .. values-1 are plain values, and the answers; then come the questions, one of each offset
+// and sink, one for each key of a strided rule; then the tokens planted for strides and sinks, of kinds of
+// their own, values of each, so that a model finds them by content. A strided place has a key, drawn without
+// repetition, and a question names it. An offset is found by position alone; it is asked for only where it
+// leads to a plain value, for a model that has to read values from questions too learns to look away from
+// some. One layer whose heads each look at one rule's places solves the task.
 #include "data/tasks/planted.h"
 
 #include <algorithm>
@@ -59,6 +59,8 @@ class PlantedTask : public GeneratedTask {
 
   std::string name() const override { return "planted"; }
   std::int64_t vocab_size() const override { return vocab_; }
+  std::vector<std::string> group_names() const override;
+  std::int32_t target_group(std::int32_t sample, std::int32_t input) const override;
   YamlNode parameters() const override;
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
                    std::span<std::int32_t> targets) const override;
@@ -71,14 +73,14 @@ class PlantedTask : public GeneratedTask {
   };
   void read_rules(MapReader& reader, std::int64_t seq_len);
   void plant(const YamlNode& node, std::int64_t seq_len);
-  bool can_ask(const PlantedRule& rule, std::int64_t i) const;
+  bool can_ask(const PlantedRule& rule, std::span<const std::int32_t> inputs, std::int64_t i) const;
 
   std::vector<PlantedRule> rules_;
   std::int64_t values_ = 16;
-  double ask_ = 1;
-  std::vector<std::int64_t> n_keys_;          // of each rule
+  double ask_ = 0.5;                  // share of the tokens that ask where there is something to ask for
+  std::vector<std::int64_t> n_keys_;  // of each rule
   std::vector<std::int64_t> first_question_;  // of each rule
-  std::vector<std::int64_t> first_kind_;      // of planted tokens of each rule, counted like questions
+  std::vector<std::int64_t> first_planted_;   // token of each rule
   std::vector<Place> places_;                 // of each position
   std::int64_t vocab_ = 0;
 };
@@ -110,7 +112,7 @@ void PlantedTask::read_rules(MapReader& reader, std::int64_t seq_len) {
 // Gives every rule its questions and places.
 void PlantedTask::plant(const YamlNode& node, std::int64_t seq_len) {
   places_.resize(static_cast<std::size_t>(seq_len));
-  std::int64_t next = 2;  // kind 0: the answers, kind 1: no question
+  std::int64_t next = values_;
   for (std::size_t r = 0; r < rules_.size(); ++r) {
     const PlantedRule& rule = rules_[r];
     n_keys_.push_back(rule.kind == Kind::stride ? strides_below(rule, seq_len - 1) : 1);
@@ -128,13 +130,30 @@ void PlantedTask::plant(const YamlNode& node, std::int64_t seq_len) {
     }
   }
   for (std::size_t r = 0; r < rules_.size(); ++r) {
-    first_kind_.push_back(next);
-    if (rules_[r].kind != Kind::offset) next += n_keys_[r];
+    first_planted_.push_back(next);
+    if (rules_[r].kind != Kind::offset) next += n_keys_[r] * values_;
   }
-  vocab_ = next * values_;
+  vocab_ = next;
   if (vocab_ > kMaxVocab)
-    fail_at(node.mark, fmt::format("{} kinds of tokens with {} values each are too many", next, values_),
+    fail_at(node.mark, fmt::format("the rules need {} kinds of tokens, more than {}", vocab_, kMaxVocab),
             "take longer strides or fewer values");
+}
+
+// The rules, as a config writes them.
+std::vector<std::string> PlantedTask::group_names() const {
+  std::vector<std::string> names;
+  for (const PlantedRule& rule : rules_) {
+    YamlNode list = YamlNode::make_sequence();
+    list.items.push_back(rule_node(rule));
+    const std::string text = to_yaml(list);  // "- {..}"
+    names.push_back(text.substr(2, text.find_last_not_of('\n') - 1));
+  }
+  return names;
+}
+
+std::int32_t PlantedTask::target_group(std::int32_t, std::int32_t input) const {
+  const auto after = std::ranges::upper_bound(first_question_, std::int64_t{input});
+  return static_cast<std::int32_t>(after - first_question_.begin() - 1);
 }
 
 YamlNode PlantedTask::parameters() const {
@@ -147,10 +166,11 @@ YamlNode PlantedTask::parameters() const {
   return node;
 }
 
-bool PlantedTask::can_ask(const PlantedRule& rule, std::int64_t i) const {
+bool PlantedTask::can_ask(const PlantedRule& rule, std::span<const std::int32_t> inputs,
+                          std::int64_t i) const {
   switch (rule.kind) {
     case Kind::offset:
-      return i >= rule.at;
+      return i >= rule.at && inputs[static_cast<std::size_t>(i - rule.at)] < values_;
     case Kind::stride:
       return i > rule.phase;
     case Kind::sink:
@@ -170,27 +190,31 @@ DrawnSample PlantedTask::draw(RandomStream& random, std::span<std::int32_t> inpu
   std::vector<std::size_t> possible;
   for (std::int64_t i = 0; i < n; ++i) {
     const auto at = static_cast<std::size_t>(i);
-    std::int64_t kind = 1;
-    possible.clear();
-    for (std::size_t r = 0; r < rules_.size(); ++r)
-      if (can_ask(rules_[r], i)) possible.push_back(r);
-    const bool asks = random.next() <= ask;
+    const auto value = static_cast<std::int32_t>(values[at]);
     if (const Place& place = places_[at]; place.rule >= 0) {
       const auto r = static_cast<std::size_t>(place.rule);
-      kind = first_kind_[r] + keys[r][static_cast<std::size_t>(place.key)];
-    } else if (asks && !possible.empty()) {
-      const std::size_t r = possible[random.below(static_cast<std::uint32_t>(possible.size()))];
-      const PlantedRule& rule = rules_[r];
-      std::int64_t source = rule.kind == Kind::offset ? i - rule.at : rule.at;
-      kind = first_question_[r];
-      if (rule.kind == Kind::stride) {
-        const std::int64_t number = random.range(0, strides_below(rule, i) - 1);
-        source = rule.phase + number * rule.at;
-        kind += keys[r][static_cast<std::size_t>(number)];
-      }
-      targets[at] = static_cast<std::int32_t>(values[static_cast<std::size_t>(source)]);
+      const std::int64_t key = keys[r][static_cast<std::size_t>(place.key)];
+      inputs[at] = static_cast<std::int32_t>(first_planted_[r] + key * values_) + value;
+      continue;
     }
-    inputs[at] = static_cast<std::int32_t>(kind * values_ + values[at]);
+    possible.clear();
+    if (random.next() <= ask)
+      for (std::size_t r = 0; r < rules_.size(); ++r)
+        if (can_ask(rules_[r], inputs, i)) possible.push_back(r);
+    if (possible.empty()) {
+      inputs[at] = value;
+      continue;
+    }
+    const std::size_t r = possible[random.below(static_cast<std::uint32_t>(possible.size()))];
+    const PlantedRule& rule = rules_[r];
+    std::int64_t source = rule.kind == Kind::offset ? i - rule.at : rule.at, key = 0;
+    if (rule.kind == Kind::stride) {
+      const std::int64_t number = random.range(0, strides_below(rule, i) - 1);
+      source = rule.phase + number * rule.at;
+      key = keys[r][static_cast<std::size_t>(number)];
+    }
+    inputs[at] = static_cast<std::int32_t>(first_question_[r] + key);
+    targets[at] = static_cast<std::int32_t>(values[static_cast<std::size_t>(source)]);
   }
   return {n};
 }

@@ -1,5 +1,5 @@
-// The planted task: every token asks, by its kind, for the value of one other token, whose place a rule
-// gives. So it is known which (query tile, key tile) pairs attention needs, and a learned pattern can be
+// The planted task: among plain values stand questions, each for the value of one other token whose place a
+// rule gives. So it is known which (query tile, key tile) pairs attention needs, and a learned pattern can be
 // scored.
 #pragma once
 

@@ -9,6 +9,9 @@ const std::vector<TaskEntry>& task_registry() {
       {"mqar", "the value that a key was paired with (multi-query associative recall)", make_mqar_task},
       {"selective_copy", "the tokens that stood among noise, in their order", make_selective_copy_task},
       {"induction", "the token that followed the special token", make_induction_task},
+      {"listops", "the value of a nested expression of MIN, MAX, MED and SM", make_listops_task},
+      {"pathfinder", "whether two markers stand at the ends of one dashed contour", make_pathfinder_task},
+      {"passkey", "the digits that a needle in a haystack gives for a name", make_passkey_task},
   };
   return entries;
 }

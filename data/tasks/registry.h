@@ -38,5 +38,8 @@ TaskPtr make_planted_task(MapReader&, std::int64_t seq_len);
 TaskPtr make_mqar_task(MapReader&, std::int64_t seq_len);
 TaskPtr make_selective_copy_task(MapReader&, std::int64_t seq_len);
 TaskPtr make_induction_task(MapReader&, std::int64_t seq_len);
+TaskPtr make_listops_task(MapReader&, std::int64_t seq_len);
+TaskPtr make_pathfinder_task(MapReader&, std::int64_t seq_len);
+TaskPtr make_passkey_task(MapReader&, std::int64_t seq_len);
 
 }  // namespace filigree

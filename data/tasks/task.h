@@ -18,7 +18,7 @@ enum class Split { train, validation };
 // What a draw tells beside the tokens it wrote.
 struct DrawnSample {
   std::int64_t length = 0;  // tokens before the padding
-  std::int32_t group = 0;   // what accuracy is also told apart by, in [0, group_names().size())
+  std::int32_t group = 0;   // see GeneratedTask::group_names
 };
 
 class GeneratedTask {
@@ -28,7 +28,10 @@ class GeneratedTask {
   virtual std::int64_t vocab_size() const = 0;
   // Empty: a decoder's task, with a target per position. Else a classifier's, with one target, the class.
   virtual std::vector<std::string> class_names() const { return {}; }
-  virtual std::vector<std::string> group_names() const { return {""}; }
+  // What accuracy is told apart by, such as a needle's depth; empty: nothing.
+  virtual std::vector<std::string> group_names() const { return {}; }
+  // The group of one target of a sample of group `sample`, given the input at its position.
+  virtual std::int32_t target_group(std::int32_t sample, std::int32_t /*input*/) const { return sample; }
   // What make() reads to the same task again, defaults included.
   virtual YamlNode parameters() const = 0;
   // "byte" if the tokens are those of that tokenizer (data/tokenizer.h), else empty.

@@ -96,6 +96,10 @@ void run(const EvalArguments& arguments) {
     return;
   }
   fmt::print("{}: {} over {} targets\n", loaded.checkpoint.string(), describe(*result), result->targets);
+  for (const GroupScore& group : result->groups)
+    if (group.targets > 0)
+      fmt::print("  {:<28} accuracy {:.1f} % of {}\n", group.name,
+                 100 * static_cast<double>(group.right) / static_cast<double>(group.targets), group.targets);
   if (const auto score = score_planted(*loaded.model, data, loaded.config.data.seq_len))
     fmt::print("planted tiles: precision {:.3f} ({} of {} chosen), recall {:.3f} ({} of {})\n",
                score->precision(), score->chosen_planted, score->chosen, score->recall(),
