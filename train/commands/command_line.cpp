@@ -60,6 +60,8 @@ int run_command_line(int argc, char** argv) {
   add_generate(app, invocation);
   add_explain(app, invocation);
   add_inspect(app, invocation);
+  add_ablate(app, invocation);
+  add_report(app, invocation);
   add_doctor(app, invocation);
 
   try {

@@ -1,0 +1,157 @@
+#include "train/report/collect.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "core/file.h"
+#include "train/layouts.h"
+#include "train/summary.h"
+
+namespace filigree {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+Json read_json(const fs::path& path) {
+  Json json = Json::parse(read_file(path), nullptr, false);
+  if (!json.is_object()) fail(ErrorKind::data, "{}: is damaged: no JSON object", path.string());
+  return json;
+}
+
+void read_curves(const fs::path& metrics, RunData& run) {
+  std::istringstream lines(read_file(metrics));
+  for (std::string line; std::getline(lines, line);) {
+    const Json json = Json::parse(line, nullptr, false);
+    if (!json.is_object())
+      fail(ErrorKind::data, "{}: is damaged: a line is no JSON object", metrics.string());
+    const double step = json.value("step", 0.0);
+    if (json.contains("val_loss"))
+      run.validation.emplace_back(step, json["val_loss"]);
+    else if (json.contains("loss"))
+      run.train_loss.emplace_back(step, json["loss"]);
+  }
+}
+
+void fill(RunData& run) {
+  const fs::path& folder = run.folder;
+  if (!fs::exists(folder / "run.json")) fail(ErrorKind::data, "has not started");
+  if (read_json(folder / "run.json").value("status", "") != "finished")
+    fail(ErrorKind::data, "is not finished");
+  run.config_yaml = read_file(folder / "config.yaml");
+  run.config = parse_config(parse_yaml(run.config_yaml, (folder / "config.yaml").string()));
+  read_curves(folder / "metrics.jsonl", run);
+  const fs::path summary = folder / "summary.json";
+  run.summary = fs::exists(summary)
+                    ? read_json(summary)
+                    : summarize(folder / "metrics.jsonl", build_layouts(run.config, run.config.data.seq_len));
+  if (!run.summary.contains("layers") || !run.summary.contains("timing"))
+    fail(ErrorKind::data, "{}: is no summary of a run", summary.string());
+}
+
+// The words of a pattern: "local window 64"; long ones are cut.
+std::string pattern_words(const YamlNode& node) {
+  if (node.is_scalar()) return node.scalar;
+  std::string text;
+  const auto add = [&](const std::string& words) {
+    if (!words.empty()) text += (text.empty() ? "" : " ") + words;
+  };
+  for (const YamlNode& item : node.items) add(pattern_words(item));
+  for (const auto& [key, value] : node.entries) {
+    add(key.scalar);
+    add(pattern_words(value));
+  }
+  return text;
+}
+
+YamlNode without_seed(Config config) {
+  config.seed = 0;
+  config.threads = 0;
+  config.train.out.clear();
+  return config.to_yaml();
+}
+
+// Labels for runs that no sweep names.
+void name_by_config(std::vector<RunData*>& runs) {
+  std::map<std::string, std::set<std::string>> kinds;  // by label: the configs but for the seed
+  for (RunData* run : runs) {
+    if (!run->problem.empty()) {
+      run->label = run->folder.filename().string();
+      continue;
+    }
+    run->label = pattern_words(run->config.pattern);
+    if (run->label.size() > 40) run->label = run->label.substr(0, 38) + "..";
+    kinds[run->label].insert(to_yaml(without_seed(run->config)));
+  }
+  // The same pattern in different configs: the keys that differ from the first such run.
+  std::map<std::string, YamlNode> first;
+  for (RunData* run : runs) {
+    if (!run->problem.empty() || kinds[run->label].size() < 2) continue;
+    const std::string pattern = run->label;
+    const YamlNode config = without_seed(run->config);
+    if (!first.contains(pattern)) first[pattern] = config;
+    std::string changes;
+    for (const std::string& difference : differences(config, first[pattern]))
+      changes += ", " + difference.substr(0, difference.find(" / "));
+    run->label += changes.empty() ? ", first config" : changes;
+  }
+}
+
+void add_sweep(const fs::path& folder, Collection& out) {
+  const Json sweep = read_json(folder / "sweep.json");
+  out.title = sweep.value("name", "");
+  out.fairness = sweep.value("equal", "");
+  const std::vector<std::string> compared = sweep.value("compare", std::vector<std::string>{});
+  for (const Json& cell : sweep.value("cells", Json::array())) {
+    RunData run = read_run(folder / cell.value("name", ""));
+    const Json labels = cell.value("labels", Json::object());
+    for (const auto& [key, label] : labels.items()) {
+      if (key == "seed") continue;
+      std::string& text = std::ranges::count(compared, key) > 0 ? run.label : run.setting;
+      text += (text.empty() ? "" : ", ") + label.get<std::string>();
+    }
+    if (run.label.empty()) run.label = "all";
+    out.runs.push_back(std::move(run));
+  }
+}
+
+}  // namespace
+
+RunData read_run(const fs::path& folder) {
+  RunData run;
+  run.folder = folder;
+  try {
+    fill(run);
+  } catch (const Error& e) {
+    run.problem = e.what();
+  } catch (const Json::exception& e) {
+    run.problem = fmt::format("its files are damaged ({})", e.what());
+  }
+  return run;
+}
+
+Collection collect(const std::vector<fs::path>& folders) {
+  Collection out;
+  std::vector<RunData> singles;
+  for (const fs::path& folder : folders) {
+    if (fs::exists(folder / "sweep.json")) {
+      add_sweep(folder, out);
+    } else if (fs::exists(folder / "run.json")) {
+      singles.push_back(read_run(folder));
+    } else {
+      throw Error(ErrorKind::data, fmt::format("{} is no folder of a run or a sweep", folder.string()),
+                  "name folders that filigree train or filigree ablate wrote");
+    }
+  }
+  std::vector<RunData*> unnamed;
+  for (RunData& run : singles) unnamed.push_back(&run);
+  name_by_config(unnamed);
+  for (RunData& run : singles) out.runs.push_back(std::move(run));
+  if (out.title.empty())
+    out.title = out.runs.size() == 1 ? out.runs.front().folder.filename().string() : "Runs";
+  return out;
+}
+
+}  // namespace filigree
