@@ -63,8 +63,8 @@ int read_tile(MapReader& root);  // 16, 32, 64 or 128; default 64
 
 // A config's tree laid onto everything that it extends; `path` is the file that it stands in.
 YamlNode load_config_tree(YamlNode tree, const std::filesystem::path& path);
-// Sets a dotted key, as an override does; the value's mark is where mistakes are reported.
-void set_config_key(YamlNode& tree, const std::string& key, YamlNode value);
+// Sets a dotted key, as an override does; `mark` is where it is written.
+void set_config_key(YamlNode& tree, const std::string& key, YamlNode value, const Mark& mark);
 void apply_override(YamlNode& tree, const std::string& text);  // "train.steps=200"
 
 }  // namespace filigree

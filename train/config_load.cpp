@@ -96,8 +96,7 @@ YamlNode load_config_tree(YamlNode tree, const std::filesystem::path& path) {
   return resolve_extends(std::move(tree), path, chain);
 }
 
-void set_config_key(YamlNode& tree, const std::string& key, YamlNode value) {
-  const Mark mark = value.mark;
+void set_config_key(YamlNode& tree, const std::string& key, YamlNode value, const Mark& mark) {
   const std::vector<std::string> parts = split_path(key);
   // Within a pattern a key is set where it stands; merging would only replace the whole pattern.
   YamlNode* target = &tree;
@@ -123,7 +122,8 @@ void set_config_key(YamlNode& tree, const std::string& key, YamlNode value) {
 
 void apply_override(YamlNode& tree, const std::string& text) {
   auto [key, value] = read_override(text);
-  set_config_key(tree, key, std::move(value));
+  const Mark mark = value.mark;
+  set_config_key(tree, key, std::move(value), mark);
 }
 
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {

@@ -10,6 +10,7 @@ namespace filigree {
 namespace {
 
 constexpr const char* kFit = "fit";
+constexpr std::int64_t kMaxExhaustive = 2048;  // values that are all tried where nothing else helps
 
 struct DefaultParameter {
   const char *pattern, *parameter;
@@ -153,8 +154,9 @@ FitSearch fit_parameter(const std::function<std::optional<double>(std::int64_t)>
     if (search.done()) return search.found();
     last = value;
   }
-  // Strides: their tiles jump where they are multiples of the tile.
-  for (std::int64_t value = tile; value <= max && !search.done(); value += tile) search.at(value);
+  // Strides: their tiles jump, above all at multiples of the tile's edge.
+  const std::int64_t step = max <= kMaxExhaustive ? 1 : tile;
+  for (std::int64_t value = step; value <= max && !search.done(); value += step) search.at(value);
   return search.found();
 }
 

@@ -45,7 +45,7 @@ std::string label_of(const std::string& key, const YamlNode& value) {
 }
 
 Axis read_axis(const YamlNode& key, const YamlNode& values) {
-  Axis axis{key.scalar, {}};
+  Axis axis{key.scalar, key.mark, {}};
   const std::string what = fmt::format("axes.{}", key.scalar);
   for (const char* own : {"train.out", "threads"})
     if (key.scalar == own) fail_at(key.mark, fmt::format("{} cannot be an axis: the sweep sets it", own));
@@ -248,10 +248,10 @@ Cell make_cell(const Sweep& sweep, const YamlNode& base, const std::vector<std::
     for (const std::size_t a : sweep.groups[g]) {
       const AxisValue& value = sweep.axes[a].values[position[g]];
       cell.labels[a] = value.label;
-      set_config_key(tree, sweep.axes[a].key, value.value);
+      set_config_key(tree, sweep.axes[a].key, value.value, sweep.axes[a].mark);
     }
   cell.name = fmt::format("{}", fmt::join(cell.labels, "_"));
-  set_config_key(tree, "train.out", YamlNode::make((sweep.out / cell.name).string()));
+  set_config_key(tree, "train.out", YamlNode::make((sweep.out / cell.name).string()), {});
   try {
     cell.config = parse_cell(tree, sweep, cell);
   } catch (const Error& e) {

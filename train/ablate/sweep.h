@@ -29,6 +29,7 @@ struct AxisValue {
 };
 struct Axis {
   std::string key;
+  Mark mark;
   std::vector<AxisValue> values;
 };
 
