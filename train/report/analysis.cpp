@@ -157,29 +157,36 @@ std::string significance_sentence(const Setting& setting) {
 
 std::string cost_sentence(const Setting& setting) {
   const auto& variants = setting.variants;
-  const auto fastest =
-      std::ranges::max_element(variants, {}, [](const Variant& v) { return v.cost.tokens_per_second; });
-  const auto fewest =
-      std::ranges::min_element(variants, {}, [](const Variant& v) { return v.cost.computed_tiles; });
-  std::string text = fmt::format("{} trains fastest ({} tokens/s", fastest->label,
-                                 human_count(fastest->cost.tokens_per_second));
+  const Variant& fastest =
+      *std::ranges::max_element(variants, {}, [](const Variant& v) { return v.cost.tokens_per_second; });
   const Variant& best = variants.front();
-  if (&best != &*fastest && best.cost.tokens_per_second > 0)
-    text += fmt::format(", {:.2f} times the speed of {}",
-                        fastest->cost.tokens_per_second / best.cost.tokens_per_second, best.label);
-  text += fmt::format("); {} computes the fewest tiles ({:.1f} % of dense).", fewest->label,
-                      100 * fewest->cost.computed_tiles / std::max(1.0, fewest->cost.dense_tiles));
-  return text;
+  std::string text = fmt::format("{} trains fastest, {} tokens/s", fastest.label,
+                                 human_count(fastest.cost.tokens_per_second));
+  if (&best != &fastest && best.cost.tokens_per_second > 0)
+    text += fmt::format(", {:.2f} times as fast as {}",
+                        fastest.cost.tokens_per_second / best.cost.tokens_per_second, best.label);
+  const auto tiles = [](const Variant& v) {
+    return v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles);
+  };
+  const double fewest = tiles(*std::ranges::min_element(variants, {}, tiles));
+  std::vector<std::string> names;
+  for (const Variant& v : variants)
+    if (tiles(v) <= 1.005 * fewest) names.push_back(v.label);
+  if (names.size() == variants.size())
+    return fmt::format("{}. All compute {:.1f} % of the tiles of dense attention.", text, 100 * fewest);
+  return fmt::format("{}. {} compute{} the fewest tiles, {:.1f} % of those of dense attention.", text,
+                     joined(names), names.size() == 1 ? "s" : "", 100 * fewest);
 }
 
 }  // namespace
 
 std::string Metric::text(double value) const {
-  return key == "val_accuracy" ? fmt::format("{:.1f} %", 100 * value) : fmt::format("{:.4f}", value);
+  return key == "val_accuracy" ? fmt::format("{:.1f} %", 100 * value) : fmt::format("{:.3f}", value);
 }
 
 std::string Metric::difference(double value) const {
-  return key == "val_accuracy" ? fmt::format("{:.1f} points", 100 * value) : fmt::format("{:.4f}", value);
+  if (key == "val_accuracy") return fmt::format("{:.1f} points", 100 * value);
+  return value < 0.01 ? fmt::format("{:.4f}", value) : fmt::format("{:.3f}", value);
 }
 
 Analysis analyse(const Collection& collection) {

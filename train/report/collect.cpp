@@ -73,30 +73,29 @@ YamlNode without_seed(Config config) {
   return config.to_yaml();
 }
 
-// Labels for runs that no sweep names.
-void name_by_config(std::vector<RunData*>& runs) {
-  std::map<std::string, std::set<std::string>> kinds;  // by label: the configs but for the seed
-  for (RunData* run : runs) {
-    if (!run->problem.empty()) {
-      run->label = run->folder.filename().string();
-      continue;
+// "key: value" of a config for every key in which one of the others has something else.
+std::vector<std::string> distinctions(const YamlNode& config, const std::vector<YamlNode>& others) {
+  std::vector<std::string> out;
+  for (const YamlNode& other : others)
+    for (const std::string& difference : differences(config, other)) {
+      const std::string own = difference.substr(0, difference.find(" / "));
+      if (std::ranges::count(out, own) == 0) out.push_back(own);
     }
-    run->label = pattern_words(run->config.pattern);
-    if (run->label.size() > 40) run->label = run->label.substr(0, 38) + "..";
-    kinds[run->label].insert(to_yaml(without_seed(run->config)));
+  return out;
+}
+
+// Labels for runs that no sweep names: the pattern, and what tells runs with the same pattern apart.
+void name_by_config(std::vector<RunData>& runs) {
+  std::map<std::string, std::vector<YamlNode>> configs;  // by pattern
+  for (RunData& run : runs) {
+    run.label = run.problem.empty() ? pattern_words(run.config.pattern) : run.folder.filename().string();
+    if (run.label.size() > 40) run.label = run.label.substr(0, 38) + "..";
+    if (run.problem.empty()) configs[run.label].push_back(without_seed(run.config));
   }
-  // The same pattern in different configs: the keys that differ from the first such run.
-  std::map<std::string, YamlNode> first;
-  for (RunData* run : runs) {
-    if (!run->problem.empty() || kinds[run->label].size() < 2) continue;
-    const std::string pattern = run->label;
-    const YamlNode config = without_seed(run->config);
-    if (!first.contains(pattern)) first[pattern] = config;
-    std::string changes;
-    for (const std::string& difference : differences(config, first[pattern]))
-      changes += ", " + difference.substr(0, difference.find(" / "));
-    run->label += changes.empty() ? ", first config" : changes;
-  }
+  for (RunData& run : runs)
+    if (run.problem.empty())
+      for (const std::string& own : distinctions(without_seed(run.config), configs[run.label]))
+        run.label += ", " + own;
 }
 
 void add_sweep(const fs::path& folder, Collection& out) {
@@ -145,9 +144,7 @@ Collection collect(const std::vector<fs::path>& folders) {
                   "name folders that filigree train or filigree ablate wrote");
     }
   }
-  std::vector<RunData*> unnamed;
-  for (RunData& run : singles) unnamed.push_back(&run);
-  name_by_config(unnamed);
+  name_by_config(singles);
   for (RunData& run : singles) out.runs.push_back(std::move(run));
   if (out.title.empty())
     out.title = out.runs.size() == 1 ? out.runs.front().folder.filename().string() : "Runs";

@@ -68,9 +68,9 @@ std::string table_row(const Variant& v, const Variant& best, const Metric& metri
 std::string table(const Setting& setting, const Metric& metric) {
   std::string text = fmt::format(
       "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table of results\">\n<table>\n"
-      "<caption>Quality, cost and test against the best, the best first.</caption>\n<thead><tr>"
+      "<caption>The best first.</caption>\n<thead><tr>"
       "<th scope=\"col\">variant</th><th scope=\"col\">{}</th><th scope=\"col\">behind the best</th>"
-      "<th scope=\"col\">test</th><th scope=\"col\">tokens/s</th><th scope=\"col\">peak memory</th>"
+      "<th scope=\"col\">significant</th><th scope=\"col\">tokens/s</th><th scope=\"col\">peak memory</th>"
       "<th scope=\"col\">training time</th><th scope=\"col\">tiles, % of dense</th>"
       "<th scope=\"col\">useful, % of computed pairs</th><th "
       "scope=\"col\">seeds</th></tr></thead>\n<tbody>\n",

@@ -271,7 +271,7 @@ std::string setting_figures(const Setting& setting, const Metric& metric) {
   std::string text = "<div class=\"figures\">\n" + quality_figure(setting, metric);
   if (setting.variants.size() > 1) {
     text += cost_figure(setting, metric, "Quality against work.",
-                        "The line joins what nothing else beats in both (the Pareto front).",
+                        "Ringed: nothing else is better in both (the Pareto front).",
                         "computed tiles, % of dense", tiles_percent, true);
     text += cost_figure(setting, metric, "Quality against speed.", "Further right is faster.",
                         "tokens per second", speed, false);

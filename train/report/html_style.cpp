@@ -50,14 +50,14 @@ table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-varian
 caption { text-align: left; padding: 12px 14px 4px; }
 th, td { padding: 7px 12px; text-align: right; white-space: nowrap; vertical-align: bottom; }
 thead th { color: var(--soft); font-weight: 600; white-space: normal; min-width: 5.2em; border-bottom: 1px solid var(--rule); }
-th:first-child { text-align: left; white-space: normal; min-width: 9em; }
+th:first-child { text-align: left; white-space: normal; min-width: 11em; }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
 tbody tr + tr > * { border-top: 1px solid var(--grid); }
 tr.best > * { background: var(--best); }
 .swatch { display: inline-block; width: 0.7em; height: 0.7em; border-radius: 2px; margin-right: 0.5em; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 16px; margin-top: 16px; align-items: start; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr)); gap: 16px; margin-top: 16px; align-items: start; }
 figure { margin: 0; min-width: 0; }
-.figures figcaption { min-height: 2.7em; margin-bottom: 10px; }
+.figures figcaption { margin-bottom: 12px; }
 .chart { display: block; width: 100%; height: auto; overflow: visible; }
 .chart text { font: 11px system-ui, sans-serif; fill: var(--ink); }
 .chart .tick, .chart .axisname { fill: var(--soft); font-size: 10px; }
@@ -67,7 +67,8 @@ figure { margin: 0; min-width: 0; }
 .axis { stroke: var(--soft); stroke-width: 1; }
 .leader { stroke: var(--soft); stroke-width: 0.7; opacity: 0.6; }
 .front { fill: none; stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 2 3; }
-.whisker { stroke: var(--soft); stroke-width: 1; }
+.whisker { stroke: var(--soft); stroke-width: 1; opacity: 0.55; }
+.ring { fill: none; stroke: var(--soft); stroke-width: 1.2; }
 .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .band { stroke: none; opacity: 0.14; }
 .interval { stroke-width: 2; }
@@ -100,7 +101,7 @@ footer { margin-top: 2.5rem; }
 @media (max-width: 560px) {
   main { padding: 16px 12px 32px; }
   .card { padding: 12px; }
-  .figures figcaption { min-height: 0; }
+  .pictures { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px; }
 }
 @media print {
   body { font-size: 10.5pt; }
@@ -110,7 +111,8 @@ footer { margin-top: 2.5rem; }
   .scroll { overflow: visible; }
   table { font-size: 7.5pt; }
   th, td { padding: 3px 5px; }
-  .figures { grid-template-columns: 1fr 1fr; }
+  .figures { grid-template-columns: 1fr 1fr; gap: 8px; }
+  .pictures { grid-template-columns: repeat(3, 1fr); gap: 8px; }
   pre { white-space: pre-wrap; }
 }
 )";

@@ -10,7 +10,7 @@
 namespace filigree {
 namespace {
 
-constexpr double kWidth = 400;
+constexpr double kWidth = 380;
 constexpr double kLabelHeight = 14;  // of labels that stand above each other
 
 struct Range {
@@ -103,7 +103,7 @@ PlacedLabel place_label(double x, double y, double width, const Plot& plot, cons
       const PlacedLabel label = label_at(x, y, dx * reach, dy * reach, width);
       double cost = reach / 100;
       for (const Box& box : taken) cost += label.box.overlaps(box) ? 10 : 0;
-      if (label.box.left < plot.left - 36 || label.box.right > kWidth) cost += 40;
+      if (label.box.left < plot.left + 2 || label.box.right > kWidth) cost += 40;
       if (label.box.top < plot.top - 8 || label.box.bottom > plot.bottom - 1) cost += 40;
       if (cost < least) {
         least = cost;
@@ -142,7 +142,7 @@ std::vector<double> AxisScale::ticks(int count) const {
   const double rough = (high_ - low_) / count, power = std::pow(10, std::floor(std::log10(rough)));
   double step = 10 * power;
   for (const double digit : {5.0, 2.5, 2.0, 1.0})
-    if (digit * power >= rough * 0.999) step = digit * power;
+    if (digit * power >= rough * 0.7) step = digit * power;
   for (double k = std::ceil(low_ / step - 1e-9); k * step <= high_ + 1e-9 * step; ++k)
     out.push_back(k * step);
   return out;
@@ -240,6 +240,7 @@ std::string scatter_chart(const ChartText& text, const std::vector<ScatterPoint>
   for (const ScatterPoint& p : points) {
     const double px = plot.x.at(p.x), py = plot.y.at(p.y);
     if (p.y_error > 0) canvas.line(px, plot.y.at(p.y - p.y_error), px, plot.y.at(p.y + p.y_error), "whisker");
+    if (p.on_front) canvas.ring(px, py);
     canvas.marker(px, py, p.style);
   }
   for (const ScatterPoint& p : points) {

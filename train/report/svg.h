@@ -1,4 +1,4 @@
-// Charts as inline SVG. They are drawn at a phone's width, 400 units, and grow with their column. Colours are
+// Charts as inline SVG. They are drawn at a phone's width, 380 units, and grow with their column. Colours are
 // classes (s0 .. s7, see the page's style sheet), so that they follow light and dark; each series also has a
 // marker, a dash and a label of its own, so that nothing depends on telling colours apart.
 #pragma once
@@ -54,7 +54,7 @@ struct ScatterPoint {
   double x = 0, y = 0, y_error = 0;
   bool on_front = false;
 };
-// Labelled points; those on the front are joined.
+// Labelled points; those on the front are ringed and joined.
 std::string scatter_chart(const ChartText& text, const std::vector<ScatterPoint>& points);
 
 struct BarRow {

@@ -95,6 +95,10 @@ void Canvas::marker(double x, double y, std::size_t style) {
   }
 }
 
+void Canvas::ring(double x, double y) {
+  body_ += fmt::format("<circle class=\"ring\" cx=\"{}\" cy=\"{}\" r=\"7\"/>\n", number(x), number(y));
+}
+
 void Canvas::leader(double x1, double y1, double x2, double y2) {
   line(x1, y1, x2, y2, "leader");
 }

@@ -21,6 +21,7 @@ class Canvas {
   void polyline(const Points& points, std::size_t style);  // with the style's colour and dash
   void band(const Points& low, const Points& high, std::size_t style);
   void marker(double x, double y, std::size_t style);
+  void ring(double x, double y);
   void leader(double x1, double y1, double x2, double y2);
   void text(double x, double y, const char* anchor, const std::string& css, const std::string& words);
   // In the style's colour, cut to `width` with an ellipsis (the whole in a tooltip).

@@ -83,7 +83,8 @@ std::string markdown_cell(const std::string& text) {
 
 std::string markdown_table(const Setting& setting, const Metric& metric) {
   std::string text = fmt::format(
-      "| pattern | {} | difference to best | test | tokens/s | peak memory | tiles of dense | useful pairs "
+      "| pattern | {} | behind the best | significant | tokens/s | peak memory | tiles of dense | useful "
+      "pairs "
       "of "
       "computed | seeds |\n| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n",
       metric.name);
@@ -111,7 +112,7 @@ std::string memory_text(double bytes) {
 std::string test_text(const Variant& v) {
   if (v.to_best.kind == TestKind::none) return "–";
   const std::string p = v.p_adjusted < 0.001 ? "p < 0.001" : fmt::format("p = {:.2g}", v.p_adjusted);
-  return p + (v.significant() ? "" : ", may be chance");
+  return fmt::format("{} ({})", v.significant() ? "yes" : "no", p);
 }
 
 std::string results_csv(const Collection& collection) {

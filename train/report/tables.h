@@ -14,7 +14,7 @@ std::string results_markdown(const Collection& collection, const Analysis& analy
 
 // "512 MiB", "1.25 GiB"
 std::string memory_text(double bytes);
-// "p = 0.02", or a dash where nothing was tested.
+// Whether the best is better by more than chance: "yes (p = 0.02)", or a dash where nothing was tested.
 std::string test_text(const Variant& variant);
 
 }  // namespace filigree
