@@ -91,6 +91,19 @@ std::pair<std::string, YamlNode> read_override(const std::string& text) {
 
 }  // namespace
 
+std::string plain_words(const YamlNode& value) {
+  std::string text = value.scalar;
+  const auto add = [&](const std::string& words) {
+    if (!words.empty()) text += (text.empty() ? "" : " ") + words;
+  };
+  for (const YamlNode& item : value.items) add(plain_words(item));
+  for (const auto& [key, entry] : value.entries) {
+    add(key.scalar);
+    add(plain_words(entry));
+  }
+  return text;
+}
+
 YamlNode load_config_tree(YamlNode tree, const std::filesystem::path& path) {
   std::vector<std::filesystem::path> chain;
   return resolve_extends(std::move(tree), path, chain);

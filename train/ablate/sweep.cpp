@@ -26,20 +26,8 @@ std::string folder_word(std::string_view text) {
   return word;
 }
 
-// The words of a value without its punctuation: {local: {window: 64}} is "local window 64".
-void add_words(const YamlNode& node, std::string& text) {
-  const auto add = [&](const std::string& word) { text += (text.empty() ? "" : " ") + word; };
-  if (node.is_scalar()) add(node.scalar);
-  for (const YamlNode& item : node.items) add_words(item, text);
-  for (const auto& [key, value] : node.entries) {
-    add(key.scalar);
-    add_words(value, text);
-  }
-}
-
 std::string label_of(const std::string& key, const YamlNode& value) {
-  std::string words;
-  add_words(value, words);
+  const std::string words = plain_words(value);
   if (key == "pattern") return folder_word(words);
   return folder_word(key.substr(key.rfind('.') + 1) + "-" + words);
 }

@@ -62,6 +62,7 @@ int run_command_line(int argc, char** argv) {
   add_inspect(app, invocation);
   add_ablate(app, invocation);
   add_report(app, invocation);
+  add_bench(app, invocation);
   add_doctor(app, invocation);
 
   try {

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "core/file.h"
+#include "train/config_internal.h"
 #include "train/layouts.h"
 #include "train/summary.h"
 
@@ -51,21 +52,6 @@ void fill(RunData& run) {
     fail(ErrorKind::data, "{}: is no summary of a run", summary.string());
 }
 
-// The words of a pattern: "local window 64"; long ones are cut.
-std::string pattern_words(const YamlNode& node) {
-  if (node.is_scalar()) return node.scalar;
-  std::string text;
-  const auto add = [&](const std::string& words) {
-    if (!words.empty()) text += (text.empty() ? "" : " ") + words;
-  };
-  for (const YamlNode& item : node.items) add(pattern_words(item));
-  for (const auto& [key, value] : node.entries) {
-    add(key.scalar);
-    add(pattern_words(value));
-  }
-  return text;
-}
-
 YamlNode without_seed(Config config) {
   config.seed = 0;
   config.threads = 0;
@@ -88,7 +74,7 @@ std::vector<std::string> distinctions(const YamlNode& config, const std::vector<
 void name_by_config(std::vector<RunData>& runs) {
   std::map<std::string, std::vector<YamlNode>> configs;  // by pattern
   for (RunData& run : runs) {
-    run.label = run.problem.empty() ? pattern_words(run.config.pattern) : run.folder.filename().string();
+    run.label = run.problem.empty() ? plain_words(run.config.pattern) : run.folder.filename().string();
     if (run.label.size() > 40) run.label = run.label.substr(0, 38) + "..";
     if (run.problem.empty()) configs[run.label].push_back(without_seed(run.config));
   }

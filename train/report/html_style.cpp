@@ -68,6 +68,7 @@ figure { margin: 0; min-width: 0; }
 .leader { stroke: var(--soft); stroke-width: 0.7; opacity: 0.6; }
 .front { fill: none; stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 2 3; }
 .whisker { stroke: var(--soft); stroke-width: 1; opacity: 0.55; }
+.even { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 5 4; }
 .ring { fill: none; stroke: var(--soft); stroke-width: 1.2; }
 .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .band { stroke: none; opacity: 0.14; }

@@ -5,6 +5,7 @@
 
 #include "data/progress.h"
 #include "train/report/html.h"
+#include "train/report/html_style.h"
 #include "train/report/svg_canvas.h"
 
 namespace filigree {
@@ -38,13 +39,16 @@ struct Plot {
 
 void draw_frame(Canvas& canvas, const Plot& plot, const ChartText& text) {
   const auto rows = plot.y.ticks(5), columns = plot.x.ticks(4);
+  const auto words = [](const AxisScale& axis, const std::vector<double>& ticks, double v) {
+    return axis.logarithmic() ? fmt::format("{:g}", v) : tick_text(v, step_of(ticks));
+  };
   for (const double v : rows) {
     canvas.line(plot.left, plot.y.at(v), plot.right, plot.y.at(v), "grid");
-    canvas.text(plot.left - 5, plot.y.at(v) + 3.5, "end", "tick", tick_text(v, step_of(rows)));
+    canvas.text(plot.left - 5, plot.y.at(v) + 3.5, "end", "tick", words(plot.y, rows, v));
   }
   for (const double v : columns) {
     canvas.line(plot.x.at(v), plot.bottom, plot.x.at(v), plot.bottom + 4, "axis");
-    canvas.text(plot.x.at(v), plot.bottom + 16, "middle", "tick", tick_text(v, step_of(columns)));
+    canvas.text(plot.x.at(v), plot.bottom + 16, "middle", "tick", words(plot.x, columns, v));
   }
   canvas.line(plot.left, plot.bottom, plot.right, plot.bottom, "axis");
   canvas.text(0, 10, "start", "axisname", text.y);
@@ -128,13 +132,17 @@ double AxisScale::at(double value) const {
 std::vector<double> AxisScale::ticks(int count) const {
   std::vector<double> out;
   if (logarithmic_) {
-    // Powers of 2 where the range is short, else 1, 2, 5 of each power of ten, thinned out.
-    for (double decade = std::pow(10, std::floor(std::log10(low_))); decade <= high_; decade *= 10)
-      for (const double digit : {1.0, 2.0, 5.0})
-        if (decade * digit >= low_ * 0.999 && decade * digit <= high_ * 1.001) out.push_back(decade * digit);
+    // Powers of two; where the range holds few of them, parts between.
+    for (const auto& parts : {std::vector<double>{1}, {1, 1.5}, {1, 1.25, 1.5, 1.75}}) {
+      out.clear();
+      for (double power = std::exp2(std::floor(std::log2(low_))); power <= high_; power *= 2)
+        for (const double part : parts)
+          if (power * part >= low_ * 0.999 && power * part <= high_ * 1.001) out.push_back(power * part);
+      if (out.size() > 2) break;
+    }
     while (out.size() > 2 * static_cast<std::size_t>(count)) {
       std::vector<double> thinned;
-      for (std::size_t i = 0; i < out.size(); i += 3) thinned.push_back(out[i]);
+      for (std::size_t i = 0; i < out.size(); i += 2) thinned.push_back(out[i]);
       out = thinned;
     }
     return out;
@@ -161,7 +169,7 @@ std::string tick_text(double value, double step) {
 }
 
 std::string line_chart(const ChartText& text, const std::vector<Series>& series, std::optional<double> top,
-                       bool log_x, bool log_y) {
+                       bool logarithmic) {
   Range xs, ys;
   for (const Series& s : series) {
     for (const auto* points : {&s.points, &s.low, &s.high})
@@ -170,14 +178,15 @@ std::string line_chart(const ChartText& text, const std::vector<Series>& series,
         ys.add(top ? std::min(y, *top) : y);
       }
   }
-  const Range y = log_y ? Range{ys.low / 1.1, ys.high * 1.1} : ys.padded(0.05);
+  if (logarithmic) ys.add(1);
+  const Range y = logarithmic ? Range{ys.low / 1.1, ys.high * 1.1} : ys.padded(0.05);
   const double label_width = 112, height = 262;
   const Plot plot{42,
                   kWidth - label_width - 8,
                   22,
                   height - 36,
-                  AxisScale(xs.low, xs.high, 42, kWidth - label_width - 8, log_x),
-                  AxisScale(y.low, y.high, height - 36, 22, log_y)};
+                  AxisScale(xs.low, xs.high, 42, kWidth - label_width - 8, logarithmic),
+                  AxisScale(y.low, y.high, height - 36, 22, logarithmic)};
   Canvas canvas(kWidth, height, text.title, text.description);
   draw_frame(canvas, plot, text);
   canvas.begin_clip(plot.left, plot.top - 2, plot.right - plot.left + 3, plot.bottom - plot.top + 4);
@@ -186,6 +195,7 @@ std::string line_chart(const ChartText& text, const std::vector<Series>& series,
     for (const auto& [px, py] : points) out.emplace_back(plot.x.at(px), plot.y.at(py));
     return out;
   };
+  if (logarithmic) canvas.line(plot.left, plot.y.at(1), plot.right, plot.y.at(1), "even");
   for (const Series& s : series)
     if (!s.low.empty()) canvas.band(mapped(s.low), mapped(s.high), s.style);
   for (const Series& s : series) canvas.polyline(mapped(s.points), s.style);
@@ -203,6 +213,25 @@ std::string line_chart(const ChartText& text, const std::vector<Series>& series,
     canvas.label(plot.right + 15, heights[i] + 4, "start", series[i].style, series[i].label, label_width - 8);
   }
   return canvas.svg();
+}
+
+std::string chart_sheet(const std::vector<ChartText>& texts, const std::vector<std::vector<Series>>& charts) {
+  const double height = 300, gap = 24;
+  std::string body;
+  for (std::size_t c = 0; c < charts.size(); ++c) {
+    std::string chart = line_chart(texts[c], charts[c], std::nullopt, true);
+    const double left = gap + static_cast<double>(c) * (kWidth + gap);
+    chart.replace(chart.find("<svg "), 5,
+                  fmt::format("<svg x=\"{}\" y=\"30\" width=\"{}\" height=\"262\" ", left, kWidth));
+    body += fmt::format("<text class=\"heading\" x=\"{}\" y=\"20\">{}</text>\n{}", left,
+                        escape_html(texts[c].title), chart);
+  }
+  const double width = gap + static_cast<double>(charts.size()) * (kWidth + gap);
+  return fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\">\n"
+      "<style>\n{2}.heading {{ font: 600 13px system-ui, sans-serif; fill: var(--ink); }}\n</style>\n"
+      "<rect width=\"{0}\" height=\"{1}\" style=\"fill: var(--card)\"/>\n{3}</svg>\n",
+      width, height, report_style(), body);
 }
 
 std::string scatter_chart(const ChartText& text, const std::vector<ScatterPoint>& points) {

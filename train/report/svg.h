@@ -19,10 +19,9 @@ class AxisScale {
  public:
   AxisScale(double low, double high, double from, double to, bool logarithmic = false);
   double at(double value) const;
-  // About `count` round values within the range; powers of ten and their halves where logarithmic.
+  // About `count` round values within the range; powers of two where logarithmic.
   std::vector<double> ticks(int count) const;
-  double low() const { return low_; }
-  double high() const { return high_; }
+  bool logarithmic() const { return logarithmic_; }
 
  private:
   double low_, high_, from_, to_;
@@ -44,9 +43,14 @@ struct Series {
   std::vector<std::pair<double, double>> points;
   std::vector<std::pair<double, double>> low, high;  // a band around it; may be empty
 };
-// Lines with their labels at the right end. `top` cuts the y axis, for the first steps of a run.
+// Lines with their labels at the right end. `top` cuts the y axis, for the first steps of a run. With
+// logarithmic axes, a dashed line stands at y = 1.
 std::string line_chart(const ChartText& text, const std::vector<Series>& series,
-                       std::optional<double> top = std::nullopt, bool log_x = false, bool log_y = false);
+                       std::optional<double> top = std::nullopt, bool logarithmic = false);
+
+// Line charts with logarithmic axes side by side, as an SVG file that stands alone; a dashed line marks y
+// = 1.
+std::string chart_sheet(const std::vector<ChartText>& texts, const std::vector<std::vector<Series>>& charts);
 
 struct ScatterPoint {
   std::string label;
