@@ -245,6 +245,30 @@ TEST(ReportPage, IsWellFormedAndNeedsNothingElse) {
   EXPECT_EQ(named, pictures);
 }
 
+TEST(ReportPage, AccuracyByDepthAndLength) {
+  Collection collection{"Needles", "", {}};
+  for (const int length : {64, 128})
+    for (const char* label : {"near", "all"}) {
+      RunData run = made_run(label, 1, 1.0, 10, "full", fmt::format("seq_len-{}", length));
+      run.config.data.seq_len = length;
+      run.summary["val_accuracy"] = 0.5;
+      run.summary["val_accuracy_of"] = {{"depth 0 %", 0.126}, {"depth 100 %", 64.0 / length}};
+      collection.runs.push_back(run);
+    }
+  std::string html = report_html(collection, analyse(collection));
+  expect_well_formed(html);
+  for (const char* part :
+       {"Accuracy of near, in %", "Accuracy of all, in %", "<th scope=\"col\">128</th>",
+        "<th scope=\"row\">depth 100 %</th><td class=\"h6\">100</td><td class=\"h3\">50</td>",
+        "<td class=\"h1\">13</td>"})
+    EXPECT_NE(html.find(part), std::string::npos) << part;
+  collection.runs.resize(2);  // one length: variants by group
+  html = report_html(collection, analyse(collection));
+  expect_well_formed(html);
+  EXPECT_NE(html.find("<th scope=\"row\">near</th><td class=\"h1\">13</td><td class=\"h6\">100</td>"),
+            std::string::npos);
+}
+
 TEST(ReportPage, HostileNamesStayText) {
   const std::string evil =
       "<script>alert('x')</script>\"&|,\n\x01\xE2\x80\xA6 a name that is much longer than its place";

@@ -7,6 +7,7 @@
 #include "core/build_info.h"
 #include "data/progress.h"
 #include "train/report/html_charts.h"
+#include "train/report/html_heat.h"
 #include "train/report/html_style.h"
 #include "train/report/tables.h"
 
@@ -177,7 +178,7 @@ std::string report_html(const Collection& collection, const Analysis& analysis) 
                       escape_html(collection.title), escape_html(subtitle(collection, analysis)));
   text += in_short(analysis);
   for (const Setting& setting : analysis.settings) text += setting_section(setting, analysis.metric);
-  text += pictures(analysis) + left_out(analysis) + method() + configs(analysis);
+  text += accuracy_section(analysis) + pictures(analysis) + left_out(analysis) + method() + configs(analysis);
   return text +
          fmt::format("<footer><p>Made by filigree {}.</p></footer>\n</main>\n</body>\n</html>\n", version());
 }

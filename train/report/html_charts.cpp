@@ -182,29 +182,6 @@ std::string position_figure(const Setting& setting) {
   return figure(title, "How much the model makes of a longer context.", line_chart(text, series), "wide");
 }
 
-// val_accuracy_grid: {"rows": [..], "columns": [..], "row_name": .., "column_name": .., "values": [[..]]}.
-std::string grid_figures(const Setting& setting) {
-  std::string text;
-  for (const Variant& v : setting.variants) {
-    const auto grid = v.runs.front()->summary.find("val_accuracy_grid");
-    if (grid == v.runs.front()->summary.end() || !grid->is_object()) continue;
-    const auto names = [&](const char* key) {
-      std::vector<std::string> out;
-      for (const Json& name : grid->value(key, Json::array()))
-        out.push_back(name.is_string() ? name.get<std::string>() : name.dump());
-      return out;
-    };
-    const auto values = grid->value("values", std::vector<std::vector<double>>{});
-    const auto rows = names("rows"), columns = names("columns");
-    if (rows.empty() || rows.size() != values.size()) continue;
-    const ChartText chart{fmt::format("Accuracy of {}", v.label), "in percent, by row and column",
-                          grid->value("column_name", ""), grid->value("row_name", "")};
-    text +=
-        figure(v.label + ":", "accuracy in %, by depth and length.", heat_map(chart, rows, columns, values));
-  }
-  return text;
-}
-
 std::string speed_figure(const Setting& setting) {
   std::vector<BarRow> rows;
   for (const Variant& v : setting.variants)
@@ -277,7 +254,7 @@ std::string setting_figures(const Setting& setting, const Metric& metric) {
                         "tokens per second", speed, false);
   }
   text += curves_figure(setting, true) + curves_figure(setting, false) + position_figure(setting);
-  text += tiles_figure(setting) + speed_figure(setting) + memory_figure(setting) + grid_figures(setting);
+  text += tiles_figure(setting) + speed_figure(setting) + memory_figure(setting);
   return text + "</div>\n";
 }
 

@@ -83,9 +83,13 @@ figure { margin: 0; min-width: 0; }
 .swatch { background: var(--c); }
 .chart .mark, .chart .label, .chart .band, .chart .solid, .chart .pale { fill: var(--c); }
 .chart .curve, .chart .interval, .chart .single { stroke: var(--c); }
-.d0, .h0 { fill: var(--d0); } .d1, .h1 { fill: var(--d1); } .d2, .h2 { fill: var(--d2); } .d3, .h3 { fill: var(--d3); }
-.d4, .h4 { fill: var(--d4); } .d5, .h5 { fill: var(--d5); } .d6, .h6 { fill: var(--d6); }
-.chart .onheat { fill: var(--card); font-size: 10px; }
+.d0 { fill: var(--d0); } .d1 { fill: var(--d1); } .d2 { fill: var(--d2); } .d3 { fill: var(--d3); }
+.d4 { fill: var(--d4); } .d5 { fill: var(--d5); } .d6 { fill: var(--d6); }
+.h0 { background: var(--d0); } .h1 { background: var(--d1); } .h2 { background: var(--d2); } .h3 { background: var(--d3); }
+.h4 { background: var(--d4); } .h5 { background: var(--d5); } .h6 { background: var(--d6); }
+.h4, .h5, .h6 { color: var(--card); }
+.heat td { text-align: center; }
+.heat { margin-bottom: 16px; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)); gap: 16px; align-items: start; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(90px, 1fr)); gap: 10px; }
 .picture { display: block; width: 100%; max-width: 240px; height: auto; border: 1px solid var(--rule); }
@@ -110,6 +114,7 @@ footer { margin-top: 2.5rem; }
   figure, article, tr, .short { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   .scroll { overflow: visible; }
+  .heat td { print-color-adjust: exact; }
   table { font-size: 7.5pt; }
   th, td { padding: 3px 5px; }
   .figures { grid-template-columns: 1fr 1fr; gap: 8px; }

@@ -338,30 +338,4 @@ std::string dot_chart(const ChartText& text, const std::vector<DotRow>& rows) {
   return canvas.svg();
 }
 
-std::string heat_map(const ChartText& text, const std::vector<std::string>& rows,
-                     const std::vector<std::string>& columns,
-                     const std::vector<std::vector<double>>& values) {
-  const double left = 56, top = 18,
-               cell = (kWidth - left) / static_cast<double>(std::max<std::size_t>(1, columns.size()));
-  const double height = std::min(30.0, std::max(18.0, cell));
-  Canvas canvas(kWidth, top + height * static_cast<double>(rows.size()) + 36, text.title, text.description);
-  canvas.text(0, 10, "start", "axisname", text.y);
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    const double y = top + height * static_cast<double>(r);
-    canvas.text(left - 6, y + height / 2 + 4, "end", "tick", rows[r]);
-    for (std::size_t c = 0; c < columns.size() && c < values[r].size(); ++c) {
-      const double v = std::clamp(values[r][c], 0.0, 1.0), x = left + cell * static_cast<double>(c);
-      const int level = static_cast<int>(std::lround(v * 6));
-      canvas.rect(x + 0.5, y + 0.5, cell - 1, height - 1, fmt::format("h{}", level));
-      canvas.text(x + cell / 2, y + height / 2 + 4, "middle", level > 3 ? "onheat" : "tick",
-                  fmt::format("{:.0f}", 100 * v));
-    }
-  }
-  const double bottom = top + height * static_cast<double>(rows.size());
-  for (std::size_t c = 0; c < columns.size(); ++c)
-    canvas.text(left + cell * (static_cast<double>(c) + 0.5), bottom + 14, "middle", "tick", columns[c]);
-  canvas.text(kWidth, bottom + 30, "end", "axisname", text.x);
-  return canvas.svg();
-}
-
 }  // namespace filigree

@@ -78,10 +78,6 @@ struct DotRow {
 // A mean with its interval and the single values a row.
 std::string dot_chart(const ChartText& text, const std::vector<DotRow>& rows);
 
-// Values in [0, 1] as a grid of tiles with their numbers.
-std::string heat_map(const ChartText& text, const std::vector<std::string>& rows,
-                     const std::vector<std::string>& columns, const std::vector<std::vector<double>>& values);
-
 // What a head sees: queries downward, keys to the right (classes d0 .. d6 by the share of allowed pairs).
 std::string pattern_picture(const TileLayout& layout, int head, const std::string& description);
 
