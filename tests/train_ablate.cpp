@@ -126,6 +126,9 @@ TEST_F(SweepFile, PatternsAreFittedToTheSameTiles) {
   EXPECT_EQ(sweep.cells[4].fitted->tiles, 2 * 26);
   EXPECT_EQ(sweep.cells[4].fitted->target, 2 * 26);
   EXPECT_EQ(to_yaml(sweep.cells[5].config.pattern), to_yaml(sweep.cells[4].config.pattern));
+  // Two tiles before the diagonal's: windows of 18 to 33 tokens compute 1 + 2 + 3 * 6 tiles; but of 34 to 49,
+  // 1 + 2 + 3 + 4 * 5. The largest of these needs most of them.
+  EXPECT_EQ(to_yaml(sweep.cells[4].config.pattern), "local: {window: 49}\n");
   for (const Cell& cell : sweep.cells) {
     if (!cell.fitted) continue;
     EXPECT_EQ(cell.fitted->tiles, tiles_per_layer(cell.config));
@@ -175,6 +178,21 @@ TEST(Fitting, FindsAValueWhereThereIsOne) {
     const FitSearch found = fit_parameter(tiles, 160, 16, *target, 0.0);
     ASSERT_TRUE(found.best) << text << " " << aim;
     EXPECT_EQ(*tiles(*found.best), *target) << text << " " << aim;
+  }
+}
+
+TEST(Fitting, APlateauEndsWhereTheTilesChange) {
+  RandomStream random(test_seed());
+  for (int round = 0; round < 50; ++round) {
+    const auto first = static_cast<std::int64_t>(random.below(40)),
+               width = static_cast<std::int64_t>(random.below(20));
+    const auto tiles = [&](std::int64_t v) -> std::optional<double> {
+      return v < first ? 1 : v <= first + width ? 2 : 3;
+    };
+    const std::int64_t inside =
+        first + static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(width) + 1));
+    EXPECT_EQ(plateau(tiles, inside, 60), std::pair(first, std::min<std::int64_t>(60, first + width)))
+        << first << " " << width << " " << inside;
   }
 }
 

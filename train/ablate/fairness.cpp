@@ -100,11 +100,16 @@ double percent_off(double tiles, double target) {
 
 }  // namespace
 
-double tiles_per_layer(const Config& config) {
+LayerWork work_per_layer(const Config& config) {
   const auto layouts = build_layouts(config, config.data.seq_len);
-  double sum = 0;
-  for (const LayoutPtr& layout : layouts) sum += static_cast<double>(layout->statistics().computed_tiles);
-  return sum / static_cast<double>(layouts.size());
+  const auto n = static_cast<double>(layouts.size());
+  LayerWork work;
+  for (const LayoutPtr& layout : layouts) {
+    const LayoutStatistics s = layout->statistics();
+    work.tiles += static_cast<double>(s.computed_tiles) / n;
+    work.pairs += static_cast<double>(s.exact_pairs) / n;
+  }
+  return work;
 }
 
 bool has_free_parameter(const YamlNode& pattern) {
@@ -150,14 +155,30 @@ FitSearch fit_parameter(const std::function<std::optional<double>(std::int64_t)>
   for (const std::int64_t value : coarse_values(max)) {
     const auto here = search.at(value);
     if (!here) continue;
-    if (last && (*here < target) != (*search.at(*last) < target)) search.bisect(*last, value);
-    if (search.done()) return search.found();
+    if (last && (*here < target) != (*search.at(*last) < target)) {
+      search.bisect(*last, value);
+      if (search.done()) return search.found();
+    }
     last = value;
   }
   // Strides: their tiles jump, above all at multiples of the tile's edge.
   const std::int64_t step = max <= kMaxExhaustive ? 1 : tile;
   for (std::int64_t value = step; value <= max && !search.done(); value += step) search.at(value);
   return search.found();
+}
+
+std::pair<std::int64_t, std::int64_t> plateau(const std::function<std::optional<double>(std::int64_t)>& tiles,
+                                              std::int64_t value, std::int64_t max) {
+  const auto here = tiles(value);
+  const auto end = [&](std::int64_t direction) {  // doubling steps out, then halving ones back
+    std::int64_t inside = value, step = 1;
+    const auto same = [&](std::int64_t v) { return v >= 0 && v <= max && tiles(v) == here; };
+    for (; same(inside + direction * step); step *= 2) inside += direction * step;
+    for (; step > 0; step /= 2)
+      if (same(inside + direction * step)) inside += direction * step;
+    return inside;
+  };
+  return {end(-1), end(1)};
 }
 
 Fitted fit_pattern(Config& config, double target, const Equal& equal, const std::string& cell) {
@@ -199,7 +220,14 @@ Fitted fit_pattern(Config& config, double target, const Equal& equal, const std:
     fail_unfitted(equal, target, cell, numbers,
                   "choose another target, a larger tolerance or another parameter, or list it under except");
   }
-  return {name, *found.best, tiles, target};
+  const auto [first, last] = plateau(evaluate, *found.best, config.data.seq_len);
+  const auto pairs_at = [&](std::int64_t value) {
+    evaluate(value);
+    return work_per_layer(config).pairs;
+  };
+  const std::int64_t best = pairs_at(last) >= pairs_at(first) ? last : first;
+  evaluate(best);
+  return {name, best, tiles, target};
 }
 
 }  // namespace filigree

@@ -14,8 +14,14 @@
 
 namespace filigree {
 
-// Computed tiles of a layer, over its heads; the mean over layers.
-double tiles_per_layer(const Config& config);
+// Of a layer, over its heads; the mean over layers.
+struct LayerWork {
+  double tiles = 0, pairs = 0;  // computed tiles, pairs that the pattern needs
+};
+LayerWork work_per_layer(const Config& config);
+inline double tiles_per_layer(const Config& config) {
+  return work_per_layer(config).tiles;
+}
 
 // Whether the word `fit` stands in the pattern as a value; the pattern with a number in its place.
 bool has_free_parameter(const YamlNode& pattern);
@@ -31,7 +37,13 @@ struct FitSearch {
 FitSearch fit_parameter(const std::function<std::optional<double>(std::int64_t)>& tiles, std::int64_t max,
                         std::int64_t tile, double target, double tolerance);
 
-// Fits the config's pattern. Error(usage) with the numbers if that is not possible within the tolerance.
+// The first and the last value around `value` up to which the tiles stay the same.
+std::pair<std::int64_t, std::int64_t> plateau(const std::function<std::optional<double>(std::int64_t)>& tiles,
+                                              std::int64_t value, std::int64_t max);
+
+// Fits the config's pattern. Of neighbouring values with the same tiles, which differ in how much of them
+// they need, the end that needs more is taken: a window of 513 tokens, not of 450, in eight tiles of 64.
+// Error(usage) with the numbers if that is not possible within the tolerance.
 // `cell` names it in messages.
 Fitted fit_pattern(Config& config, double target, const Equal& equal, const std::string& cell);
 
