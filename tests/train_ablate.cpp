@@ -106,6 +106,7 @@ TEST_F(SweepFile, MistakesAreNamedWhereTheyStand) {
     for (const char* part : c.parts) EXPECT_NE(text.find(part), std::string::npos) << c.text << text;
   }
   EXPECT_NE(refusal("axes: {seed: [1]}\n", {"seed=4"}).find("no effect"), std::string::npos);
+  EXPECT_NE(refusal("axes: {seed: [1]}\n", {"train.out=a"}).find("--out names"), std::string::npos);
   spill(folder_ / "lost.yaml", "base: nowhere.yaml\naxes: {seed: [1]}\n");
   EXPECT_NE(error_text(ErrorKind::usage, [&] { load_sweep(folder_ / "lost.yaml"); }).find("lost.yaml:1:7"),
             std::string::npos);
@@ -375,6 +376,28 @@ TEST_F(AblateTest, EqualTimeMeasuresOnceAndKeepsItsSteps) {
   const Outcome again = run({"ablate", "sweep.yaml", "train.warmup_steps=0"});
   EXPECT_EQ(again.exit_code, 0) << again.output;
   EXPECT_EQ(again.output.find("measuring"), std::string::npos) << again.output;
+}
+
+TEST_F(AblateTest, WhatASweepWritesIsNotItsData) {
+  const Outcome outcome = run({"ablate", "sweep.yaml", "--out", "text/sweep"});
+  EXPECT_EQ(outcome.exit_code, 2);
+  expect_part(outcome, "text/sweep lies in its data");
+  EXPECT_FALSE(fs::exists(path("text/sweep")));
+}
+
+TEST(ReadySweeps, AreWhatTheirCommentsSay) {
+  const fs::path folder = FILIGREE_SOURCE_DIR "/configs/ablations";
+  const auto cells = [&](const char* name, std::vector<std::string> overrides = {}) {
+    return load_sweep(folder / name, overrides).cells;
+  };
+  for (const Cell& cell : cells("small.yaml"))
+    EXPECT_NEAR(tiles_per_layer(cell.config), cell.labels[0] == "full" ? 2112 : 600, 1) << cell.name;
+  EXPECT_EQ(cells("window-size.yaml").size(), 24u);
+  EXPECT_EQ(cells("tile-size.yaml").size(), 15u);
+  for (const Cell& cell : cells("patterns-lm.yaml")) {
+    const double target = cell.labels[0] == "full" ? 16640 : 4320;
+    EXPECT_NEAR(tiles_per_layer(cell.config) / target, 1, 0.05) << cell.name;
+  }
 }
 
 TEST_F(AblateTest, OneSweepAtATime) {

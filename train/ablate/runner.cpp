@@ -10,6 +10,7 @@
 #include "core/file.h"
 #include "core/parallel.h"
 #include "data/progress.h"
+#include "data/sources.h"
 #include "train/ablate/budget.h"
 #include "train/ablate/cell_state.h"
 #include "train/ablate/child.h"
@@ -37,6 +38,18 @@ std::uintmax_t size_or_zero(const fs::path& path) {
   std::error_code missing;
   const auto size = fs::file_size(path, missing);
   return missing ? 0 : size;
+}
+
+// What the sweep writes would be data of the cells that come later.
+void refuse_folder_in_data(const Sweep& sweep) {
+  const auto out = fs::weakly_canonical(sweep.out);
+  for (const auto* inputs : {&sweep.cells.front().config.data.train, &sweep.cells.front().config.data.val})
+    for (const fs::path& input : expand_paths(*inputs)) {
+      const auto data = fs::weakly_canonical(input);
+      const auto [end, rest] = std::mismatch(data.begin(), data.end(), out.begin(), out.end());
+      require(end != data.end(), "the sweep's folder {} lies in its data, {}; choose another --out",
+              sweep.out.string(), input.string());
+    }
 }
 
 // A config without its seed and its folder.
@@ -332,6 +345,7 @@ int ablate(AblateRequest request) {
              request.sweep.cells.size(), request.jobs, request.sweep.out.string(), describe(request.sweep));
   std::fflush(stdout);
   if (request.dry_run) return 0;
+  refuse_folder_in_data(request.sweep);
   return Ablation(std::move(request)).run();
 }
 

@@ -180,8 +180,14 @@ YamlNode read_base(const YamlNode& base, const std::filesystem::path& path) {
   return load_config_tree(parse_yaml_file(file), file);
 }
 
-void refuse_axis_override(const Sweep& sweep, const std::string& text) {
+void refuse_useless_override(const Sweep& sweep, const std::string& text) {
   const std::string key = text.substr(0, text.find('='));
+  if (key == "train.out")
+    throw Error(ErrorKind::usage,
+                fmt::format("the override '{}' would have no effect: cells have their folders "
+                            "in the sweep's",
+                            text),
+                "--out names the sweep's folder");
   for (const Axis& axis : sweep.axes)
     require(key != axis.key, "the override '{}' would have no effect: {} is an axis of the sweep", text, key);
 }
@@ -329,7 +335,7 @@ Sweep load_sweep(const std::filesystem::path& path, const std::vector<std::strin
   reader.done();
   sweep.out = out.empty() ? std::filesystem::path(folder) : out;
   for (const std::string& text : overrides) {
-    refuse_axis_override(sweep, text);
+    refuse_useless_override(sweep, text);
     apply_override(base, text);
   }
 

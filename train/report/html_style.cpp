@@ -112,7 +112,7 @@ footer { margin-top: 2.5rem; }
   body { font-size: 10.5pt; }
   main { max-width: none; padding: 0; }
   figure, article, tr, .short { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, h2 + p { break-after: avoid; }
   .scroll { overflow: visible; }
   .heat td { print-color-adjust: exact; }
   table { font-size: 7.5pt; }
