@@ -106,7 +106,10 @@ RunData made_run(const std::string& label, std::int64_t seed, double loss, doubl
   run.summary = {{"steps", 10},
                  {"train_loss", loss + 1},
                  {"val_loss", loss},
-                 {"val_loss_by_position", {loss + 0.5, loss, loss - 0.1}},
+                 {"val_loss_by_position",
+                  {{{"first", 0}, {"last", 0}, {"loss", loss + 1}},
+                   {{"first", 1}, {"last", 31}, {"loss", loss + 0.1}},
+                   {{"first", 32}, {"last", 63}, {"loss", loss - 0.1}}}},
                  {"layers",
                   {{{"layers", {0, 1}},
                     {"tile", 16},
@@ -334,6 +337,10 @@ TEST_F(RunTest, ReportsAnyRuns) {
   for (const char* part : {">longformer window 8 global 1<", ">full, train.lr: 0.01, train.min_lr: 0.001<",
                            ">full, train.lr: 0.001, train.min_lr: ", "is not finished"})
     EXPECT_NE(html.find(part), std::string::npos) << part;
+  // Other damage leaves a run out, and says so.
+  write("slow/summary.json", "{\"layers\": [{\"layers\": 3}], \"timing\": {}}");
+  ASSERT_EQ(run({"report", "full", "slow", "-o", "page.html"}).exit_code, 0);
+  EXPECT_NE(slurp(path("page.html")).find("<code>slow</code>: its files are damaged"), std::string::npos);
   const Outcome nothing = run({"report", "text", "-o", "none.html"});
   EXPECT_EQ(nothing.exit_code, 3);
   EXPECT_NE(nothing.output.find("text is no folder of a run or a sweep"), std::string::npos)

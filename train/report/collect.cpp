@@ -36,6 +36,21 @@ void read_curves(const fs::path& metrics, RunData& run) {
   }
 }
 
+// Reads all that the report will read, so that what is missing is found here.
+void check_summary(const Json& summary) {
+  for (const Json& group : summary.at("layers")) {
+    if (!group.at("layers").is_array()) fail(ErrorKind::data, "its files are damaged: layers are no list");
+    for (const char* key : {"tile", "computed_tiles", "dense_tiles", "exact_pairs", "dense_pairs"})
+      group.at(key).get<double>();
+  }
+  for (const char* key : {"step_seconds", "tokens_per_second", "train_seconds", "peak_bytes"})
+    summary.at("timing").at(key).get<double>();
+  for (const char* key : {"val_accuracy", "val_bits_per_byte", "val_loss", "train_loss"})
+    if (summary.contains(key)) summary.at(key).get<double>();
+  for (const Json& bucket : summary.value("val_loss_by_position", Json::array()))
+    for (const char* key : {"first", "last", "loss"}) bucket.at(key).get<double>();
+}
+
 void fill(RunData& run) {
   const fs::path& folder = run.folder;
   if (!fs::exists(folder / "run.json")) fail(ErrorKind::data, "has not started");
@@ -48,8 +63,7 @@ void fill(RunData& run) {
   run.summary = fs::exists(summary)
                     ? read_json(summary)
                     : summarize(folder / "metrics.jsonl", build_layouts(run.config, run.config.data.seq_len));
-  if (!run.summary.contains("layers") || !run.summary.contains("timing"))
-    fail(ErrorKind::data, "{}: is no summary of a run", summary.string());
+  check_summary(run.summary);
 }
 
 YamlNode without_seed(Config config) {

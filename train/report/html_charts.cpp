@@ -153,33 +153,35 @@ std::string curves_figure(const Setting& setting, bool validation) {
   const ChartText text{title, final_values(series), "step", "loss, nats per token"};
   const bool many = std::ranges::any_of(series, [](const Series& s) { return !s.low.empty(); });
   return figure(title, many ? "Mean over seeds; the band spans them." : "",
-                line_chart(text, series, axis_top(series)), "wide");
+                line_chart(text, series, {axis_top(series), false, false}), "wide");
 }
 
-// val_loss_by_position: means over equal parts of the sequence.
+// val_loss_by_position: [{"first": 4, "last": 7, "loss": 2.1}, ..], ranges of the tokens before a prediction.
+Curve loss_by_position(const RunData& run) {
+  Curve curve;
+  for (const Json& bucket : run.summary.value("val_loss_by_position", Json::array())) {
+    const double first = bucket.at("first"), last = bucket.at("last");
+    curve.emplace_back(std::max(1.0, (first + last) / 2), bucket.at("loss"));
+  }
+  return curve;
+}
+
 std::string position_figure(const Setting& setting) {
   std::vector<Series> series;
   for (const Variant& v : setting.variants) {
     std::vector<Curve> curves;
-    for (const RunData* run : v.runs) {
-      const auto losses = run->summary.find("val_loss_by_position");
-      if (losses == run->summary.end() || !losses->is_array()) continue;
-      Curve curve;
-      const double width =
-          static_cast<double>(run->config.data.seq_len) / static_cast<double>(losses->size());
-      for (std::size_t i = 0; i < losses->size(); ++i)
-        if ((*losses)[i].is_number())
-          curve.emplace_back((static_cast<double>(i) + 0.5) * width, (*losses)[i]);
-      curves.push_back(std::move(curve));
-    }
+    for (const RunData* run : v.runs)
+      if (run->summary.contains("val_loss_by_position")) curves.push_back(loss_by_position(*run));
     std::vector<const Curve*> pointers;
     for (const Curve& curve : curves) pointers.push_back(&curve);
     if (!pointers.empty()) series.push_back(mean_curve(v, pointers));
   }
   if (series.empty()) return "";
-  const std::string title = "Loss by position in the sequence.";
-  const ChartText text{title, final_values(series), "position, tokens", "loss, nats per token"};
-  return figure(title, "How much the model makes of a longer context.", line_chart(text, series), "wide");
+  const std::string title = "Loss by position.";
+  const ChartText text{title, final_values(series), "tokens before the predicted one",
+                       "loss, nats per token"};
+  return figure(title, "What the model makes of a longer context.",
+                line_chart(text, series, {std::nullopt, true, false}), "wide");
 }
 
 std::string speed_figure(const Setting& setting) {

@@ -168,25 +168,24 @@ std::string tick_text(double value, double step) {
   return fmt::format("{:.{}f}", value, static_cast<int>(std::max(0.0, digits)) + (half ? 1 : 0));
 }
 
-std::string line_chart(const ChartText& text, const std::vector<Series>& series, std::optional<double> top,
-                       bool logarithmic) {
+std::string line_chart(const ChartText& text, const std::vector<Series>& series, const LineOptions& options) {
   Range xs, ys;
   for (const Series& s : series) {
     for (const auto* points : {&s.points, &s.low, &s.high})
       for (const auto& [x, y] : *points) {
         xs.add(x);
-        ys.add(top ? std::min(y, *top) : y);
+        ys.add(options.top ? std::min(y, *options.top) : y);
       }
   }
-  if (logarithmic) ys.add(1);
-  const Range y = logarithmic ? Range{ys.low / 1.1, ys.high * 1.1} : ys.padded(0.05);
+  if (options.ratio) ys.add(1);
+  const Range y = options.ratio ? Range{ys.low / 1.1, ys.high * 1.1} : ys.padded(0.05);
   const double label_width = 112, height = 262;
   const Plot plot{42,
                   kWidth - label_width - 8,
                   22,
                   height - 36,
-                  AxisScale(xs.low, xs.high, 42, kWidth - label_width - 8, logarithmic),
-                  AxisScale(y.low, y.high, height - 36, 22, logarithmic)};
+                  AxisScale(xs.low, xs.high, 42, kWidth - label_width - 8, options.log_x),
+                  AxisScale(y.low, y.high, height - 36, 22, options.ratio)};
   Canvas canvas(kWidth, height, text.title, text.description);
   draw_frame(canvas, plot, text);
   canvas.begin_clip(plot.left, plot.top - 2, plot.right - plot.left + 3, plot.bottom - plot.top + 4);
@@ -195,7 +194,7 @@ std::string line_chart(const ChartText& text, const std::vector<Series>& series,
     for (const auto& [px, py] : points) out.emplace_back(plot.x.at(px), plot.y.at(py));
     return out;
   };
-  if (logarithmic) canvas.line(plot.left, plot.y.at(1), plot.right, plot.y.at(1), "even");
+  if (options.ratio) canvas.line(plot.left, plot.y.at(1), plot.right, plot.y.at(1), "even");
   for (const Series& s : series)
     if (!s.low.empty()) canvas.band(mapped(s.low), mapped(s.high), s.style);
   for (const Series& s : series) canvas.polyline(mapped(s.points), s.style);
@@ -219,7 +218,7 @@ std::string chart_sheet(const std::vector<ChartText>& texts, const std::vector<s
   const double height = 300, gap = 24;
   std::string body;
   for (std::size_t c = 0; c < charts.size(); ++c) {
-    std::string chart = line_chart(texts[c], charts[c], std::nullopt, true);
+    std::string chart = line_chart(texts[c], charts[c], {std::nullopt, true, true});
     const double left = gap + static_cast<double>(c) * (kWidth + gap);
     chart.replace(chart.find("<svg "), 5,
                   fmt::format("<svg x=\"{}\" y=\"30\" width=\"{}\" height=\"262\" ", left, kWidth));

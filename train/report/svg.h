@@ -43,10 +43,14 @@ struct Series {
   std::vector<std::pair<double, double>> points;
   std::vector<std::pair<double, double>> low, high;  // a band around it; may be empty
 };
-// Lines with their labels at the right end. `top` cuts the y axis, for the first steps of a run. With
-// logarithmic axes, a dashed line stands at y = 1.
+struct LineOptions {
+  std::optional<double> top;  // cuts the y axis, for the first steps of a run
+  bool log_x = false;
+  bool ratio = false;  // a logarithmic y axis with a dashed line at 1
+};
+// Lines with their labels at the right end.
 std::string line_chart(const ChartText& text, const std::vector<Series>& series,
-                       std::optional<double> top = std::nullopt, bool logarithmic = false);
+                       const LineOptions& options = {});
 
 // Line charts with logarithmic axes side by side, as an SVG file that stands alone; a dashed line marks y
 // = 1.
