@@ -94,6 +94,29 @@ void find_front(Setting& setting, const Metric& metric) {
   }
 }
 
+// Where a run belongs, made at its first one.
+Variant& variant_of(Analysis& analysis, const RunData& run) {
+  auto setting = std::ranges::find(analysis.settings, run.setting, &Setting::label);
+  if (setting == analysis.settings.end()) {
+    analysis.settings.push_back({run.setting, {}});
+    setting = analysis.settings.end() - 1;
+  }
+  auto variant = std::ranges::find(setting->variants, run.label, &Variant::label);
+  if (variant != setting->variants.end()) return *variant;
+  setting->variants.emplace_back();
+  setting->variants.back().label = run.label;
+  return setting->variants.back();
+}
+
+[[noreturn]] void fail_without_runs(const Collection& collection) {
+  const std::size_t n = collection.runs.size();
+  std::string why;
+  if (n > 0)
+    why = fmt::format(": {} {}", collection.runs.front().folder.string(), collection.runs.front().problem);
+  throw Error(ErrorKind::data, fmt::format("none of {} runs can be reported{}", n, why),
+              "finish at least one of them");
+}
+
 std::string seeds_text(std::int64_t n) {
   return fmt::format("{} seed{}", n, n == 1 ? "" : "s");
 }
@@ -193,32 +216,15 @@ Analysis analyse(const Collection& collection) {
   Analysis out;
   std::vector<const RunData*> good;
   for (const RunData& run : collection.runs) (run.problem.empty() ? good : out.left_out).push_back(&run);
-  if (good.empty())
-    throw Error(ErrorKind::data,
-                fmt::format("none of the {} runs can be reported: {} {}", collection.runs.size(),
-                            collection.runs.empty() ? "" : collection.runs.front().folder.string(),
-                            collection.runs.empty() ? "" : collection.runs.front().problem),
-                "finish at least one of them");
+  if (good.empty()) fail_without_runs(collection);
   out.metric = choose_metric(good);
-  std::vector<std::string> styles;
+  std::vector<std::string> labels;
   for (const RunData* run : good) {
-    auto setting = std::ranges::find(out.settings, run->setting, &Setting::label);
-    if (setting == out.settings.end()) {
-      out.settings.push_back({run->setting, {}});
-      setting = out.settings.end() - 1;
-    }
-    auto variant = std::ranges::find(setting->variants, run->label, &Variant::label);
-    if (variant == setting->variants.end()) {
-      if (std::ranges::count(styles, run->label) == 0) styles.push_back(run->label);
-      const auto style = static_cast<std::size_t>(std::ranges::find(styles, run->label) - styles.begin());
-      Variant made;
-      made.label = run->label;
-      made.style = style;
-      setting->variants.push_back(std::move(made));
-      variant = setting->variants.end() - 1;
-    }
-    variant->runs.push_back(run);
-    variant->quality[run->config.seed] = run->summary.at(out.metric.key);
+    if (std::ranges::count(labels, run->label) == 0) labels.push_back(run->label);
+    Variant& variant = variant_of(out, *run);
+    variant.style = static_cast<std::size_t>(std::ranges::find(labels, run->label) - labels.begin());
+    variant.runs.push_back(run);
+    variant.quality[run->config.seed] = run->summary.at(out.metric.key);
   }
   for (Setting& setting : out.settings) {
     for (Variant& variant : setting.variants) {

@@ -19,10 +19,9 @@ using Json = nlohmann::ordered_json;
 constexpr std::size_t kMaxPoints = 150;   // of a curve; more than a screen shows
 constexpr std::size_t kMaxPictures = 12;  // of a variant
 
-std::string figure(const std::string& title, const std::string& note, const std::string& svg,
-                   const char* css = "") {
+std::string figure(const std::string& title, const std::string& note, const std::string& svg) {
   return fmt::format(
-      "<figure class=\"card {}\">\n<figcaption><strong>{}</strong>{}{}</figcaption>\n{}</figure>\n", css,
+      "<figure class=\"card\">\n<figcaption><strong>{}</strong>{}{}</figcaption>\n{}</figure>\n",
       escape_html(title), note.empty() ? "" : " ", escape_html(note), svg);
 }
 
@@ -153,7 +152,7 @@ std::string curves_figure(const Setting& setting, bool validation) {
   const ChartText text{title, final_values(series), "step", "loss, nats per token"};
   const bool many = std::ranges::any_of(series, [](const Series& s) { return !s.low.empty(); });
   return figure(title, many ? "Mean over seeds; the band spans them." : "",
-                line_chart(text, series, {axis_top(series), false, false}), "wide");
+                line_chart(text, series, {axis_top(series), false, false}));
 }
 
 // val_loss_by_position: [{"first": 4, "last": 7, "loss": 2.1}, ..], ranges of the tokens before a prediction.
@@ -181,7 +180,7 @@ std::string position_figure(const Setting& setting) {
   const ChartText text{title, final_values(series), "tokens before the predicted one",
                        "loss, nats per token"};
   return figure(title, "What the model makes of a longer context.",
-                line_chart(text, series, {std::nullopt, true, false}), "wide");
+                line_chart(text, series, {std::nullopt, true, false}));
 }
 
 std::string speed_figure(const Setting& setting) {
