@@ -1,6 +1,7 @@
 // What the config_*.cpp files share.
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -59,5 +60,13 @@ inline const Words& words<DeviceChoice>() {
 }
 
 int read_tile(MapReader& root);  // 16, 32, 64 or 128; default 64
+
+// A config's tree laid onto everything that it extends; `path` is the file that it stands in.
+YamlNode load_config_tree(YamlNode tree, const std::filesystem::path& path);
+// Sets a dotted key, as an override does; `mark` is where it is written.
+void set_config_key(YamlNode& tree, const std::string& key, YamlNode value, const Mark& mark);
+// The words of a value without its punctuation: {local: {window: 64}} is "local window 64".
+std::string plain_words(const YamlNode& value);
+void apply_override(YamlNode& tree, const std::string& text);  // "train.steps=200"
 
 }  // namespace filigree

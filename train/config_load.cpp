@@ -30,9 +30,9 @@ void merge(YamlNode& base, const YamlNode& over, bool is_root) {
   }
 }
 
-// Reads a file and everything that it extends. `chain` holds the files being read, for cycles.
-YamlNode load_tree(const std::filesystem::path& path, std::vector<std::filesystem::path>& chain) {
-  YamlNode tree = parse_yaml_file(path);
+// Lays a tree onto everything that it extends. `chain` holds the files being read, for cycles.
+YamlNode resolve_extends(YamlNode tree, const std::filesystem::path& path,
+                         std::vector<std::filesystem::path>& chain) {
   if (tree.is_null()) tree.kind = YamlNode::Kind::map;
   if (!tree.is_map()) fail_at(tree.mark, "a config is a map of 'key: value' lines");
   const auto extends = std::find_if(tree.entries.begin(), tree.entries.end(),
@@ -52,7 +52,7 @@ YamlNode load_tree(const std::filesystem::path& path, std::vector<std::filesyste
   if (!std::filesystem::exists(base_path, missing))
     fail_at(node.mark, fmt::format("extends: {} does not exist", base_path.string()),
             "the path is relative to the file that names it");
-  YamlNode base = load_tree(base_path, chain);
+  YamlNode base = resolve_extends(parse_yaml_file(base_path), base_path, chain);
   merge(base, tree, true);
   base.mark = tree.mark;
   return base;
@@ -77,18 +77,41 @@ std::vector<std::string> split_path(std::string_view path) {
   }
 }
 
-// Sets one "a.b=value" in the tree. Marks say which override a value came from.
-void apply_override(YamlNode& tree, const std::string& text) {
+// "a.b=value" with the value as YAML. Marks say which override a value came from.
+std::pair<std::string, YamlNode> read_override(const std::string& text) {
   const Mark mark{fmt::format("command line override '{}'", text), 0, 0};
   const std::size_t equals = text.find('=');
   if (equals == std::string::npos || equals == 0)
     fail_at(mark, "an override is written key=value", "for example train.steps=200");
-  const std::vector<std::string> parts = split_path(std::string_view(text).substr(0, equals));
   YamlNode value = parse_yaml(std::string_view(text).substr(equals + 1), mark.file);
   if (text.find_first_not_of(" \t", equals + 1) == std::string::npos)
     fail_at(mark, "the value is missing", "write key=null to remove an inherited key");
   set_marks(value, mark);
+  return {text.substr(0, equals), std::move(value)};
+}
 
+}  // namespace
+
+std::string plain_words(const YamlNode& value) {
+  std::string text = value.scalar;
+  const auto add = [&](const std::string& words) {
+    if (!words.empty()) text += (text.empty() ? "" : " ") + words;
+  };
+  for (const YamlNode& item : value.items) add(plain_words(item));
+  for (const auto& [key, entry] : value.entries) {
+    add(key.scalar);
+    add(plain_words(entry));
+  }
+  return text;
+}
+
+YamlNode load_config_tree(YamlNode tree, const std::filesystem::path& path) {
+  std::vector<std::filesystem::path> chain;
+  return resolve_extends(std::move(tree), path, chain);
+}
+
+void set_config_key(YamlNode& tree, const std::string& key, YamlNode value, const Mark& mark) {
+  const std::vector<std::string> parts = split_path(key);
   // Within a pattern a key is set where it stands; merging would only replace the whole pattern.
   YamlNode* target = &tree;
   std::size_t depth = 0;
@@ -105,17 +128,20 @@ void apply_override(YamlNode& tree, const std::string& text) {
     if (parts[i].empty()) fail_at(mark, "a key is empty", "for example train.steps=200");
     YamlNode map = YamlNode::make_map();
     map.add(parts[i], std::move(value));
+    map.mark = map.entries.front().first.mark = mark;
     value = std::move(map);
-    set_marks(value, mark);
   }
   merge(*target, value, depth == 0);
 }
 
-}  // namespace
+void apply_override(YamlNode& tree, const std::string& text) {
+  auto [key, value] = read_override(text);
+  const Mark mark = value.mark;
+  set_config_key(tree, key, std::move(value), mark);
+}
 
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
-  std::vector<std::filesystem::path> chain;
-  YamlNode tree = load_tree(path, chain);
+  YamlNode tree = load_config_tree(parse_yaml_file(path), path);
   for (const std::string& text : overrides) apply_override(tree, text);
   return parse_config(tree, path.stem().string());
 }

@@ -1,13 +1,7 @@
 #include "train/run_folder.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "core/build_info.h"
@@ -69,36 +63,10 @@ void make_folders(const fs::path& path) {
   if (error) fail_disk(path, error.message());
 }
 
-// Takes the lock and writes our PID into it; the lock goes with the descriptor, so a crash frees it.
-int take_lock(const fs::path& folder) {
-  const fs::path path = folder / "lock";
-  const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (file < 0) fail_disk(folder, std::strerror(errno));
-  char text[32] = {};
-  if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
-    const int error = errno;
-    const ssize_t length = ::pread(file, text, sizeof text - 1, 0);
-    ::close(file);
-    if (error != EWOULDBLOCK) fail_disk(folder, std::strerror(error));
-    const std::string owner(text, static_cast<std::size_t>(std::max<ssize_t>(0, length)));
-    throw Error(ErrorKind::usage,
-                fmt::format("the run folder {} is in use by process {}", folder.string(),
-                            owner.substr(0, owner.find('\n'))),
-                "wait for it, stop it, or choose another train.out");
-  }
-  const std::string pid = fmt::format("{}\n", ::getpid());
-  if (::ftruncate(file, 0) != 0 || ::pwrite(file, pid.data(), pid.size(), 0) != std::ssize(pid)) {
-    const int error = errno;
-    ::close(file);
-    fail_disk(folder, std::strerror(error));
-  }
-  return file;
-}
-
 // Files that a run would replace, in a folder that holds none: they are the user's own.
 void refuse_foreign(const fs::path& folder) {
   std::error_code ignored;
-  std::vector<fs::path> files = {folder / "config.yaml", folder / "metrics.jsonl",
+  std::vector<fs::path> files = {folder / "config.yaml", folder / "metrics.jsonl", folder / "summary.json",
                                  checkpoint_folder(folder) / "best.h5"};
   for (const auto& [step, path] : list_checkpoints(folder)) files.push_back(path);
   for (const fs::path& file : files)
@@ -128,7 +96,7 @@ void refuse_existing(const fs::path& folder, RunMode mode) {
 // the folder still counts as a run.
 void remove_run(const fs::path& folder) {
   std::error_code error;
-  std::vector<fs::path> files = {folder / "config.yaml", folder / "metrics.jsonl",
+  std::vector<fs::path> files = {folder / "config.yaml", folder / "metrics.jsonl", folder / "summary.json",
                                  checkpoint_folder(folder) / "best.h5"};
   for (const auto& [step, path] : list_checkpoints(folder)) files.push_back(path);
   for (const auto& entry : fs::directory_iterator(folder / "tensorboard", error))
@@ -152,19 +120,9 @@ void remove_leftovers(const fs::path& folder) {
 
 }  // namespace
 
-RunFolder::RunFolder(fs::path folder, RunMode mode) : folder_(std::move(folder)), mode_(mode) {
-  make_folders(folder_);
-  lock_ = take_lock(folder_);
-  try {
-    refuse_existing(folder_, mode_);
-  } catch (...) {
-    ::close(lock_);
-    throw;
-  }
-}
-
-RunFolder::~RunFolder() {
-  ::close(lock_);
+RunFolder::RunFolder(fs::path folder, RunMode mode)
+    : folder_(std::move(folder)), mode_(mode), lock_(folder_, "run folder", "train.out") {
+  refuse_existing(folder_, mode_);
 }
 
 fs::path RunFolder::checkpoint_path(std::int64_t step) const {

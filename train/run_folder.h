@@ -4,6 +4,7 @@
 //   run.json                     status, commands, version, config hash
 //   metrics.jsonl                one JSON object a line
 //   tensorboard/events...        TensorBoard's event files, if the config asks for them
+//   summary.json                 of a finished run: final quality, speed, memory, tiles (train/summary.h)
 //   checkpoints/step_000100.h5   the newest N
 //   checkpoints/best.h5          the lowest validation loss so far
 //   lock                         flock'ed while a process uses the folder; holds its PID
@@ -19,6 +20,7 @@
 
 #include "train/checkpoint.h"
 #include "train/config.h"
+#include "train/folder_lock.h"
 
 namespace filigree {
 
@@ -56,9 +58,6 @@ class RunFolder {
   // Makes the folder if need be and locks it. Error(usage) if another process holds it, or if it holds a run
   // that `mode` does not let go on: a finished one (resume, start) or any (start). Changes nothing else yet.
   RunFolder(std::filesystem::path folder, RunMode mode);
-  ~RunFolder();
-  RunFolder(const RunFolder&) = delete;
-  RunFolder& operator=(const RunFolder&) = delete;
 
   const std::filesystem::path& path() const { return folder_; }
   std::filesystem::path metrics_path() const { return folder_ / "metrics.jsonl"; }
@@ -88,7 +87,7 @@ class RunFolder {
  private:
   std::filesystem::path folder_;
   RunMode mode_;
-  int lock_;
+  FolderLock lock_;
 };
 
 // The file that a CHECKPOINT|RUN argument means: a file itself; of a run folder best.h5, or else the newest

@@ -21,6 +21,7 @@
 #include "train/run_setup.h"
 #include "train/schedule.h"
 #include "train/signals.h"
+#include "train/summary.h"
 #include "train/train_log.h"
 
 namespace filigree {
@@ -115,6 +116,7 @@ class Trainer {
       if (save) folder_.save(at_.step, contents(), config_.checkpoint.keep);
       if (stop) return stopped(log);
     }
+    write_summary(folder_.path(), setup_.layouts);
     folder_.finish();
     log.note(summary());
     return 0;

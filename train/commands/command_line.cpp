@@ -64,6 +64,9 @@ int run_command_line(int argc, char** argv) {
   add_export(app, invocation);
   add_import(app, invocation);
   add_inspect(app, invocation);
+  add_ablate(app, invocation);
+  add_report(app, invocation);
+  add_bench(app, invocation);
   add_doctor(app, invocation);
 
   try {

@@ -1,0 +1,416 @@
+// Sweeps: what a file means, what is held equal, and whole sweeps of the binary that are killed, damaged and
+// changed.
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "tests/gradcheck.h"
+#include "tests/run_fixture.h"
+#include "train/ablate/budget.h"
+#include "train/ablate/child.h"
+#include "train/ablate/fairness.h"
+#include "train/ablate/sweep.h"
+#include "train/layouts.h"
+
+namespace filigree {
+namespace {
+
+constexpr const char* kBase =
+    "base:\n  tile: 16\n  model: {dim: 32, n_layers: 2, n_heads: 2}\n  data: {train: [text], seq_len: 128}\n"
+    "  train: {steps: 10, batch_size: 4, lr: 1e-2}\n";
+
+class SweepFile : public testing::Test {
+ protected:
+  Sweep load(const std::string& text, const std::vector<std::string>& overrides = {}) {
+    spill(folder_ / "sweep.yaml", kBase + text);
+    return load_sweep(folder_ / "sweep.yaml", overrides);
+  }
+  std::string refusal(const std::string& text, const std::vector<std::string>& overrides = {}) {
+    return error_text(ErrorKind::usage, [&] { load(text, overrides); });
+  }
+  static std::vector<std::string> names(const Sweep& sweep) {
+    std::vector<std::string> out;
+    for (const Cell& cell : sweep.cells) out.push_back(cell.name);
+    return out;
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(SweepFile, AGridHasEveryCombination) {
+  const Sweep sweep = load(
+      "axes:\n  pattern: {near: {local: {window: 8}}, all: full}\n  train.lr: [1e-2, 1e-3]\n  seed: [3, "
+      "4]\n");
+  EXPECT_EQ(names(sweep),
+            (std::vector<std::string>{"near_lr-1e-2_seed-3", "near_lr-1e-2_seed-4", "near_lr-1e-3_seed-3",
+                                      "near_lr-1e-3_seed-4", "all_lr-1e-2_seed-3", "all_lr-1e-2_seed-4",
+                                      "all_lr-1e-3_seed-3", "all_lr-1e-3_seed-4"}));
+  const Cell& cell = sweep.cells[3];
+  EXPECT_EQ(cell.config.seed, 4);
+  EXPECT_EQ(cell.config.train.lr, 1e-3);
+  EXPECT_EQ(to_yaml(cell.config.pattern), "local: {window: 8}\n");
+  EXPECT_EQ(cell.config.train.out, "runs/ablations/sweep/near_lr-1e-3_seed-4");
+  EXPECT_EQ(sweep.variant(cell), "near, lr-1e-3");
+  EXPECT_EQ(sweep.like(cell, "all")->name, "all_lr-1e-3_seed-4");
+  EXPECT_EQ(sweep.compare, std::vector<std::string>{"pattern"});
+}
+
+TEST_F(SweepFile, AxesMoveTogether) {
+  const Sweep sweep = load(
+      "axes: {data.seq_len: [64, 128], pattern: [{local: {window: 8}}], train.batch_size: [8, 4]}\n"
+      "together: [[train.batch_size, data.seq_len]]\nout: here\n");
+  EXPECT_EQ(names(sweep), (std::vector<std::string>{"seq_len-64_local-window-8_batch_size-8",
+                                                    "seq_len-128_local-window-8_batch_size-4"}));
+  EXPECT_EQ(sweep.cells[1].config.train.batch_size, 4);
+  EXPECT_EQ(sweep.cells[1].config.train.out, "here/seq_len-128_local-window-8_batch_size-4");
+}
+
+TEST_F(SweepFile, TheBaseIsAFileOrExtendsOne) {
+  spill(folder_ / "base.yaml",
+        "model: {dim: 32, n_layers: 1, n_heads: 2}\ndata: {train: [text], seq_len: 64}\n"
+        "train: {steps: 10, batch_size: 4, lr: 1e-2}\n");
+  spill(folder_ / "a.yaml", "base: base.yaml\naxes: {seed: [1]}\n");
+  spill(folder_ / "b.yaml", "base: {extends: base.yaml, train: {steps: 20}}\naxes: {seed: [1]}\n");
+  EXPECT_EQ(load_sweep(folder_ / "a.yaml").cells[0].config.train.steps, 10);
+  EXPECT_EQ(load_sweep(folder_ / "a.yaml", {"train.steps=7"}).cells[0].config.train.steps, 7);
+  EXPECT_EQ(load_sweep(folder_ / "b.yaml").cells[0].config.train.steps, 20);
+  EXPECT_EQ(load_sweep(folder_ / "b.yaml", {}, "there").cells[0].config.train.out, "there/seed-1");
+}
+
+TEST_F(SweepFile, MistakesAreNamedWhereTheyStand) {
+  struct Case {
+    const char* text;
+    std::vector<const char*> parts;
+  };
+  const std::vector<Case> cases = {
+      {"axes: {train.stesp: [1, 2]}\n", {"sweep.yaml:6:8", "unknown key 'train.stesp'", "steps"}},
+      {"axes: {}\n", {"sweep.yaml:6:7", "axes is empty"}},
+      {"axes:\n", {"axes is empty"}},
+      {"axes: {seed: []}\n", {"sweep.yaml:6:14", "axes.seed has no values"}},
+      {"axes: {seed: 3}\n", {"axes.seed must be a list"}},
+      {"axes: {train.out: [a, b]}\n", {"train.out cannot be an axis"}},
+      {"axes: {seed: [1, 1]}\n", {"two cells", "runs/ablations/sweep/seed-1", "names"}},
+      {"axes: {pattern: {a b: full, a-b: {local: {window: 4}}}}\n", {"two cells", "/a-b"}},
+      {"axes: {seed: [1]}\ntogether: [[seed, tile]]\n", {"sweep.yaml:7:19", "tile", "no axis"}},
+      {"axes: {seed: [1], tile: [16, 32]}\ntogether: [[seed, tile]]\n", {"as many values", "tile has 2"}},
+      {"axes: {seed: [1]}\nequal: tiles\n", {"sweep.yaml:7:8", "equal must be"}},
+      {"axes: {seed: [1]}\nequal: {tiles: {}}\n", {"exactly one target", "density"}},
+      {"axes: {seed: [1]}\nequal: {tiles: {like: full}}\n", {"sweep.yaml:7:23", "'full'", "seed-1"}},
+      {"axes: {seed: [1]}\nequal: {tile: {density: 0.5}}\n", {"unknown key 'equal.tile'"}},
+      {"axes: {seed: [1]}\ncompare: [seed]\n", {"compare names 'seed'"}},
+      {"axes: {seed: [1]}\nequals: none\n", {"unknown key 'equals'", "equal"}},
+      {"axes: {pattern: [{local: {window: fit}}]}\n", {"`fit`", "equal: tiles"}},
+      {"axes: {model.n_heads: [2, 3]}\n", {"must divide model.dim", "cell n_heads-3"}},
+  };
+  for (const Case& c : cases) {
+    const std::string text = refusal(c.text);
+    for (const char* part : c.parts) EXPECT_NE(text.find(part), std::string::npos) << c.text << text;
+  }
+  EXPECT_NE(refusal("axes: {seed: [1]}\n", {"seed=4"}).find("no effect"), std::string::npos);
+  EXPECT_NE(refusal("axes: {seed: [1]}\n", {"train.out=a"}).find("--out names"), std::string::npos);
+  spill(folder_ / "lost.yaml", "base: nowhere.yaml\naxes: {seed: [1]}\n");
+  EXPECT_NE(error_text(ErrorKind::usage, [&] { load_sweep(folder_ / "lost.yaml"); }).find("lost.yaml:1:7"),
+            std::string::npos);
+}
+
+TEST_F(SweepFile, PatternsAreFittedToTheSameTiles) {
+  const Sweep sweep = load(
+      "axes:\n  pattern:\n    all: full\n    bird: {bigbird: {block: 16, window: 3, global: 1, random: 1}}\n"
+      "    near: {local: {}}\n    far: {union: [{local: {window: 4}}, {strided: {stride: fit}}]}\n"
+      "  seed: [1, 2]\nequal: {tiles: {like: bird, tolerance: 0.1, except: [all]}}\n");
+  // Rows of 8 tiles: BigBird computes a window of 2, a global one and a random one, all as far as there are
+  // any: 1 + 2 + 3 + 4 * 5 per head. The window of 49 tokens of `local` reaches 3 tiles back.
+  EXPECT_EQ(tiles_per_layer(sweep.cells[2].config), 2 * 26);
+  EXPECT_EQ(tiles_per_layer(sweep.cells[0].config), 2 * 36);
+  EXPECT_FALSE(sweep.cells[0].fitted);
+  EXPECT_FALSE(sweep.cells[2].fitted);
+  ASSERT_TRUE(sweep.cells[4].fitted);
+  EXPECT_EQ(sweep.cells[4].fitted->tiles, 2 * 26);
+  EXPECT_EQ(sweep.cells[4].fitted->target, 2 * 26);
+  EXPECT_EQ(to_yaml(sweep.cells[5].config.pattern), to_yaml(sweep.cells[4].config.pattern));
+  // Two tiles before the diagonal's: windows of 18 to 33 tokens compute 1 + 2 + 3 * 6 tiles; but of 34 to 49,
+  // 1 + 2 + 3 + 4 * 5. The largest of these needs most of them.
+  EXPECT_EQ(to_yaml(sweep.cells[4].config.pattern), "local: {window: 49}\n");
+  for (const Cell& cell : sweep.cells) {
+    if (!cell.fitted) continue;
+    EXPECT_EQ(cell.fitted->tiles, tiles_per_layer(cell.config));
+    EXPECT_NEAR(cell.fitted->tiles, 2 * 26, 0.1 * 2 * 26) << cell.name;
+  }
+}
+
+TEST_F(SweepFile, WhatCannotBeFittedIsRefusedWithTheNumbers) {
+  const std::string tiles = "equal: {tiles: {per_layer: 30, tolerance: 0.02}}\n";
+  const std::string fixed = refusal("axes: {pattern: {all: full}}\n" + tiles);
+  for (const char* part : {"sweep.yaml:7:8", "all", "30 tiles", "computes 72 (+140.0 %)", "except"})
+    EXPECT_NE(fixed.find(part), std::string::npos) << fixed;
+  // 8 tiles a head is the least that can be, 15 the next: 16 and 30 of both; 23 lies between.
+  const std::string between = refusal(
+      "axes: {pattern: {near: {local: {window: fit}}}}\n"
+      "equal: {tiles: {per_layer: 23, tolerance: 0.02}}\n");
+  for (const char* part : {"window 1 gives 16 (-30.4 %)", "window 2 gives 30 (+30.4 %)", "tolerance"})
+    EXPECT_NE(between.find(part), std::string::npos) << between;
+  const std::string wrong = refusal("axes: {pattern: {near: {local: {windo: fit}}}}\n" + tiles);
+  EXPECT_NE(wrong.find("windo"), std::string::npos) << wrong;
+}
+
+// If any value of the parameter meets the target, one is found, for targets that some value has.
+TEST(Fitting, FindsAValueWhereThereIsOne) {
+  RandomStream random(test_seed());
+  const char* patterns[] = {"{local: {window: fit}}",
+                            "{strided: {stride: fit}}",
+                            "{fixed: {stride: fit, summary: 2}}",
+                            "{longformer: {window: fit, global: 3}}",
+                            "{bigbird: {block: 16, window: 1, global: 1, random: fit}}",
+                            "{random_blocks: {block: 8, blocks: fit}}",
+                            "{random: {keys: fit}}",
+                            "{minus: [full, {local: {window: fit}}]}"};
+  for (const char* text : patterns) {
+    const YamlNode pattern = parse_yaml(text, "pattern");
+    const auto tiles = [&](std::int64_t value) -> std::optional<double> {
+      try {
+        const auto made = make_pattern(with_parameter(pattern, value), 0, 1, 1);
+        return static_cast<double>(build_layout(*made, {160, true, 16}, 1).statistics().computed_tiles);
+      } catch (const Error&) {
+        return std::nullopt;
+      }
+    };
+    const auto aim = static_cast<std::int64_t>(random.below(160)) + 1;
+    const auto target = tiles(aim);
+    if (!target || *target == 0) continue;
+    const FitSearch found = fit_parameter(tiles, 160, 16, *target, 0.0);
+    ASSERT_TRUE(found.best) << text << " " << aim;
+    EXPECT_EQ(*tiles(*found.best), *target) << text << " " << aim;
+  }
+}
+
+TEST(Fitting, APlateauEndsWhereTheTilesChange) {
+  RandomStream random(test_seed());
+  for (int round = 0; round < 50; ++round) {
+    const auto first = static_cast<std::int64_t>(random.below(40)),
+               width = static_cast<std::int64_t>(random.below(20));
+    const auto tiles = [&](std::int64_t v) -> std::optional<double> {
+      return v < first ? 1 : v <= first + width ? 2 : 3;
+    };
+    const std::int64_t inside =
+        first + static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(width) + 1));
+    EXPECT_EQ(plateau(tiles, inside, 60), std::pair(first, std::min<std::int64_t>(60, first + width)))
+        << first << " " << width << " " << inside;
+  }
+}
+
+TEST(Fitting, ThePlaceOfTheParameter) {
+  const auto yaml = [](const std::string& text) { return parse_yaml(text, "pattern"); };
+  const auto with_default = [&](const std::string& text) {
+    YamlNode root = YamlNode::make_map();
+    root.add("pattern", with_default_parameter(yaml(text)));
+    return to_yaml(root);
+  };
+  EXPECT_EQ(with_default("local"), "pattern: {local: {window: fit}}\n");
+  EXPECT_EQ(with_default("{bigbird: {block: 32}}"), "pattern: {bigbird: {block: 32, random: fit}}\n");
+  EXPECT_EQ(with_default("{local: {window: 8}}"), "pattern: {local: {window: 8}}\n");
+  EXPECT_EQ(with_default("full"), "pattern: full\n");
+  EXPECT_FALSE(has_free_parameter(yaml("{local: {window: 'fit'}}"))) << "quoted, it is a string";
+  EXPECT_TRUE(has_free_parameter(yaml("{union: [full, {local: {window: fit}}]}")));
+}
+
+TEST(Budget, StepsFillTheSameTime) {
+  TemporaryFolder folder;
+  spill(folder / "sweep.yaml",
+        std::string(kBase) +
+            "axes: {pattern: {a: full, b: {local: {window: 4}}, c: {local: {window: 8}}}}\n"
+            "equal: {time: {like: a, except: [c]}}\n");
+  Sweep sweep = load_sweep(folder / "sweep.yaml", {"train.warmup_steps=4", "train.steps=20"});
+  set_steps(sweep, {{"a", 0.5}, {"b", 0.2}, {"c", 0.1}});
+  EXPECT_EQ(sweep.cells[0].config.train.steps, 20);
+  EXPECT_EQ(sweep.cells[1].config.train.steps, 50) << "20 steps of 0.5 s in steps of 0.2 s";
+  EXPECT_EQ(sweep.cells[1].config.train.warmup_steps, 10) << "the same share";
+  EXPECT_EQ(sweep.cells[2].config.train.steps, 20) << "excepted";
+  EXPECT_NE(error_text(ErrorKind::usage,
+                       [&] {
+                         set_steps(sweep, {{"a", 0.5}, {"b", 9.0}, {"c", 0.1}});
+                       })
+                .find("cell b, where a step takes 9 s"),
+            std::string::npos);
+  spill(folder / "metrics.jsonl",
+        "{\"step\": 1, \"loss\": 1, \"timing\": {\"seconds\": 9}}\n{\"step\": 2, \"loss\": 1, \"timing\": "
+        "{\"seconds\": 9}}\n{\"step\": 3, \"loss\": 1, \"timing\": {\"seconds\": 0.25}}\n"
+        "{\"step\": 3, \"val_loss\": 1, \"timing\": {\"seconds\": 7}}\n");
+  EXPECT_EQ(median_step_seconds(folder / "metrics.jsonl"), 0.25);
+}
+
+TEST(Failures, TheLastErrorOfALogIsFound) {
+  TemporaryFolder folder;
+  const std::string before = "filigree: an old error\n  hint: old\n";
+  spill(folder / "log", before + "step 1\nfiligree: no disk\n  hint: buy one\n");
+  EXPECT_EQ(last_error(folder / "log", before.size(), 5), "no disk (hint: buy one)");
+  EXPECT_EQ(last_error(folder / "log", slurp(folder / "log").size(), 5), "ended with exit code 5");
+  EXPECT_NE(last_error(folder / "log", 0, 128 + SIGKILL).find("out of memory"), std::string::npos);
+}
+
+// --- whole sweeps ---
+
+class AblateTest : public RunTest {
+ protected:
+  AblateTest() {
+    write("sweep.yaml",
+          "base: config.yaml\naxes:\n  pattern: {near: {local: {window: 4}}, all: full}\n  seed: [1, 2]\n"
+          "out: sweep\n");
+  }
+  nlohmann::json json(const std::string& name) const { return nlohmann::json::parse(slurp(path(name))); }
+  static void expect_part(const Outcome& outcome, const std::string& part) {
+    EXPECT_NE(outcome.output.find(part), std::string::npos) << part << "\n" << outcome.output;
+  }
+  static constexpr const char* kCells[] = {"near_seed-1", "near_seed-2", "all_seed-1", "all_seed-2"};
+};
+
+TEST_F(AblateTest, EveryCellIsAnOrdinaryRun) {
+  const Outcome outcome = run({"ablate", "sweep.yaml", "--jobs", "2", "train.steps=12"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  for (const char* cell : kCells) {
+    EXPECT_EQ(json(fmt::format("sweep/{}/run.json", cell)).at("status"), "finished");
+    EXPECT_TRUE(fs::exists(path("sweep") / cell / "summary.json"));
+  }
+  ASSERT_EQ(run({"train", "sweep/all_seed-2/cell.yaml", "train.out=alone"}).exit_code, 0);
+  EXPECT_EQ(metrics("alone"), metrics("sweep/all_seed-2"));
+  const auto results = json("sweep/results.json");
+  EXPECT_EQ(results.at("metric"), "val_bits_per_byte");
+  EXPECT_EQ(results.at("runs").size(), 4u);
+  EXPECT_EQ(results.at("settings").at(0).at("variants").size(), 2u);
+  const std::string csv = slurp(path("sweep/results.csv"));
+  EXPECT_EQ(std::ranges::count(csv, '\n'), 5);
+  EXPECT_NE(slurp(path("sweep/results.md")).find("| near | "), std::string::npos);
+  EXPECT_TRUE(fs::exists(path("sweep/report.html")));
+  // Nothing is left to do: the second time nothing is trained.
+  const std::string before = slurp(path("sweep/near_seed-1/metrics.jsonl"));
+  const Outcome again = run({"ablate", "sweep.yaml", "train.steps=12"});
+  EXPECT_EQ(again.exit_code, 0) << again.output;
+  EXPECT_EQ(again.output.find("finished  near"), std::string::npos) << again.output;
+  EXPECT_EQ(slurp(path("sweep/near_seed-1/metrics.jsonl")), before);
+
+  // Another config is refused before anything starts; what is new is trained, the rest kept.
+  const Outcome changed = run({"ablate", "sweep.yaml", "train.steps=13"});
+  EXPECT_EQ(changed.exit_code, 2);
+  expect_part(changed,
+              "4 of 4 cells in sweep were trained with another config: near_seed-1 (train.steps: 12 / 13");
+  expect_part(changed, "--overwrite");
+  write("sweep.yaml",
+        "base: config.yaml\naxes:\n  pattern: {near: {local: {window: 4}}, all: {local: {window: 9}}}\n"
+        "  seed: [1]\nout: sweep\n");
+  const Outcome partly = run({"ablate", "sweep.yaml", "train.steps=12", "--overwrite"});
+  EXPECT_EQ(partly.exit_code, 0) << partly.output;
+  expect_part(partly, "finished  all_seed-1");
+  EXPECT_EQ(slurp(path("sweep/near_seed-1/metrics.jsonl")), before);
+  EXPECT_TRUE(fs::exists(path("sweep/all_seed-2/run.json"))) << "no longer a cell, but not ours to remove";
+}
+
+TEST_F(AblateTest, KilledAndResumedRepeatsNothing) {
+  {
+    Process process = start({"ablate", "sweep.yaml"});
+    ASSERT_TRUE(process.wait_for("finished  near_seed-1")) << process.output();
+    for (int i = 0; i < 500 && metrics("sweep/near_seed-2").size() < 10; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    process.send(SIGKILL);
+    EXPECT_EQ(process.finish().exit_code, 128 + SIGKILL);
+  }
+  const std::string finished = slurp(path("sweep/near_seed-1/metrics.jsonl"));
+  ASSERT_FALSE(finished.empty());
+  const Outcome outcome = run({"ablate", "sweep.yaml"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(slurp(path("sweep/near_seed-1/metrics.jsonl")), finished) << "was trained again";
+  EXPECT_EQ(json("sweep/near_seed-1/run.json").at("commands").size(), 1u);
+  EXPECT_EQ(outcome.output.find("finished  near_seed-1"), std::string::npos) << outcome.output;
+  ASSERT_EQ(run({"train", "sweep/near_seed-2/cell.yaml", "train.out=alone"}).exit_code, 0);
+  EXPECT_EQ(metrics("sweep/near_seed-2"), metrics("alone"));
+}
+
+TEST_F(AblateTest, CtrlCStopsTheCellsAndGoesOnLater) {
+  Process process =
+      start({"ablate", "sweep.yaml", "--jobs", "2", "train.steps=2000", "train.eval_interval=0"});
+  for (int i = 0; i < 2000 && metrics("sweep/near_seed-2").size() < 2; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  process.send(SIGINT);
+  const Outcome stopped = process.finish();
+  EXPECT_EQ(stopped.exit_code, 75) << stopped.output;
+  expect_part(stopped, "the same command goes on: 0 of 4 cells are finished");
+  for (const char* cell : {"near_seed-1", "near_seed-2"})
+    EXPECT_NE(slurp(path("sweep") / cell / "output.log").find("stopped by a signal"), std::string::npos);
+  EXPECT_FALSE(fs::exists(path("sweep/all_seed-1")));
+  EXPECT_EQ(json("sweep/near_seed-1/run.json").at("status"), "unfinished");
+}
+
+TEST_F(AblateTest, FailedAndDamagedCellsAreReportedAndStopNothing) {
+  write(
+      "sweep.yaml",
+      "base: config.yaml\naxes: {model.vocab_size: {huge: 1073741824, fine: 300, good: 301}}\nout: sweep\n");
+  const Outcome failed = run({"ablate", "sweep.yaml", "train.steps=4"});
+  EXPECT_EQ(failed.exit_code, 6) << failed.output;
+  expect_part(failed, "failed    huge: the expected peak is more memory than there is (hint: lower");
+  expect_part(failed, "finished  good");
+  expect_part(failed, "1 of 3 cells failed");
+  EXPECT_NE(slurp(path("sweep/report.html")).find("sweep/huge"), std::string::npos) << "left out, and why";
+
+  const std::string before = slurp(path("sweep/good/metrics.jsonl"));
+  write("sweep/fine/summary.json", "{\"steps\": ");
+  const Outcome damaged = run({"ablate", "sweep.yaml", "train.steps=4"});
+  EXPECT_EQ(damaged.exit_code, 3) << damaged.output;
+  expect_part(damaged, "failed    fine: sweep/fine/summary.json: is damaged");
+  expect_part(damaged, "--overwrite trains it anew");
+  EXPECT_EQ(slurp(path("sweep/good/metrics.jsonl")), before);
+  const Outcome mended = run({"ablate", "sweep.yaml", "train.steps=4", "--overwrite"});
+  expect_part(mended, "finished  fine");
+  EXPECT_EQ(slurp(path("sweep/good/metrics.jsonl")), before);
+}
+
+TEST_F(AblateTest, EqualTimeMeasuresOnceAndKeepsItsSteps) {
+  write("sweep.yaml",
+        "base: config.yaml\naxes: {pattern: {near: {local: {window: 4}}, all: full}}\n"
+        "equal: {time: {seconds: 0.2, probe_steps: 5}}\nout: sweep\n");
+  const Outcome outcome = run({"ablate", "sweep.yaml", "train.warmup_steps=0"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto sweep = json("sweep/sweep.json");
+  for (const char* cell : {"near", "all"}) {
+    const double seconds = sweep.at("step_seconds").at(cell).at("seconds");
+    EXPECT_EQ(json(fmt::format("sweep/{}/summary.json", cell)).at("steps"),
+              static_cast<std::int64_t>(0.2 / seconds));
+    EXPECT_FALSE(fs::exists(path(fmt::format("sweep/{}.probe", cell))));
+  }
+  const Outcome again = run({"ablate", "sweep.yaml", "train.warmup_steps=0"});
+  EXPECT_EQ(again.exit_code, 0) << again.output;
+  EXPECT_EQ(again.output.find("measuring"), std::string::npos) << again.output;
+}
+
+TEST_F(AblateTest, WhatASweepWritesIsNotItsData) {
+  const Outcome outcome = run({"ablate", "sweep.yaml", "--out", "text/sweep"});
+  EXPECT_EQ(outcome.exit_code, 2);
+  expect_part(outcome, "text/sweep lies in its data");
+  EXPECT_FALSE(fs::exists(path("text/sweep")));
+}
+
+TEST(ReadySweeps, AreWhatTheirCommentsSay) {
+  const fs::path folder = FILIGREE_SOURCE_DIR "/configs/ablations";
+  const auto cells = [&](const char* name, std::vector<std::string> overrides = {}) {
+    return load_sweep(folder / name, overrides).cells;
+  };
+  for (const Cell& cell : cells("small.yaml"))
+    EXPECT_NEAR(tiles_per_layer(cell.config), cell.labels[0] == "full" ? 2112 : 600, 1) << cell.name;
+  EXPECT_EQ(cells("window-size.yaml").size(), 24u);
+  EXPECT_EQ(cells("tile-size.yaml").size(), 15u);
+  for (const Cell& cell : cells("patterns-lm.yaml")) {
+    const double target = cell.labels[0] == "full" ? 16640 : 4320;
+    EXPECT_NEAR(tiles_per_layer(cell.config) / target, 1, 0.05) << cell.name;
+  }
+}
+
+TEST_F(AblateTest, OneSweepAtATime) {
+  Process first = start({"ablate", "sweep.yaml", "train.steps=100000"});
+  ASSERT_TRUE(first.wait_for("variant")) << first.output();
+  for (int i = 0; i < 2000 && !fs::exists(path("sweep/sweep.json")); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  const Outcome second = run({"ablate", "sweep.yaml", "train.steps=100000"});
+  EXPECT_EQ(second.exit_code, 2);
+  expect_part(second, "in use by process");
+  first.send(SIGTERM);
+  EXPECT_EQ(first.finish().exit_code, 75);
+}
+
+}  // namespace
+}  // namespace filigree

@@ -1,0 +1,81 @@
+#include "train/ablate/cell_state.h"
+
+#include <nlohmann/json.hpp>
+
+#include "core/file.h"
+
+namespace filigree {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+// A JSON object in a file; Error(data) if it is none.
+Json read_object(const fs::path& path) {
+  Json json = Json::parse(read_file(path), nullptr, false);
+  if (!json.is_object()) fail(ErrorKind::data, "{}: is damaged: no JSON object", path.string());
+  return json;
+}
+
+Inspection compare(const Cell& cell) {
+  const Config before = parse_config(parse_yaml_file(cell_config_path(cell)));
+  if (config_hash(before) == config_hash(cell.config)) return {CellState::begun, ""};
+  Config now = cell.config;  // only what counts
+  now.threads = before.threads;
+  now.train.out = before.train.out;
+  now.train.log_interval = before.train.log_interval;
+  now.checkpoint = before.checkpoint;
+  return {CellState::changed,
+          fmt::format("{}", fmt::join(differences(before.to_yaml(), now.to_yaml()), ", "))};
+}
+
+Inspection inspect(const Cell& cell) {
+  const fs::path folder = cell_folder(cell);
+  const bool has_run = fs::exists(folder / "run.json");
+  if (!fs::exists(cell_config_path(cell))) {
+    if (!has_run) return {};
+    return {CellState::damaged, fmt::format("{}: its cell.yaml is missing", folder.string())};
+  }
+  if (!has_run) return {};  // stopped before its first step
+  const Inspection same = compare(cell);
+  if (same.state == CellState::changed) return same;
+  const Json run = read_object(folder / "run.json");
+  if (run.value("status", "") != "finished") return same;
+  read_object(folder / "summary.json");
+  return {CellState::finished, ""};
+}
+
+}  // namespace
+
+fs::path cell_folder(const Cell& cell) {
+  return cell.config.train.out;
+}
+fs::path cell_config_path(const Cell& cell) {
+  return cell_folder(cell) / "cell.yaml";
+}
+fs::path cell_log_path(const Cell& cell) {
+  return cell_folder(cell) / "output.log";
+}
+
+Inspection inspect_cell(const Cell& cell) {
+  try {
+    return inspect(cell);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::disk) throw;
+    return {CellState::damaged, e.what()};
+  } catch (const Json::exception& e) {
+    return {CellState::damaged, fmt::format("{}: {}", cell_folder(cell).string(), e.what())};
+  }
+}
+
+void write_cell_config(const Cell& cell) {
+  std::error_code error;
+  fs::create_directories(cell_folder(cell), error);
+  if (error)
+    throw Error(ErrorKind::disk,
+                fmt::format("cannot make {}: {}", cell_folder(cell).string(), error.message()),
+                "check --out, the permissions and the free space");
+  write_file_atomically(cell_config_path(cell), to_yaml(cell.config.to_yaml()));
+}
+
+}  // namespace filigree

@@ -1,0 +1,35 @@
+// What is in a cell's folder already, and what to do about it. Beside an ordinary run's files it holds
+//
+//   cell.yaml     the config that the sweep gave it
+//   output.log    what its processes printed
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "train/ablate/sweep.h"
+
+namespace filigree {
+
+enum class CellState {
+  fresh,     // nothing there
+  begun,     // unfinished, with this config: the ordinary resume goes on with it
+  finished,  // with this config
+  changed,   // a run with another config
+  damaged,   // files of a run that cannot be read
+};
+
+struct Inspection {
+  CellState state = CellState::fresh;
+  std::string problem;  // damaged: what is wrong. changed: the keys that differ
+};
+
+Inspection inspect_cell(const Cell& cell);
+
+std::filesystem::path cell_folder(const Cell& cell);
+std::filesystem::path cell_config_path(const Cell& cell);
+std::filesystem::path cell_log_path(const Cell& cell);
+// Writes cell.yaml, making the folder. Error(disk).
+void write_cell_config(const Cell& cell);
+
+}  // namespace filigree

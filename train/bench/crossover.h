@@ -1,0 +1,62 @@
+// From which length on a sparse pattern is faster than full attention: in attention alone, forward and
+// backward, and in a whole training step. Both are measured in turn within one process, so that what else the
+// machine does slows both; the ratio is the median of the ratios of the turns.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "train/config.h"
+
+namespace filigree {
+
+struct CrossoverRequest {
+  // Model, tile, device and precision; its pattern, seq_len and batch are replaced.
+  Config config;
+  std::vector<std::pair<std::string, YamlNode>> patterns;  // (name, pattern)
+  std::vector<std::int64_t> lengths;                       // ascending
+  std::int64_t tokens = 0;  // of a batch: sequences = tokens / N, at least 1. 0: the largest length
+  int repeats = 5;          // turns
+};
+
+struct Timing {
+  double full_ms = 0, sparse_ms = 0;  // medians
+  double speedup = 0;                 // median of full / sparse over the turns
+  double low = 0, high = 0;           // its quartiles
+};
+
+struct CrossoverPoint {
+  std::int64_t length = 0, batch = 0;
+  double density = 0;                     // computed tiles as a share of those of full attention
+  std::optional<Timing> attention, step;  // of all layers, of a step; empty: out of memory
+};
+
+struct Crossover {
+  std::string name;
+  std::vector<CrossoverPoint> points;
+};
+
+// The length from which on a pattern is faster at every length measured, found between the last that is not
+// and the first that is by interpolating log(speedup) over log(N).
+struct Break {
+  enum class Kind { always, never, at };
+  Kind kind = Kind::never;
+  double length = 0;
+};
+Break find_break(const std::vector<std::pair<std::int64_t, double>>& speedups);
+// Of CrossoverPoint::attention or step. Counted as faster: fewer tiles than full attention, and three of four
+// turns faster. "from N = 700 on"
+std::string break_text(const Crossover& result, std::optional<Timing> CrossoverPoint::*part);
+
+// `done` hears of every point as it is measured. Error(usage) where a pattern does not fit a length.
+std::vector<Crossover> measure_crossover(
+    const CrossoverRequest& request,
+    const std::function<void(const Crossover&, const CrossoverPoint&)>& done = {});
+
+std::string crossover_json(const CrossoverRequest& request, const std::vector<Crossover>& results);
+std::string crossover_svg(const std::vector<Crossover>& results);
+
+}  // namespace filigree

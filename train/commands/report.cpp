@@ -1,0 +1,28 @@
+// filigree report: one page about finished runs.
+#include "train/report/report.h"
+
+#include "train/commands/commands.h"
+
+namespace filigree {
+
+void add_report(CLI::App& app, Invocation&) {
+  struct Arguments {
+    std::vector<std::string> folders;
+    std::string page = "report.html";
+  };
+  auto* command = app.add_subcommand("report", "Compare finished runs on one page");
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("runs", arguments->folders, "Run folders, or folders of filigree ablate")
+      ->required()
+      ->type_name("RUN...");
+  command->add_option("-o,--output", arguments->page, "The page to write")
+      ->type_name("FILE.html")
+      ->capture_default_str();
+  command->footer("Example:\n  filigree report runs/full runs/local -o report.html");
+  command->callback([arguments] {
+    write_report({arguments->folders.begin(), arguments->folders.end()}, arguments->page);
+    fmt::print("{}\n", arguments->page);
+  });
+}
+
+}  // namespace filigree

@@ -1,0 +1,62 @@
+// What the runs say: quality per pattern with its interval over seeds, whether differences to the best are
+// more than chance, cost, and which patterns nothing else beats in both.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "train/report/collect.h"
+#include "train/report/statistics.h"
+
+namespace filigree {
+
+// The measure of quality: the first of these that every run has.
+struct Metric {
+  std::string key;   // in a summary: val_accuracy, val_bits_per_byte, val_loss or train_loss
+  std::string name;  // "bits per byte"
+  bool higher_is_better = false;
+  std::string text(double value) const;        // "2.345"; accuracy as "97.1 %"
+  std::string difference(double value) const;  // of two values, without sign: "0.012", "1.2 points"
+};
+
+struct Cost {
+  double tokens_per_second = 0;  // median over runs of their median
+  double step_seconds = 0, train_seconds = 0;
+  double peak_bytes = 0;                       // of the run that took most
+  double computed_tiles = 0, dense_tiles = 0;  // of a layer, over its heads; mean over layers
+  double computed_pairs = 0, exact_pairs = 0,
+         dense_pairs = 0;  // likewise; the first: those in computed tiles
+};
+
+struct Variant {
+  std::string label;
+  std::size_t style = 0;  // of its lines: the same label has the same one everywhere
+  std::vector<const RunData*> runs;
+  BySeed quality;
+  MeanInterval interval;
+  Difference to_best;     // this less the best; kind none for the best itself
+  double p_adjusted = 1;  // Holm, over the comparisons within the setting
+  Cost cost;
+  bool on_front = false;  // no other has at most its tiles and better quality, or its quality and fewer tiles
+  bool significant() const { return to_best.kind != TestKind::none && p_adjusted < 0.05; }
+};
+
+// Variants under the same circumstances.
+struct Setting {
+  std::string label;
+  std::vector<Variant> variants;  // the best first
+};
+
+struct Analysis {
+  Metric metric;
+  std::vector<Setting> settings;
+  std::vector<const RunData*> left_out;  // runs with a problem
+};
+
+// Error(data) if no run counts.
+Analysis analyse(const Collection& collection);
+
+// The findings of a setting in plain sentences.
+std::vector<std::string> findings(const Setting& setting, const Metric& metric);
+
+}  // namespace filigree

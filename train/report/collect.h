@@ -1,0 +1,42 @@
+// Runs as the report sees them, read from their folders. A folder that cannot be read, or whose run is not
+// finished, is kept with what is wrong with it: a report never fails for one of its runs.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "train/config.h"
+
+namespace filigree {
+
+using Curve = std::vector<std::pair<double, double>>;  // (step, value)
+
+struct RunData {
+  std::filesystem::path folder;
+  std::string label;  // what is compared, e.g. a pattern's name; runs with the same one differ in their seed
+  std::string setting;  // the rest of what the sweep varies; compared runs share it. Empty: nothing
+  std::string problem;  // why it does not count; empty: it does
+  Config config;        // if there is no problem, and so is all that follows
+  std::string config_yaml;
+  nlohmann::ordered_json summary;  // train/summary.h
+  Curve train_loss, validation;    // the latter of `val_loss`
+};
+
+struct Collection {
+  std::string title;
+  std::string fairness;  // what was held equal, in words; may be empty
+  std::vector<RunData> runs;
+};
+
+// A run folder's summary.json, or the same made from its metrics and config. Error(data).
+RunData read_run(const std::filesystem::path& folder);
+
+// Run folders and sweep folders (with a sweep.json, which names their runs). Other runs are named by their
+// pattern and, where that is not enough, by the keys in which they differ. Error(data) for what is neither.
+Collection collect(const std::vector<std::filesystem::path>& folders);
+
+}  // namespace filigree

@@ -1,0 +1,120 @@
+#include "train/report/html_heat.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "train/report/html.h"
+
+namespace filigree {
+namespace {
+
+struct HeatTable {
+  std::string caption, corner;
+  std::vector<std::string> rows, columns;
+  std::map<std::pair<std::string, std::string>, double> values;  // by row and column; absent: not measured
+};
+
+std::string cell(const HeatTable& table, const std::string& row, const std::string& column) {
+  const auto value = table.values.find({row, column});
+  if (value == table.values.end()) return "<td>–</td>";
+  const double v = std::clamp(value->second, 0.0, 1.0);
+  return fmt::format("<td class=\"h{}\">{:.0f}</td>", std::lround(6 * v), 100 * v);
+}
+
+std::string table_html(const HeatTable& table) {
+  std::string text = fmt::format(
+      "<div class=\"scroll heat\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\">\n<table>\n<caption>{0}, "
+      "in %.</caption>\n<thead><tr><th scope=\"col\">{1}</th>",
+      escape_html(table.caption), escape_html(table.corner));
+  for (const std::string& column : table.columns)
+    text += fmt::format("<th scope=\"col\">{}</th>", escape_html(column));
+  text += "</tr></thead>\n<tbody>\n";
+  for (const std::string& row : table.rows) {
+    text += fmt::format("<tr><th scope=\"row\">{}</th>", escape_html(row));
+    for (const std::string& column : table.columns) text += cell(table, row, column);
+    text += "</tr>\n";
+  }
+  return text + "</tbody>\n</table>\n</div>\n";
+}
+
+// (group, mean accuracy over runs), in the order of the first run's evaluation.
+std::vector<std::pair<std::string, double>> group_means(const Variant& v) {
+  std::vector<std::pair<std::string, double>> out;
+  const auto groups = v.runs.front()->summary.find("val_accuracy_of");
+  if (groups == v.runs.front()->summary.end() || !groups->is_object()) return out;
+  for (const auto& [name, first] : groups->items()) {
+    double sum = 0, count = 0;
+    for (const RunData* run : v.runs) {
+      const auto theirs = run->summary.find("val_accuracy_of");
+      if (theirs == run->summary.end() || !theirs->contains(name) || !(*theirs)[name].is_number()) continue;
+      sum += (*theirs)[name].get<double>();
+      ++count;
+    }
+    if (count > 0) out.emplace_back(name, sum / count);
+  }
+  return out;
+}
+
+void add_name(std::vector<std::string>& names, const std::string& name) {
+  if (std::ranges::count(names, name) == 0) names.push_back(name);
+}
+
+std::string by_variant(const Setting& setting) {
+  HeatTable table{"Accuracy", "variant", {}, {}, {}};
+  if (!setting.label.empty()) table.caption += ", " + setting.label;
+  for (const Variant& v : setting.variants)
+    for (const auto& [group, accuracy] : group_means(v)) {
+      add_name(table.rows, v.label);
+      add_name(table.columns, group);
+      table.values[{v.label, group}] = accuracy;
+    }
+  return table.rows.empty() ? "" : table_html(table);
+}
+
+// The length of each setting, if all have one and no two the same.
+std::optional<std::map<std::int64_t, const Setting*>> by_length(const Analysis& analysis) {
+  std::map<std::int64_t, const Setting*> out;
+  for (const Setting& setting : analysis.settings)
+    for (const Variant& v : setting.variants) {
+      const auto [at, is_new] = out.emplace(v.runs.front()->config.data.seq_len, &setting);
+      if (at->second != &setting) return std::nullopt;
+    }
+  if (out.size() < 2 || out.size() != analysis.settings.size()) return std::nullopt;
+  return out;
+}
+
+std::string by_group_and_length(const std::map<std::int64_t, const Setting*>& lengths) {
+  std::vector<std::string> labels;
+  std::map<std::string, HeatTable> tables;
+  for (const auto& [length, setting] : lengths)
+    for (const Variant& v : setting->variants)
+      for (const auto& [group, accuracy] : group_means(v)) {
+        add_name(labels, v.label);
+        HeatTable& table = tables[v.label];
+        table.caption = "Accuracy of " + v.label;
+        table.corner = "tokens";
+        const std::string column = std::to_string(length);
+        add_name(table.rows, group);
+        add_name(table.columns, column);
+        table.values[{group, column}] = accuracy;
+      }
+  std::string text;
+  for (const std::string& label : labels) text += table_html(tables[label]);
+  return text;
+}
+
+}  // namespace
+
+std::string accuracy_section(const Analysis& analysis) {
+  std::string tables;
+  if (const auto lengths = by_length(analysis))
+    tables = by_group_and_length(*lengths);
+  else
+    for (const Setting& setting : analysis.settings) tables += by_variant(setting);
+  return tables.empty() ? "" : "<section>\n<h2>Accuracy in detail</h2>\n" + tables + "</section>\n";
+}
+
+}  // namespace filigree

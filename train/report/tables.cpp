@@ -1,0 +1,183 @@
+#include "train/report/tables.h"
+
+#include <algorithm>
+
+#include "data/progress.h"
+
+namespace filigree {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// RFC 4180
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return quoted + "\"";
+}
+
+std::string csv_number(const Json& object, const char* key) {
+  const auto value = object.find(key);
+  return value != object.end() && value->is_number() ? value->dump() : "";
+}
+
+// Of a layer, the mean over layers.
+std::string layer_mean(const Json& summary, const char* key) {
+  double sum = 0, count = 0;
+  for (const Json& group : summary.at("layers")) {
+    const auto n = static_cast<double>(group.at("layers").size());
+    sum += n * group.at(key).get<double>();
+    count += n;
+  }
+  return fmt::format("{}", sum / std::max(1.0, count));
+}
+
+std::string test_name(TestKind kind) {
+  switch (kind) {
+    case TestKind::paired:
+      return "paired t";
+    case TestKind::welch:
+      return "Welch t";
+    case TestKind::none:
+      break;
+  }
+  return "none";
+}
+
+Json variant_json(const Variant& v) {
+  Json runs = Json::array();
+  for (const RunData* run : v.runs) runs.push_back(run->folder.string());
+  Json by_seed = Json::object();
+  for (const auto& [seed, value] : v.quality) by_seed[std::to_string(seed)] = value;
+  return {{"label", v.label},
+          {"runs", runs},
+          {"quality",
+           {{"mean", v.interval.mean},
+            {"half_width_95", v.interval.n > 1 ? Json(v.interval.half_width) : Json(nullptr)},
+            {"by_seed", by_seed}}},
+          {"to_best",
+           {{"test", test_name(v.to_best.kind)},
+            {"difference", v.to_best.mean},
+            {"half_width_95", v.to_best.half_width},
+            {"p", v.to_best.p},
+            {"p_holm", v.p_adjusted},
+            {"significant", v.significant()}}},
+          {"tokens_per_second", v.cost.tokens_per_second},
+          {"step_seconds", v.cost.step_seconds},
+          {"train_seconds", v.cost.train_seconds},
+          {"peak_bytes", v.cost.peak_bytes},
+          {"computed_tiles_per_layer", v.cost.computed_tiles},
+          {"dense_tiles_per_layer", v.cost.dense_tiles},
+          {"computed_pairs_per_layer", v.cost.computed_pairs},
+          {"exact_pairs_per_layer", v.cost.exact_pairs},
+          {"on_pareto_front", v.on_front}};
+}
+
+// A cell of a Markdown table: what would end it is escaped.
+std::string markdown_cell(const std::string& text) {
+  std::string out;
+  for (const char c : text) out += c == '|' ? "\\|" : c == '\n' ? " " : std::string(1, c);
+  return out;
+}
+
+std::string markdown_table(const Setting& setting, const Metric& metric) {
+  std::string text = fmt::format(
+      "| pattern | {} | behind the best | significant | tokens/s | peak memory | tiles of dense | useful "
+      "pairs "
+      "of "
+      "computed | seeds |\n| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n",
+      metric.name);
+  for (const Variant& v : setting.variants) {
+    const bool best = &v == &setting.variants.front();
+    text += fmt::format(
+        "| {} | {}{} | {} | {} | {} | {} | {:.1f} % | {:.1f} % | {} |\n", markdown_cell(v.label),
+        metric.text(v.interval.mean),
+        v.interval.n > 1 ? fmt::format(" ± {}", metric.difference(v.interval.half_width)) : "",
+        best ? "best" : metric.difference(std::abs(v.interval.mean - setting.variants.front().interval.mean)),
+        test_text(v), human_count(v.cost.tokens_per_second), memory_text(v.cost.peak_bytes),
+        100 * v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles),
+        100 * v.cost.exact_pairs / std::max(1.0, v.cost.computed_pairs), v.interval.n);
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string memory_text(double bytes) {
+  const double mib = bytes / 1048576;
+  return mib < 1024 ? fmt::format("{:.0f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
+}
+
+std::string test_text(const Variant& v) {
+  if (v.to_best.kind == TestKind::none) return "–";
+  const std::string p = v.p_adjusted < 0.001 ? "p < 0.001" : fmt::format("p = {:.2g}", v.p_adjusted);
+  return fmt::format("{} ({})", v.significant() ? "yes" : "no", p);
+}
+
+std::string results_csv(const Collection& collection) {
+  std::string text =
+      "run,pattern,setting,seed,problem,val_accuracy,val_bits_per_byte,val_loss,best_val_loss,train_loss,"
+      "steps,"
+      "tokens,tokens_per_second,step_seconds,train_seconds,peak_bytes,computed_tiles_per_layer,"
+      "dense_tiles_per_layer,exact_pairs_per_layer,dense_pairs_per_layer\n";
+  for (const RunData& run : collection.runs) {
+    const bool good = run.problem.empty();
+    text += fmt::format("{},{},{},{},{}", csv_field(run.folder.string()), csv_field(run.label),
+                        csv_field(run.setting), good ? std::to_string(run.config.seed) : "",
+                        csv_field(run.problem));
+    const Json& summary = run.summary;
+    for (const char* key :
+         {"val_accuracy", "val_bits_per_byte", "val_loss", "best_val_loss", "train_loss", "steps", "tokens"})
+      text += "," + (good ? csv_number(summary, key) : "");
+    for (const char* key : {"tokens_per_second", "step_seconds", "train_seconds", "peak_bytes"})
+      text += "," + (good ? csv_number(summary.at("timing"), key) : "");
+    for (const char* key : {"computed_tiles", "dense_tiles", "exact_pairs", "dense_pairs"})
+      text += "," + (good ? layer_mean(summary, key) : "");
+    text += '\n';
+  }
+  return text;
+}
+
+std::string results_json(const Collection& collection, const Analysis& analysis) {
+  Json settings = Json::array();
+  for (const Setting& setting : analysis.settings) {
+    Json variants = Json::array();
+    for (const Variant& v : setting.variants) variants.push_back(variant_json(v));
+    settings.push_back({{"setting", setting.label},
+                        {"findings", findings(setting, analysis.metric)},
+                        {"variants", variants}});
+  }
+  Json runs = Json::array();
+  for (const RunData& run : collection.runs) {
+    Json entry{{"run", run.folder.string()}, {"label", run.label}, {"setting", run.setting}};
+    if (run.problem.empty()) {
+      entry["seed"] = run.config.seed;
+      entry["summary"] = run.summary;
+    } else {
+      entry["problem"] = run.problem;
+    }
+    runs.push_back(std::move(entry));
+  }
+  const Json out{{"title", collection.title},     {"equal", collection.fairness},
+                 {"metric", analysis.metric.key}, {"higher_is_better", analysis.metric.higher_is_better},
+                 {"settings", settings},          {"runs", runs}};
+  return out.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
+}
+
+std::string results_markdown(const Collection& collection, const Analysis& analysis) {
+  std::string text = fmt::format("# {}\n", markdown_cell(collection.title));
+  if (!collection.fairness.empty()) text += fmt::format("\nHeld equal: {}.\n", collection.fairness);
+  for (const Setting& setting : analysis.settings) {
+    if (!setting.label.empty()) text += fmt::format("\n## {}\n", markdown_cell(setting.label));
+    text += '\n';
+    for (const std::string& sentence : findings(setting, analysis.metric)) text += sentence + '\n';
+    text += '\n' + markdown_table(setting, analysis.metric);
+  }
+  if (!analysis.left_out.empty()) text += "\nLeft out:\n\n";
+  for (const RunData* run : analysis.left_out)
+    text += fmt::format("- {}: {}\n", run->folder.string(), run->problem);
+  return text;
+}
+
+}  // namespace filigree

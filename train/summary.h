@@ -1,0 +1,31 @@
+// What a run comes down to: summary.json in its folder, made from metrics.jsonl and the layouts.
+//
+//   {"steps": 340, "tokens": 696320, "train_loss": 1.83,
+//    "val_loss": 1.85, ...,      everything that the last evaluation found, keys val_*
+//    "best_val_loss": 1.85,
+//    "layers": [{"layers": [0, 1], "tile": 32, "heads": 6, "computed_tiles": .., "dense_tiles": ..,
+//                "exact_pairs": .., "dense_pairs": ..}],      tiles and pairs of one layer, over its heads
+//    "timing": {"step_seconds": .., "tokens_per_second": .., "train_seconds": .., "evaluation_seconds": ..,
+//               "peak_bytes": ..}}
+//
+// train_loss is the mean over the last tenth of the steps, step_seconds and tokens_per_second are medians
+// over all steps; seconds are sums over all processes that worked on the run.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <vector>
+
+#include "attention/tile_layout.h"
+
+namespace filigree {
+
+// Error(data) naming the line of `metrics` that is no JSON object.
+nlohmann::ordered_json summarize(const std::filesystem::path& metrics, const std::vector<LayoutPtr>& layouts);
+
+// Layers with the same layout together, as in "layers" above.
+nlohmann::ordered_json layer_costs(const std::vector<LayoutPtr>& layouts);
+
+void write_summary(const std::filesystem::path& run_folder, const std::vector<LayoutPtr>& layouts);
+
+}  // namespace filigree
