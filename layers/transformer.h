@@ -57,6 +57,11 @@ struct LayerPatterns {
   Geometry geometry;  // of training
 };
 
+// Whether a parameter's name is that of what a pattern is learned by: no weight of the model proper.
+inline bool is_pattern_parameter(std::string_view name) {
+  return name.starts_with("blocks.") && name.find(".pattern.") != name.npos;
+}
+
 class DecoderCache;
 
 class Transformer : public Module {

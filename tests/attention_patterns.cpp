@@ -353,7 +353,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"local", "1:1", "local.window"}, Mistake{"{full: {}, local: {}}", "1:1", "one key"},
         Mistake{"{locl: {window: 4}}", "1:2", "did you mean 'local'?"},
         Mistake{"{zzzzzzzz: {}}", "1:2", "known patterns: full, local"},
-        Mistake{"{block_topk: {k: 4}}", "1:2", "unknown pattern 'block_topk'"},
+        Mistake{"{block_topl: {k: 4}}", "1:2", "unknown pattern 'block_topl'"},
         Mistake{"{full: {window: 3}}", "1:9", "window"}, Mistake{"{local: {windw: 3}}", "1:10", "window"},
         Mistake{"{local: {}}", "1:9", "local.window"},
         Mistake{"{local: {window: 0}}", "1:18", "local.window"},

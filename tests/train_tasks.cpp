@@ -118,6 +118,9 @@ TEST_F(RunTest, ATaskIsLearntAndItsAccuracyTold) {
   const Outcome text = run({"eval", "planted", "--data", "text"});
   EXPECT_EQ(text.exit_code, 3) << text.output;
   EXPECT_NE(text.output.find("the model was trained with 'task planted'"), std::string::npos) << text.output;
+  const Outcome generated = run({"generate", "planted", "--prompt", "a"});
+  EXPECT_EQ(generated.exit_code, 2) << generated.output;
+  EXPECT_NE(generated.output.find("trained on the task planted, which has no text"), std::string::npos);
 }
 
 TEST_F(RunTest, ATaskResumesBitwise) {

@@ -16,6 +16,7 @@ StoredModel read_stored_model(const std::filesystem::path& path) {
   stored.config = parse_config(parse_yaml(contents.config_yaml, origin + ": config"));
   stored.tokenizer = read_tokenizer(contents, origin);
   const auto state = nlohmann::json::parse(contents.state_json, nullptr, false);
+  stored.tokenizer_name = state["tokenizer"];  // read_tokenizer has seen that it is there
   require(state.contains("layout_files") && state["layout_files"].is_string(),
           "{}: its state is not one of a training run", origin);
   if (state["layout_files"] != layout_files_sum(stored.config))
@@ -29,7 +30,7 @@ StoredModel read_stored_model(const std::filesystem::path& path) {
 
 LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device) {
   StoredModel stored = read_stored_model(path);
-  LoadedModel loaded{stored.checkpoint, stored.config, stored.tokenizer, nullptr};
+  LoadedModel loaded{stored.checkpoint, stored.config, stored.tokenizer, stored.tokenizer_name, nullptr};
   if (device != DeviceChoice::automatic && device != loaded.config.device) {
     loaded.config.device = device;
     loaded.config.precision = Precision::automatic;

@@ -16,6 +16,7 @@ struct LoadedModel {
   std::filesystem::path checkpoint;            // the file that was read
   Config config;                               // resolved, as stored
   std::shared_ptr<const Tokenizer> tokenizer;  // of the data that it was trained on; null: only ids are known
+  std::string tokenizer_name;                  // as Vocabulary::tokenizer, also of a task; empty: unknown
   std::unique_ptr<Transformer> model;
 };
 
@@ -24,6 +25,7 @@ struct StoredModel {
   std::filesystem::path checkpoint;
   Config config;
   std::shared_ptr<const Tokenizer> tokenizer;
+  std::string tokenizer_name;
   NamedTensors weights;
   NamedTensors patterns;  // see CheckpointContents
 };

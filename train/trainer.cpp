@@ -155,7 +155,12 @@ class Trainer {
     const auto found = folder_.latest();
     if (!found) {
       if (config_.train.init_from.empty()) return;
-      load_tensors_into(weights(), read_initial_weights(config_, at_.tokenizer), config_.train.init_from);
+      // What patterns are learned by begins anew.
+      const auto is_pattern = [](const auto& entry) { return is_pattern_parameter(entry.first); };
+      NamedTensors to = weights(), from = read_initial_weights(config_, at_.tokenizer);
+      std::erase_if(to, is_pattern);
+      std::erase_if(from, is_pattern);
+      load_tensors_into(to, from, config_.train.init_from);
       fmt::print("start     from the weights of {}\n", config_.train.init_from);
       return;
     }

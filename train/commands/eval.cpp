@@ -38,7 +38,7 @@ Dataset evaluation_data(const LoadedModel& loaded, const std::vector<std::string
 }
 
 void check_vocabulary(const LoadedModel& loaded, const Dataset& data) {
-  const std::string trained_with = loaded.tokenizer ? loaded.tokenizer->name() : "";
+  const std::string& trained_with = loaded.tokenizer_name;
   if (data.vocabulary().tokenizer != trained_with)
     throw Error(ErrorKind::data,
                 fmt::format("the data has the tokenizer '{}', the model was trained with '{}'",

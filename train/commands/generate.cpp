@@ -57,6 +57,10 @@ class GenerateCommand {
       : arguments_(arguments),
         loaded_(load_model(arguments.model, arguments.device)),
         tokenizer_(loaded_.tokenizer) {
+    if (!tokenizer_ && loaded_.tokenizer_name.starts_with("task "))
+      throw Error(ErrorKind::usage,
+                  fmt::format("this model was trained on the {}, which has no text", loaded_.tokenizer_name),
+                  "filigree eval tells how often its answers are right");
     if (!tokenizer_)
       throw Error(ErrorKind::data, "this model was trained on .bin files, whose tokenizer is unknown",
                   "prepare the text with filigree prepare to generate text");

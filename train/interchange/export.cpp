@@ -11,6 +11,7 @@
 #include "train/interchange/pattern_fit.h"
 #include "train/interchange/safetensors.h"
 #include "train/interchange/tokenizer_files.h"
+#include "train/layouts.h"
 #include "train/loaded_model.h"
 
 namespace filigree {
@@ -86,7 +87,8 @@ Tensor rows_of(const std::map<std::string, Tensor>& ours, const HfTensor& t, con
 std::vector<TensorToWrite> tensors_to_write(const HfModel& model, const StoredModel& stored) {
   const std::map<std::string, Tensor> ours(stored.weights.begin(), stored.weights.end());
   std::set<std::string> left;
-  for (const auto& [name, tensor] : ours) left.insert(name);
+  for (const auto& [name, tensor] : ours)
+    if (!is_pattern_parameter(name)) left.insert(name);  // what was learned goes into the layout
   std::vector<TensorToWrite> list;
   for (const HfTensor& t : hf_tensors(model)) {
     const Tensor rows = rows_of(ours, t, stored.checkpoint);
@@ -96,6 +98,21 @@ std::vector<TensorToWrite> tensors_to_write(const HfModel& model, const StoredMo
   require(left.empty(), "the model has parameters that {} has no place for: {}",
           architecture_class(model.architecture), fmt::join(left, ", "));
   return list;
+}
+
+// As the model attends; learned patterns must be static.
+std::vector<LayoutPtr> layouts_of(const StoredModel& stored) {
+  std::vector<LayoutPtr> layouts = build_layouts(stored.config, stored.config.data.seq_len);
+  if (stored.patterns.empty()) return layouts;
+  const LoadedModel loaded = load_model(stored.checkpoint, DeviceChoice::cpu);
+  if (!loaded.model->patterns_are_static())
+    throw Error(
+        ErrorKind::usage,
+        fmt::format("{}: its learned patterns are not static yet", stored.checkpoint.string()),
+        fmt::format("make them so first: filigree harden {} -o hardened.h5", stored.checkpoint.string()));
+  const auto connections = loaded.model->connections(layouts);
+  for (std::size_t i = 0; i < layouts.size(); ++i) layouts[i] = connections[i].layout;
+  return layouts;
 }
 
 void write_json(const fs::path& path, const Json& json) {
@@ -128,7 +145,7 @@ ExportResult export_model(const fs::path& path, const fs::path& folder, DType dt
   Json json = hf_config(model, dtype);
   add_special_ids(json, stored.tokenizer.get());
   if (!fit.exact) {
-    const LayoutExport layouts = write_layouts(made.path(), config, fit.architecture);
+    const LayoutExport layouts = write_layouts(made.path(), config, layouts_of(stored), fit.architecture);
     json["filigree"] = layout_entry(config, layouts);
     result.warning = layouts.note;
   }

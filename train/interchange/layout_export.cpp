@@ -93,8 +93,7 @@ std::string readme(const Config& config, Architecture architecture) {
 }  // namespace
 
 LayoutExport write_layouts(const std::filesystem::path& folder, const Config& config,
-                           Architecture architecture) {
-  const std::vector<LayoutPtr> layouts = build_layouts(config, config.data.seq_len);
+                           const std::vector<LayoutPtr>& layouts, Architecture architecture) {
   std::vector<LayoutPtr> distinct;
   for (const LayoutPtr& layout : layouts)
     if (std::ranges::find(distinct, layout) == distinct.end()) distinct.push_back(layout);

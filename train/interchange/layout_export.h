@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/tile_layout.h"
 #include "train/config.h"
 #include "train/interchange/hf_model.h"
 
@@ -18,7 +19,7 @@ struct LayoutExport {
 
 // Writes the layouts for data.seq_len tokens and a README.md into `folder`.
 LayoutExport write_layouts(const std::filesystem::path& folder, const Config& config,
-                           Architecture architecture);
+                           const std::vector<LayoutPtr>& layouts, Architecture architecture);
 
 // The value of config.json's key `filigree`: pattern (YAML text), tile, seq_len, layouts (a file per layer),
 // note.
