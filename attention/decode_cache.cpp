@@ -144,7 +144,7 @@ void DecodeCache::turn(T* heads, std::int64_t n_heads, std::int64_t position) co
 
 template <class T>
 void DecodeCache::attend_head(const Sequence& sequence, std::int64_t r, std::int64_t h, const T* q,
-                              const AttentionOptions& options, T* o) const {
+                              const AttentionOptions& options, const Tensor& row_gates, T* o) const {
   const std::int64_t tile = layout_->tile(), row = sequence.length - 1;
   const TilePattern& pattern = layout_->of_head(static_cast<int>(h));
   const Blocks& blocks = sequence.heads[static_cast<std::size_t>(h / (layout_->n_heads() / n_kv_heads_))];
@@ -152,18 +152,25 @@ void DecodeCache::attend_head(const Sequence& sequence, std::int64_t r, std::int
   if (options.gate.defined())
     gate = options.gate.value().data<T>() + (options.gate.rank() == 2 ? r * layout_->gate_size() : 0) +
            layout_->gate_offset(static_cast<int>(h));
+  const T* of_row = row_gates.defined()
+                        ? row_gates.data<T>() + (r * layout_->n_heads() + h) * layout_->key_tiles()
+                        : nullptr;
+  const auto gate_of = [&](std::int32_t t) {
+    return of_row ? of_row[pattern.columns[t]] : gate ? gate[t] : T(1);
+  };
   std::vector<cpu::KeptTile<T>> tiles;
   const auto q_tile = static_cast<std::size_t>(row / tile);
   for (auto t = pattern.row_offsets[q_tile]; t < pattern.row_offsets[q_tile + 1]; ++t) {
     const std::int64_t first = pattern.columns[t] * tile;
-    if (gate && gate[t] == 0) continue;
+    const T weight = gate_of(t);
+    if (weight == 0) continue;
     cpu::KeptTile<T> kept{};
     allowed_bits(*layout_, pattern.mask_id[t], row % tile, row + 1 - first, kept.allowed);
     if ((kept.allowed[0] | kept.allowed[1]) == 0) continue;
     const T* block = blocks.at(pattern.columns[t]).template data<T>();
     kept.keys = block;
     kept.values = block + tile * head_dim_;
-    kept.log2_gate = gate ? std::log2(gate[t]) : T(0);
+    kept.log2_gate = weight == 1 ? T(0) : std::log2(weight);
     kept.distance = static_cast<T>(row - first);
     tiles.push_back(kept);
   }
@@ -196,8 +203,12 @@ void DecodeCache::check_rows(const Tensor& qkv, std::span<const std::int64_t> se
 }
 
 Tensor DecodeCache::attend(const Tensor& qkv, std::span<const std::int64_t> sequences, double rope_theta,
-                           const AttentionOptions& options) {
+                           const AttentionOptions& options, const Tensor& row_gates) {
   check_rows(qkv, sequences, options);
+  if (row_gates.defined())
+    check(row_gates.shape() == Shape{qkv.dim(0), layout_->n_heads(), layout_->key_tiles()} &&
+              row_gates.dtype() == dtype_ && !options.gate.defined(),
+          "row gates that do not fit");
   if (rope_theta != theta_) {
     theta_ = rope_theta;
     frequencies_.clear();
@@ -223,7 +234,7 @@ Tensor DecodeCache::attend(const Tensor& qkv, std::span<const std::int64_t> sequ
     parallel_tasks(std::ssize(sequences) * H, [&](std::int64_t i) {
       const std::int64_t r = i / H, h = i % H;
       attend_head(sequences_[static_cast<std::size_t>(sequences[static_cast<std::size_t>(r)])], r, h,
-                  turned.data<T>() + (r * (H + 2 * G) + h) * D, options, o.data<T>() + i * D);
+                  turned.data<T>() + (r * (H + 2 * G) + h) * D, options, row_gates, o.data<T>() + i * D);
     });
   });
   return o;

@@ -34,8 +34,9 @@ class DecodeCache {
   // row r that of sequences[r]; q and k are turned by their positions first if rope_theta is not 0. Keeps k
   // and v and returns o [R, 1, H, D]. The gate is [gate_size] or [R, gate_size]; options hold no row bounds
   // and ask for no lse.
+  // Instead of a gate: `row_gates` [R, H, key tiles], those of the new rows' tiles.
   Tensor attend(const Tensor& qkv, std::span<const std::int64_t> sequences, double rope_theta,
-                const AttentionOptions& options);
+                const AttentionOptions& options, const Tensor& row_gates = {});
 
   const TileLayout& layout() const { return *layout_; }
   std::int64_t length(std::int64_t s) const { return sequences_[static_cast<std::size_t>(s)].length; }
@@ -60,7 +61,7 @@ class DecodeCache {
   void turn(T* heads, std::int64_t n_heads, std::int64_t position) const;
   template <class T>
   void attend_head(const Sequence& sequence, std::int64_t r, std::int64_t h, const T* q,
-                   const AttentionOptions& options, T* o) const;
+                   const AttentionOptions& options, const Tensor& row_gates, T* o) const;
 
   LayoutPtr layout_;
   std::int64_t n_kv_heads_, head_dim_, padded_dim_;

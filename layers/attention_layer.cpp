@@ -37,13 +37,31 @@ Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
   const AttentionOptions given = options(mask, x.dtype(), x.device());
   x = qkv_.forward(x);
   x = ops::reshape(x, {batch, n, n_heads_ + 2 * n_kv_heads_, head_dim_});
+  if (mask.plain_qkv) *mask.plain_qkv = x.value();
   if (mask.decode.cache)
-    x = Var(mask.decode.cache->attend(x.value(), mask.decode.sequences, theta(), given));
+    x = Var(decode(x.value(), mask, given));
   else if (mask.router)
     x = attend_each(x, mask, given);
   else
     x = sparse_attention_qkv(std::move(x), n_kv_heads_, mask.layout, theta(), given);
   return out_.forward(ops::reshape(x, {batch, n, n_heads_ * head_dim_}));
+}
+
+// New rows, which routers read first.
+Tensor AttentionLayer::decode(const Tensor& qkv, const AttentionMask& mask,
+                              const AttentionOptions& options) const {
+  DecodeCache& cache = *mask.decode.cache;
+  if (!mask.router) return cache.attend(qkv, mask.decode.sequences, theta(), options);
+  const TileLayout& layout = cache.layout();
+  Tensor gates = Tensor::empty({qkv.dim(0), n_heads_, layout.key_tiles()}, DType::f64);
+  for (std::int64_t r = 0; r < qkv.dim(0); ++r) {
+    auto& memory =
+        (*mask.decode.memories)[static_cast<std::size_t>(mask.decode.sequences[static_cast<std::size_t>(r)])];
+    const Tensor row = qkv.slice(r, r + 1).reshape({1, qkv.dim(2), qkv.dim(3)});
+    gates.slice(r, r + 1).copy_from(
+        mask.router->read_rows(row, layout.n_queries(), memory).reshape({1, n_heads_, layout.key_tiles()}));
+  }
+  return cache.attend(qkv, mask.decode.sequences, theta(), options, gates.to(qkv.dtype()));
 }
 
 // Values that say to which key tile they belong, D tiles at a time, make the output the mass.

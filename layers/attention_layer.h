@@ -16,6 +16,7 @@ namespace filigree {
 struct DecodeRows {
   DecodeCache* cache = nullptr;
   std::span<const std::int64_t> sequences;
+  std::vector<LearnedLayer::Memory>* memories = nullptr;  // of all sequences, where the layer routes
 };
 
 // Who sees whom in one layer.
@@ -27,6 +28,7 @@ struct AttentionMask {
   const LearnedLayer* router = nullptr;
   bool training = false;         // for the router
   Tensor* turned_qkv = nullptr;  // receives what was attended with, see AttentionOptions
+  Tensor* plain_qkv = nullptr;   // the same before positions, [B, N, H + 2 G, D]
   // In the place of a layout: x is [R, 1, dim], row r the next one of sequence r, and sees what the cache
   // keeps, gated as the cache's layout.
   DecodeRows decode = {};
@@ -50,6 +52,7 @@ class AttentionLayer : public Module {
  private:
   AttentionOptions options(const AttentionMask& mask, DType compute, Device device) const;
   Var attend_each(const Var& qkv, const AttentionMask& mask, const AttentionOptions& options) const;
+  Tensor decode(const Tensor& qkv, const AttentionMask& mask, const AttentionOptions& options) const;
 
   std::int64_t n_heads_, n_kv_heads_, head_dim_;
   Positions positions_;

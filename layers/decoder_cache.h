@@ -36,10 +36,13 @@ class DecoderCache {
   std::int64_t bytes() const;
   const std::vector<LayoutPtr>& layouts() const { return layouts_; }
   const Tensor& gate(std::size_t i) const { return gates_[i]; }  // of layer i, undefined: 1
+  // What the routers of layer i remember of each text.
+  std::vector<LearnedLayer::Memory>& memories(std::size_t i) { return memories_[i]; }
 
  private:
   std::vector<LayoutPtr> layouts_;
   std::vector<Tensor> gates_;
+  std::vector<std::vector<LearnedLayer::Memory>> memories_;
   std::vector<DecodeCache> layers_;
 };
 

@@ -111,7 +111,8 @@ class Transformer : public Module {
   const LearnedLayer* learned(std::size_t layer) const { return learned_[layer].get(); }
   bool learns() const;  // a layer has learned heads
   bool routes() const;  // a layer's tiles depend on its input
-  // What each layer attends with in evaluation, given the layouts of fixed ones; not for layers that route.
+  // What each layer attends with in evaluation, given the layouts of fixed ones; of layers that route, all
+  // that they may compute.
   std::vector<LearnedLayer::Connection> connections(const std::vector<LayoutPtr>& layouts) const;
   bool patterns_are_static() const;  // no layer's layout changes any more
   void advance_patterns(const LearnStage& stage);
@@ -127,6 +128,7 @@ class Transformer : public Module {
   void visit(const Visitor& visitor) override;
 
  private:
+  const LearnedLayer* router_of(std::size_t layer) const;  // nullptr if its tiles do not depend on the input
   ModelInput checked(const ModelInput& input) const;
   Var embed(const Tensor& tokens, const ForwardContext& context) const;
   AttentionMask mask_of(std::size_t layer, const ModelInput& input, const ForwardContext& context) const;

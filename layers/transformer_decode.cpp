@@ -25,9 +25,17 @@ std::vector<LearnedLayer::Connection> Transformer::connections(const std::vector
   const NoGrad no_tape;
   std::vector<LearnedLayer::Connection> all;
   for (std::size_t i = 0; i < blocks_.size(); ++i)
-    all.push_back(learned_[i] ? learned_[i]->connect(layouts[i]->n_queries(), false)
-                              : LearnedLayer::Connection{layouts[i], {}});
+    if (!learned_[i])
+      all.push_back({layouts[i], {}});
+    else if (learned_[i]->routes())
+      all.push_back({learned_[i]->everything_layout(layouts[i]->n_queries()), {}});
+    else
+      all.push_back(learned_[i]->connect(layouts[i]->n_queries(), false));
   return all;
+}
+
+const LearnedLayer* Transformer::router_of(std::size_t layer) const {
+  return learned_[layer] && learned_[layer]->routes() ? learned_[layer].get() : nullptr;
 }
 
 bool Transformer::learns() const {
@@ -51,9 +59,22 @@ Tensor Transformer::begin_text(const Tensor& tokens, std::int64_t s, DecoderCach
   const ModelInput in = checked({padded, {}, {}, leading_layouts(cache.layouts(), length)});
   Block::Residual x{embed(in.tokens, {}), {}};
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    Tensor qkv;
-    const Var gate(leading_gate(cache.gate(i), cache.layer(i).layout(), *in.layouts[i]));
-    x = blocks_[i].forward(std::move(x), {.layout = in.layouts[i], .gate = gate, .turned_qkv = &qkv}, {});
+    Tensor qkv, plain;
+    const LearnedLayer* router = router_of(i);
+    AttentionMask mask{.layout = in.layouts[i], .turned_qkv = &qkv};
+    if (router) {
+      mask.router = router;
+      mask.plain_qkv = &plain;
+    } else {
+      mask.gate = Var(leading_gate(cache.gate(i), cache.layer(i).layout(), *in.layouts[i]));
+    }
+    x = blocks_[i].forward(std::move(x), mask, {});
+    if (router) {
+      LearnedLayer::Memory& memory = cache.memories(i)[static_cast<std::size_t>(s)];
+      memory.clear();
+      router->read_rows(plain.reshape({length, plain.dim(2), plain.dim(3)}).slice(0, n), cache.capacity(),
+                        memory);
+    }
     const std::int64_t H = config_.n_heads, G = config_.n_kv_heads;
     cache.layer(i).begin(s, Heads{qkv, H, G}, Heads{qkv, H + G, G}, n);
   }
@@ -82,7 +103,10 @@ Tensor Transformer::next_token(const Tensor& tokens, std::span<const std::int64_
   }
   Block::Residual x{embedded, {}};
   for (std::size_t i = 0; i < blocks_.size(); ++i)
-    x = blocks_[i].forward(std::move(x), {.gate = Var(cache.gate(i)), .decode = {&cache.layer(i), sequences}},
+    x = blocks_[i].forward(std::move(x),
+                           {.gate = Var(cache.gate(i)),
+                            .router = router_of(i),
+                            .decode = {&cache.layer(i), sequences, &cache.memories(i)}},
                            {});
   const Var hidden = final_norm_.add_forward(x.x, x.branch).normed;
   return ops::linear(hidden, head_weight()).value().reshape({rows, config_.vocab_size});

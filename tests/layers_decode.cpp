@@ -155,14 +155,16 @@ TEST(Decode, AgreesForEveryPatternOfTheRegistry) {
         << "no case for the pattern " << name;
 }
 
-// Learned patterns, while their gates are soft and when they are hardened. A router's tiles depend on the
-// text: train/generate.cpp keeps no cache for it.
+// Learned patterns: while their gates are soft, when they are hardened, and routed by the text.
 TEST(Decode, AgreesForLearnedPatterns) {
   Random random(test_seed(), 34);
   const std::int64_t n = 90;
-  for (const char* text : {"{learned_layout: {budget: 0.7}}", "{learned_span: {budget: 0.7}}",
-                           "{heads: [{count: 1, pattern: {local: {window: 9}}}, {count: 2, pattern: "
-                           "{learned_layout: {budget: 0.8}}}]}"})
+  for (const char* text :
+       {"{learned_layout: {budget: 0.7}}", "{learned_span: {budget: 0.7}}",
+        "{heads: [{count: 1, pattern: {local: {window: 9}}}, {count: 2, pattern: "
+        "{learned_layout: {budget: 0.8}}}]}",
+        "{block_topk: {topk: 2, sinks: 1, dim: 3}}",
+        "{layers: [{layers: 0-1, pattern: full}, {layers: 0, pattern: {block_topk: {topk: 1, sinks: 0}}}]}"})
     for (const double progress : {0.05, 0.5, 0.9}) {
       ModelConfig config = small_config();
       config.max_seq_len = n;

@@ -119,7 +119,7 @@ class Generation {
 }  // namespace
 
 bool can_cache(const Transformer& model) {
-  return model.device().is_cpu() && !model.routes();
+  return model.device().is_cpu();
 }
 
 std::int64_t generation_length(const LoadedModel& loaded,

@@ -33,8 +33,7 @@ std::int64_t generation_length(const LoadedModel& loaded,
                                const std::vector<std::vector<std::int32_t>>& prompts,
                                const GenerateOptions& options);
 
-// Whether keys and values can be kept: on the CPU, unless a layer's tiles depend on the whole text
-// (block_topk).
+// Whether keys and values can be kept: on the CPU.
 bool can_cache(const Transformer& model);
 
 // Continues each prompt (token ids). What a prompt gives depends on the seed and its number, not on those

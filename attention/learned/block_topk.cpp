@@ -104,6 +104,32 @@ class BlockTopk final : public RoutedMechanism {
     return routing;
   }
 
+  void read_row(const double* q, const double* k, bool choose, RouterMemory& m) const override {
+    const std::int64_t G = heads().n_kv_heads, D = heads().head_dim, T = heads().geometry.tile;
+    if (m.length == 0) {
+      m.query_weights = query_.var.value().to(DType::f64).to(Device::cpu());
+      m.key_weights = key_.var.value().to(DType::f64).to(Device::cpu());
+      m.keys.assign(static_cast<std::size_t>(G), {});
+      m.sums.assign(static_cast<std::size_t>(G), std::vector<double>(static_cast<std::size_t>(D)));
+      m.chosen.assign(static_cast<std::size_t>(G), {});
+    }
+    const std::int64_t row = m.length % T;
+    for (std::int64_t g = 0; g < G; ++g) {
+      auto& sums = m.sums[static_cast<std::size_t>(g)];
+      auto& chosen = m.chosen[static_cast<std::size_t>(g)];
+      if (row == 0) chosen.clear();
+      if (choose) choose_row(q + g * group_ * D, g, m, chosen);
+      for (std::int64_t d = 0; d < D; ++d)
+        sums[static_cast<std::size_t>(d)] += k[g * D + d] / static_cast<double>(T);
+      if (row + 1 < T) continue;
+      const std::vector<double> key = times(sums.data(), m.key_weights, g);
+      auto& keys = m.keys[static_cast<std::size_t>(g)];
+      keys.insert(keys.end(), key.begin(), key.end());
+      std::ranges::fill(sums, 0.0);
+    }
+    ++m.length;
+  }
+
   void adapt() override {
     for (std::size_t g = 0; g < wants_.size(); ++g) {
       const Wants w = std::exchange(wants_[g], Wants{});
@@ -315,6 +341,40 @@ class BlockTopk final : public RoutedMechanism {
                 [](const RoutedTile& a, const RoutedTile& b) { return a.k < b.k; });
     }
     return wants;
+  }
+
+  // x [in] times the weights [G, in, dim] of one kv head.
+  std::vector<double> times(const double* x, const Tensor& weights, std::int64_t g) const {
+    const std::int64_t in = weights.dim(1);
+    std::vector<double> y(static_cast<std::size_t>(dim_));
+    for (std::int64_t i = 0; i < in; ++i)
+      for (std::int64_t d = 0; d < dim_; ++d)
+        y[static_cast<std::size_t>(d)] += x[i] * weights.data<double>()[(g * in + i) * dim_ + d];
+    return y;
+  }
+
+  // One step of choose_sample, for a row that comes alone.
+  void choose_row(const double* q, std::int64_t g, const RouterMemory& m,
+                  std::vector<RouterMemory::Chosen>& chosen) const {
+    const auto& keys = m.keys[static_cast<std::size_t>(g)];
+    const std::int64_t tiles = std::ssize(keys) / dim_;
+    if (std::ssize(chosen) >= options_.topk) return;
+    const std::vector<double> query = times(q, m.query_weights, g);
+    std::int64_t best = -1;
+    double best_score = 0;
+    for (std::int64_t t = options_.sinks; t < tiles; ++t) {
+      if (std::ranges::any_of(chosen, [&](auto& c) { return c.tile == t; })) continue;
+      double score = 0;
+      for (std::int64_t d = 0; d < dim_; ++d)
+        score += query[static_cast<std::size_t>(d)] * keys[static_cast<std::size_t>(t * dim_ + d)];
+      score *= scale();
+      if (best < 0 || score > best_score) {
+        best = t;
+        best_score = score;
+      }
+    }
+    if (best >= 0 && best_score > thresholds_[static_cast<std::size_t>(g)])
+      chosen.push_back({static_cast<std::int32_t>(best), 2 / (1 + std::exp(-best_score))});
   }
 
   static int query_heads_each(const LearnedHeads& heads) {

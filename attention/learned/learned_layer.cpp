@@ -358,6 +358,54 @@ std::vector<LearnedLayer::Connection> LearnedLayer::connect_each(const Var& q, c
   return connections;
 }
 
+LayoutPtr LearnedLayer::everything_layout(std::int64_t n) const {
+  return std::make_shared<const TileLayout>(everything(n).layout);
+}
+
+Tensor LearnedLayer::read_rows(const Tensor& qkv, std::int64_t n, Memory& memory) const {
+  const std::int64_t rows = qkv.dim(0), D = qkv.dim(2), width = qkv.dim(1) * D, T = geometry_.tile;
+  if (memory.empty()) memory.resize(groups_.size());
+  const Tensor values = qkv.to(DType::f64);
+  std::int64_t length = 0;
+  for (std::size_t i = 0; i < groups_.size(); ++i) {
+    const Group& group = groups_[i];
+    if (!group.routes()) continue;
+    const std::int64_t kv_head = std::int64_t{group.first_head} * n_kv_heads_ / n_heads_;
+    length = memory[i].length + rows;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const double* row = values.data<double>() + r * width;
+      // Choices matter until the row of tiles is over.
+      const bool choose = (memory[i].length / T) == (length - 1) / T;
+      group.routed->read_row(row + group.first_head * D, row + (n_heads_ + kv_head) * D, choose, memory[i]);
+    }
+  }
+  const NoGrad no_tape;
+  const View& others = view(n, false);
+  const Tensor gates = table(false).value().to(DType::f64).to(Device::cpu());
+  const std::int64_t side = (n + T - 1) / T, q = (length - 1) / T;
+  Tensor of_row = Tensor::zeros({n_heads_, side}, DType::f64);
+  for (int head = 0; head < n_heads_; ++head) {
+    const Group* group = group_of(head);
+    double* to = of_row.data<double>() + head * side;
+    for (std::int64_t k = 0; k <= q; ++k) {
+      if (!group) {
+        to[k] = 1;
+      } else if (!group->routes()) {
+        const auto choice = others.chooser(*group, head - group->first_head, q, k, kFullTile);
+        to[k] = choice ? gates.data<double>()[choice->entry] : 0;
+      } else if (group->routed->always(q, k)) {
+        to[k] = 1;
+      }
+    }
+    if (!group || !group->routes()) continue;
+    const LearnedHeads& heads = group->mechanism->heads();
+    const auto kv = static_cast<std::size_t>((head - group->first_head) * heads.n_kv_heads / heads.n_heads);
+    for (const RouterMemory::Chosen& c : memory[static_cast<std::size_t>(group - groups_.data())].chosen[kv])
+      to[c.tile] = c.gate;
+  }
+  return of_row;
+}
+
 Var LearnedLayer::penalty() const {
   Var total;
   for (const Group& group : groups_) {

@@ -53,6 +53,13 @@ class LearnedLayer : public Module {
   // row_bounds as in AttentionOptions.
   std::vector<Connection> connect_each(const Var& q, const Var& k, const Tensor& row_bounds,
                                        bool training) const;
+  // The same for texts that grow token by token: of each router of the layer, what it remembers of one text.
+  using Memory = std::vector<RouterMemory>;
+  // Reads rows of a text, qkv [rows, H + 2 G, D] before positions are applied; for a text of at most n
+  // tokens. Returns the gates of the last row's tiles, [H, key tiles of n], f64; 0: not computed.
+  Tensor read_rows(const Tensor& qkv, std::int64_t n, Memory& memory) const;
+  // What may be computed of a text of n tokens.
+  LayoutPtr everything_layout(std::int64_t n) const;
   // The parameters have changed: evaluation chooses its tiles anew.
   void forget_evaluation() const { evaluation_.clear(); }
   // What advance() chose, or the newest routing.

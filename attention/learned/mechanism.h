@@ -142,6 +142,19 @@ struct Routing {
   Var gates;                                   // [n], acc of q's dtype
 };
 
+// What a router remembers of a text that grows token by token. All in f64 on the CPU.
+struct RouterMemory {
+  struct Chosen {
+    std::int32_t tile;
+    double gate;
+  };
+  std::int64_t length = 0;                  // tokens read
+  std::vector<std::vector<double>> keys;    // of each kv head: the projections of the whole tiles
+  std::vector<std::vector<double>> sums;    // of each kv head: of the keys of the tile under way
+  std::vector<std::vector<Chosen>> chosen;  // for each kv head: by the rows of the tile under way
+  Tensor query_weights, key_weights;        // of the router
+};
+
 // Tiles that depend on the input: block_topk. The diagonal and the first `sinks` key tiles are always
 // computed and have no gate.
 class RoutedMechanism : public Mechanism {
@@ -151,6 +164,9 @@ class RoutedMechanism : public Mechanism {
   // q [B, N, n_heads, D], k [B, N, n_kv_heads, D], before positions are applied; row_bounds as in
   // AttentionOptions.
   virtual Routing route(const Var& q, const Var& k, const Tensor& row_bounds, bool training) const = 0;
+  // The same row by row: reads the next row of a text, q [n_heads, D] and k [n_kv_heads, D], and, if asked,
+  // chooses for it. `memory` begins empty.
+  virtual void read_row(const double* q, const double* k, bool choose, RouterMemory& memory) const = 0;
   virtual bool always(std::int64_t q, std::int64_t k) const = 0;
   // Tiles of all heads that a sequence of n tokens computes at most.
   virtual std::int64_t most_tiles(std::int64_t n) const = 0;

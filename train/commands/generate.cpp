@@ -84,11 +84,6 @@ class GenerateCommand {
     GenerateOptions options = arguments_.options;
     options.cache = !arguments_.no_cache;
     generation_length(loaded_, encoded_, options);  // its errors come before any text
-    if (options.cache && loaded_.model->routes())
-      fmt::print(
-          stderr,
-          "filigree: the model routes by its input (block_topk), so every token computes the whole text; "
-          "filigree harden makes it static\n");
     if (to_terminal()) write_out(prompts_[0]);
     const auto begin = std::chrono::steady_clock::now();
     generate(
