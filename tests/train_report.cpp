@@ -261,7 +261,7 @@ TEST(ReportPage, AccuracyByDepthAndLength) {
   std::string html = report_html(collection, analyse(collection));
   expect_well_formed(html);
   for (const char* part :
-       {"Accuracy of near, in %", "Accuracy of all, in %", "<th scope=\"col\">128</th>",
+       {"Across settings", "Accuracy of near, in %", "Accuracy of all, in %", "<th scope=\"col\">128</th>",
         "<th scope=\"row\">depth 100 %</th><td class=\"h6\">100</td><td class=\"h3\">50</td>",
         "<td class=\"h1\">13</td>"})
     EXPECT_NE(html.find(part), std::string::npos) << part;
