@@ -182,6 +182,9 @@ TEST(ReportAnalysis, OneSeedProvesNothingAndBrokenRunsAreLeftOut) {
   const auto sentences = findings(analysis.settings[0], analysis.metric);
   EXPECT_NE(sentences[0].find("(one seed)"), std::string::npos) << sentences[0];
   EXPECT_NE(sentences[1].find("fewer than two seeds"), std::string::npos) << sentences[1];
+  Collection tie{"Runs", "", {made_run("a", 1, 2.0, 10), made_run("b", 1, 2.0, 10)}};
+  EXPECT_EQ(findings(analyse(tie).settings[0], analysis.metric)[0],
+            "a is best: 2.000 validation loss (one seed); b is exactly as good.");
   collection.runs.erase(collection.runs.begin(), collection.runs.begin() + 2);
   EXPECT_NE(error_text(ErrorKind::data, [&] { analyse(collection); }).find("runs/broken is not finished"),
             std::string::npos);
