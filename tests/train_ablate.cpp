@@ -325,7 +325,8 @@ TEST_F(AblateTest, KilledAndResumedRepeatsNothing) {
 TEST_F(AblateTest, CtrlCStopsTheCellsAndGoesOnLater) {
   Process process =
       start({"ablate", "sweep.yaml", "--jobs", "2", "train.steps=2000", "train.eval_interval=0"});
-  for (int i = 0; i < 2000 && metrics("sweep/near_seed-2").size() < 2; ++i)
+  for (int i = 0; i < 6000 && (metrics("sweep/near_seed-1").empty() || metrics("sweep/near_seed-2").empty());
+       ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   process.send(SIGINT);
   const Outcome stopped = process.finish();
@@ -335,6 +336,16 @@ TEST_F(AblateTest, CtrlCStopsTheCellsAndGoesOnLater) {
     EXPECT_NE(slurp(path("sweep") / cell / "output.log").find("stopped by a signal"), std::string::npos);
   EXPECT_FALSE(fs::exists(path("sweep/all_seed-1")));
   EXPECT_EQ(json("sweep/near_seed-1/run.json").at("status"), "unfinished");
+}
+
+TEST_F(AblateTest, StoppedBeforeItsFirstStepIsNoFailure) {
+  Process process = start({"ablate", "sweep.yaml"});
+  for (int i = 0; i < 6000 && !fs::exists(path("sweep/near_seed-1/output.log")); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  process.send(SIGTERM);
+  const Outcome stopped = process.finish();
+  EXPECT_EQ(stopped.exit_code, 75) << stopped.output;
+  EXPECT_EQ(stopped.output.find("failed"), std::string::npos) << stopped.output;
 }
 
 TEST_F(AblateTest, FailedAndDamagedCellsAreReportedAndStopNothing) {
@@ -363,17 +374,19 @@ TEST_F(AblateTest, FailedAndDamagedCellsAreReportedAndStopNothing) {
 TEST_F(AblateTest, EqualTimeMeasuresOnceAndKeepsItsSteps) {
   write("sweep.yaml",
         "base: config.yaml\naxes: {pattern: {near: {local: {window: 4}}, all: full}}\n"
-        "equal: {time: {seconds: 0.2, probe_steps: 5}}\nout: sweep\n");
-  const Outcome outcome = run({"ablate", "sweep.yaml", "train.warmup_steps=0"});
+        "equal: {time: {seconds: 1.5, probe_steps: 5}}\nout: sweep\n");
+  const Outcome outcome =
+      run({"ablate", "sweep.yaml", "train.warmup_steps=0", "train.eval_interval=0", "checkpoint.interval=0"});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   const auto sweep = json("sweep/sweep.json");
   for (const char* cell : {"near", "all"}) {
     const double seconds = sweep.at("step_seconds").at(cell).at("seconds");
     EXPECT_EQ(json(fmt::format("sweep/{}/summary.json", cell)).at("steps"),
-              static_cast<std::int64_t>(0.2 / seconds));
+              static_cast<std::int64_t>(1.5 / seconds));
     EXPECT_FALSE(fs::exists(path(fmt::format("sweep/{}.probe", cell))));
   }
-  const Outcome again = run({"ablate", "sweep.yaml", "train.warmup_steps=0"});
+  const Outcome again =
+      run({"ablate", "sweep.yaml", "train.warmup_steps=0", "train.eval_interval=0", "checkpoint.interval=0"});
   EXPECT_EQ(again.exit_code, 0) << again.output;
   EXPECT_EQ(again.output.find("measuring"), std::string::npos) << again.output;
 }

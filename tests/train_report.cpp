@@ -182,6 +182,9 @@ TEST(ReportAnalysis, OneSeedProvesNothingAndBrokenRunsAreLeftOut) {
   const auto sentences = findings(analysis.settings[0], analysis.metric);
   EXPECT_NE(sentences[0].find("(one seed)"), std::string::npos) << sentences[0];
   EXPECT_NE(sentences[1].find("fewer than two seeds"), std::string::npos) << sentences[1];
+  Collection tie{"Runs", "", {made_run("a", 1, 2.0, 10), made_run("b", 1, 2.0, 10)}};
+  EXPECT_EQ(findings(analyse(tie).settings[0], analysis.metric)[0],
+            "a is best: 2.000 validation loss (one seed); b is exactly as good.");
   collection.runs.erase(collection.runs.begin(), collection.runs.begin() + 2);
   EXPECT_NE(error_text(ErrorKind::data, [&] { analyse(collection); }).find("runs/broken is not finished"),
             std::string::npos);
@@ -261,7 +264,7 @@ TEST(ReportPage, AccuracyByDepthAndLength) {
   std::string html = report_html(collection, analyse(collection));
   expect_well_formed(html);
   for (const char* part :
-       {"Accuracy of near, in %", "Accuracy of all, in %", "<th scope=\"col\">128</th>",
+       {"Across settings", "Accuracy of near, in %", "Accuracy of all, in %", "<th scope=\"col\">128</th>",
         "<th scope=\"row\">depth 100 %</th><td class=\"h6\">100</td><td class=\"h3\">50</td>",
         "<td class=\"h1\">13</td>"})
     EXPECT_NE(html.find(part), std::string::npos) << part;

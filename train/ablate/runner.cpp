@@ -1,5 +1,7 @@
 #include "train/ablate/runner.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -263,6 +265,11 @@ class Ablation {
     }
   }
 
+  // By us: a run saves, one that had not begun yet just ends.
+  static bool was_stopped(int exit_code) {
+    return StopSignals::requested() && (exit_code == kExitResumable || exit_code == 128 + SIGTERM);
+  }
+
   void reap(ProgressLine& progress) {
     for (auto run = running_.begin(); run != running_.end();) {
       const auto exit_code = run->child->poll();
@@ -275,7 +282,7 @@ class Ablation {
         finished_.insert(&cell);
         progress.ends(cell, true);
         progress.note(fmt::format("finished  {}: {}", cell.name, one_line_result(cell_folder(cell))));
-      } else if (!StopSignals::requested() || *exit_code != kExitResumable) {
+      } else if (!was_stopped(*exit_code)) {
         fails(cell, last_error(cell_log_path(cell), run->log_begin, *exit_code), *exit_code);
         progress.ends(cell, false);
         progress.note(fmt::format("failed    {}: {}\n          log: {}", cell.name, failures_.back().second,

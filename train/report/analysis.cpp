@@ -139,8 +139,10 @@ std::string best_sentence(const Setting& setting, const Metric& metric) {
               : " (one seed)";
   if (setting.variants.size() == 1) return text + ".";
   const Variant& second = setting.variants[1];
+  const double lead = std::abs(second.interval.mean - best.interval.mean);
+  if (lead == 0) return fmt::format("{}; {} is exactly as good.", text, second.label);
   return fmt::format("{}, ahead of {} ({}) by {}.", text, second.label, metric.text(second.interval.mean),
-                     metric.difference(std::abs(second.interval.mean - best.interval.mean)));
+                     metric.difference(lead));
 }
 
 std::string joined(const std::vector<std::string>& names) {
@@ -175,6 +177,7 @@ std::string significance_sentence(const Setting& setting) {
                         paired && welch ? "t test, paired by seed where seeds are shared, Welch's otherwise"
                         : paired        ? "t test paired by seed"
                                         : "Welch's t test");
+  if (text.ends_with(' ')) text.pop_back();
   return text;
 }
 

@@ -86,6 +86,37 @@ std::string setting_section(const Setting& setting, const Metric& metric) {
                      setting_figures(setting, metric));
 }
 
+// Each variant's quality under every setting, where there are several.
+std::string across_settings(const Analysis& analysis) {
+  if (analysis.settings.size() < 2) return "";
+  std::vector<const Variant*> first;  // of every label
+  for (const Setting& setting : analysis.settings)
+    for (const Variant& v : setting.variants)
+      if (std::ranges::none_of(first, [&](const Variant* f) { return f->label == v.label; }))
+        first.push_back(&v);
+  std::ranges::sort(first, {}, &Variant::style);
+  std::string titles, rows;
+  for (const Setting& setting : analysis.settings)
+    titles += fmt::format("<th scope=\"col\">{}</th>", escape_html(setting.label));
+  for (const Variant* row : first) {
+    rows += fmt::format("<tr><th scope=\"row\"><span class=\"swatch s{}\"></span>{}</th>", row->style % 8,
+                        escape_html(row->label));
+    for (const Setting& setting : analysis.settings) {
+      const auto v = std::ranges::find(setting.variants, row->label, &Variant::label);
+      const std::string value = v == setting.variants.end() ? "–" : analysis.metric.text(v->interval.mean);
+      const bool best = v == setting.variants.begin();
+      rows += fmt::format(fmt::runtime(best ? "<td><strong>{}</strong></td>" : "<td>{}</td>"), value);
+    }
+    rows += "</tr>\n";
+  }
+  return fmt::format(
+      "<section>\n<h2>Across settings</h2>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" "
+      "aria-label=\"Quality by setting\">\n<table>\n<caption>Mean {}; the best of each column in "
+      "bold.</caption>\n<thead><tr><th scope=\"col\">variant</th>{}</tr></thead>\n<tbody>\n{}</tbody>\n"
+      "</table>\n</div>\n</section>\n",
+      escape_html(analysis.metric.name), titles, rows);
+}
+
 std::string pictures(const Analysis& analysis) {
   std::string text =
       "<section>\n<h2>What the heads see</h2>\n<p>Queries run downward, keys to the right; the darker, the "
@@ -176,7 +207,7 @@ std::string report_html(const Collection& collection, const Analysis& analysis) 
   std::string text = head(collection) + "<body>\n<main>\n";
   text += fmt::format("<header>\n<h1>{}</h1>\n<p class=\"sub\">{}</p>\n</header>\n",
                       escape_html(collection.title), escape_html(subtitle(collection, analysis)));
-  text += in_short(analysis);
+  text += in_short(analysis) + across_settings(analysis);
   for (const Setting& setting : analysis.settings) text += setting_section(setting, analysis.metric);
   text += accuracy_section(analysis) + pictures(analysis) + left_out(analysis) + method() + configs(analysis);
   return text +

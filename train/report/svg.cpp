@@ -234,11 +234,16 @@ std::string chart_sheet(const std::vector<ChartText>& texts, const std::vector<s
 }
 
 std::string scatter_chart(const ChartText& text, const std::vector<ScatterPoint>& points) {
-  Range xs, ys;
+  Range xs, means, ys;
   for (const ScatterPoint& p : points) {
     xs.add(p.x);
-    ys.add(p.y - p.y_error);
-    ys.add(p.y + p.y_error);
+    means.add(p.y);
+  }
+  // Intervals far wider than what lies between the points would press those together; they are cut.
+  const double reach = means.high > means.low ? means.high - means.low : INFINITY;
+  for (const ScatterPoint& p : points) {
+    ys.add(p.y - std::min(p.y_error, reach));
+    ys.add(p.y + std::min(p.y_error, reach));
   }
   const Range x = xs.padded(0.14), y = ys.padded(0.1);
   const double height = 290;
@@ -267,7 +272,10 @@ std::string scatter_chart(const ChartText& text, const std::vector<ScatterPoint>
     }
   for (const ScatterPoint& p : points) {
     const double px = plot.x.at(p.x), py = plot.y.at(p.y);
-    if (p.y_error > 0) canvas.line(px, plot.y.at(p.y - p.y_error), px, plot.y.at(p.y + p.y_error), "whisker");
+    const auto end = [&](double error) {
+      return std::clamp(plot.y.at(p.y + error), plot.top - 8, plot.bottom);
+    };
+    if (p.y_error > 0) canvas.line(px, end(-p.y_error), px, end(p.y_error), "whisker");
     if (p.on_front) canvas.ring(px, py);
     canvas.marker(px, py, p.style);
   }
