@@ -17,6 +17,7 @@
 #include "train/event_file.h"
 #include "train/initial_weights.h"
 #include "train/layouts.h"
+#include "train/loss_by_position.h"
 #include "train/run_folder.h"
 #include "train/run_setup.h"
 #include "train/schedule.h"
@@ -116,7 +117,7 @@ class Trainer {
       if (save) folder_.save(at_.step, contents(), config_.checkpoint.keep);
       if (stop) return stopped(log);
     }
-    write_summary(folder_.path(), setup_.layouts);
+    write_summary(folder_.path(), model_.training_layouts(setup_.layouts));
     folder_.finish();
     log.note(summary());
     return 0;
@@ -208,8 +209,11 @@ class Trainer {
     std::vector<Batch> batches;
     for (std::int64_t i = 0; i < config_.train.accumulation(); ++i) batches.push_back(*loader_.next());
     const double waited = seconds_since(begin);
+    const bool was_static = model_.patterns_are_static();
     stepper_.submit(std::move(batches), at_.step, learning_rate(config_.train, at_.step));
     under_way_.push_back({waited, flops_per_token()});
+    // The best checkpoint is one that is used at its budget.
+    if (!was_static && model_.patterns_are_static()) at_.best_loss = std::numeric_limits<double>::infinity();
     ++at_.step;
     at_.position = loader_.position();
   }
@@ -276,8 +280,14 @@ class Trainer {
   // False if a signal came first; the evaluation stays due.
   bool evaluate_now(TrainLog& log) {
     const auto begin = Clock::now();
-    const auto result = evaluate(model_, config_, setup_.layouts, *setup_.data.validation,
-                                 config_.train.eval_batches, StopSignals::requested);
+    const bool last = at_.step == config_.train.steps && config_.model.type != ModelType::encoder_classifier;
+    LossByPosition positions;
+    const auto watch = [&](const EvaluatedBatch& evaluated) {
+      positions.add(evaluated.batch, evaluated.row_losses);
+    };
+    const auto result =
+        evaluate(model_, config_, setup_.layouts, *setup_.data.validation, config_.train.eval_batches,
+                 StopSignals::requested, last ? watch : std::function<void(const EvaluatedBatch&)>{});
     if (!result) return false;
     at_.evaluation_due = false;
     const bool best = result->loss < at_.best_loss;
@@ -285,6 +295,11 @@ class Trainer {
     Json line{{"step", at_.step}, {"val_loss", result->loss}, {"val_targets", result->targets}};
     if (result->bits_per_byte) line["val_bits_per_byte"] = *result->bits_per_byte;
     if (result->accuracy) line["val_accuracy"] = *result->accuracy;
+    for (const LossByPosition::Bucket& bucket : positions.buckets())
+      line["val_loss_by_position"].push_back({{"first", bucket.first},
+                                              {"last", bucket.last},
+                                              {"targets", bucket.targets},
+                                              {"loss", bucket.loss}});
     for (const GroupScore& group : result->groups)
       if (group.targets > 0)
         line["val_accuracy_of"][group.name] =

@@ -9,9 +9,6 @@
 namespace filigree {
 namespace {
 
-// The multipliers climb so many times faster than the parameters that they press on.
-constexpr double kAscent = 3;
-
 // Of one head.
 std::int64_t full_tiles_of_head(const Geometry& g, std::int64_t n) {
   const std::int64_t side = (n + g.tile - 1) / g.tile;
@@ -99,7 +96,7 @@ GatedMechanism::GatedMechanism(LearnedHeads heads, const TileBudget& budget, con
                                const ParameterFactory& make)
     : Mechanism(std::move(heads), budget, schedule),
       lagrange_(make.constant(this->heads().name + ".lagrange", {2}, 0)) {
-  lagrange_.lr_factor = -kAscent * schedule.lr;
+  lagrange_.lr_factor = -schedule.lr;  // ascent
 }
 
 Var GatedMechanism::penalty(double progress) const {
