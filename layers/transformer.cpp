@@ -121,8 +121,8 @@ Var Transformer::embed(const Tensor& tokens, const ForwardContext& context) cons
 AttentionMask Transformer::mask_of(std::size_t layer, const ModelInput& input,
                                    const ForwardContext& context) const {
   if (!learned_[layer] || input.fixed) return {input.layouts[layer], input.row_bounds};
-  if (learned_[layer]->routes())
-    return {input.layouts[layer], input.row_bounds, {}, learned_[layer].get(), context.training};
+  if (const LearnedLayer* router = router_of(layer))
+    return {input.layouts[layer], input.row_bounds, {}, router, context.training};
   LearnedLayer::Connection c = learned_[layer]->connect(input.tokens.dim(1), context.training);
   return {std::move(c.layout), input.row_bounds, std::move(c.gate)};
 }

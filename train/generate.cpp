@@ -46,7 +46,7 @@ class Generation {
         callbacks_(callbacks),
         length_(generation_length(loaded, prompts, options)),
         places_(static_cast<std::size_t>(std::min(options.batch, std::ssize(prompts)))) {
-    const auto make = options.cache && can_cache(*loaded.model) ? cached_logits : recomputed_logits;
+    const auto make = options.cache && loaded.model->device().is_cpu() ? cached_logits : recomputed_logits;
     logits_ = make(*loaded.model, build_layouts(loaded.config, length_), std::ssize(places_));
   }
 
@@ -117,10 +117,6 @@ class Generation {
 };
 
 }  // namespace
-
-bool can_cache(const Transformer& model) {
-  return model.device().is_cpu();
-}
 
 std::int64_t generation_length(const LoadedModel& loaded,
                                const std::vector<std::vector<std::int32_t>>& prompts,

@@ -33,9 +33,6 @@ std::int64_t generation_length(const LoadedModel& loaded,
                                const std::vector<std::vector<std::int32_t>>& prompts,
                                const GenerateOptions& options);
 
-// Whether keys and values can be kept: on the CPU.
-bool can_cache(const Transformer& model);
-
 // Continues each prompt (token ids). What a prompt gives depends on the seed and its number, not on those
 // beside it (but for roundings where more than cpu::kFewRows go together).
 void generate(const LoadedModel& loaded, const std::vector<std::vector<std::int32_t>>& prompts,

@@ -394,20 +394,6 @@ class BlockTopk final : public RoutedMechanism {
   std::vector<float> by_distance_;
 };
 
-class BlockTopkPattern final : public LearnedPattern {
- public:
-  BlockTopkPattern(const TileBudget& budget, const LearnSchedule& schedule, const RouterOptions& options)
-      : budget_(budget), schedule_(schedule), options_(options) {}
-  std::unique_ptr<Mechanism> make(const LearnedHeads& heads, const ParameterFactory& factory) const override {
-    return std::make_unique<BlockTopk>(heads, budget_, schedule_, options_, factory);
-  }
-
- private:
-  TileBudget budget_;
-  LearnSchedule schedule_;
-  RouterOptions options_;
-};
-
 }  // namespace
 
 PatternPtr make_block_topk(const YamlNode& body, const PatternContext&) {
@@ -423,7 +409,7 @@ PatternPtr make_block_topk(const YamlNode& body, const PatternContext&) {
   TileBudget budget;
   if (schedule.harden < 1 || map.has("budget") || map.has("tiles")) budget = read_budget(map);
   map.done();
-  return std::make_shared<BlockTopkPattern>(budget, schedule, options);
+  return std::make_shared<LearnedPatternOf<BlockTopk, RouterOptions>>(budget, schedule, options);
 }
 
 }  // namespace filigree

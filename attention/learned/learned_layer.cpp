@@ -144,21 +144,19 @@ LearnedLayer::View LearnedLayer::assemble(std::int64_t n, Chooser chooser) const
 // Hardened groups as they are; with `all`, every group as if it were hardened now.
 LearnedLayer::Chooser LearnedLayer::by_hardened(std::int64_t n, bool all) const {
   const std::int64_t side = (n + geometry_.tile - 1) / geometry_.tile;
-  auto on = std::make_shared<std::map<const Group*, std::vector<bool>>>();
+  auto on = std::make_shared<std::map<const Group*, TileSet>>();
   for (const Group& group : groups_) {
     if (!all && group.phase != LearnPhase::hardened) continue;
-    std::vector<bool>& tiles = (*on)[&group];
-    tiles.resize(static_cast<std::size_t>(group.n_heads() * side * side));
+    TileSet& tiles = on->try_emplace(&group, group.n_heads(), side).first->second;
     // A shorter sequence has the beginning of training's layout.
     const bool known = group.phase == LearnPhase::hardened && n <= geometry_.n;
     for (const HeadTile& t :
          known ? group.hardened : group.mechanism->hardened_tiles(std::max(n, geometry_.n)))
-      if (t.q < side && t.k < side)
-        tiles[static_cast<std::size_t>((t.head * side + t.q) * side + t.k)] = true;
+      if (t.q < side && t.k < side) tiles.add(t);
   }
-  return [on, side](const Group& group, int head, std::int64_t q, std::int64_t k,
-                    std::int32_t mask_id) -> std::optional<Choice> {
-    if (!on->at(&group)[static_cast<std::size_t>((head * side + q) * side + k)]) return {};
+  return [on](const Group& group, int head, std::int64_t q, std::int64_t k,
+              std::int32_t mask_id) -> std::optional<Choice> {
+    if (!on->at(&group).has(head, q, k)) return {};
     return Choice{mask_id, 0};
   };
 }

@@ -141,14 +141,14 @@ void LearnedLayer::load_state(const LearnState& state, std::uint64_t seed) {
     training_ = assemble(geometry_.n, by_hardened(geometry_.n, false));
   } else if (keeps_choice()) {
     const std::int64_t side = everything(geometry_.n).layout.query_tiles();
-    auto on = std::make_shared<std::vector<bool>>(static_cast<std::size_t>(n_heads_ * side * side));
+    const auto on = std::make_shared<TileSet>(n_heads_, side);
     for (const HeadTile& t : read_tiles(state, name_ + ".chosen", n_heads_, side, geometry_.causal))
-      (*on)[static_cast<std::size_t>((t.head * side + t.q) * side + t.k)] = true;
+      on->add(t);
     training_ = assemble(
         geometry_.n,
-        [on, side](const Group& group, int head, std::int64_t q, std::int64_t k,
-                   std::int32_t mask_id) -> std::optional<Choice> {
-          if (!(*on)[static_cast<std::size_t>(((group.first_head + head) * side + q) * side + k)]) return {};
+        [on](const Group& group, int head, std::int64_t q, std::int64_t k,
+             std::int32_t mask_id) -> std::optional<Choice> {
+          if (!on->has(group.first_head + head, q, k)) return {};
           const bool gate = group.gated && group.phase == LearnPhase::learning && q != k;
           return Choice{
               mask_id,

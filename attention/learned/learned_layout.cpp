@@ -149,20 +149,6 @@ void read_moduli(MapReader& map, std::string_view key, std::vector<std::int64_t>
   }
 }
 
-class LearnedLayoutPattern final : public LearnedPattern {
- public:
-  LearnedLayoutPattern(const TileBudget& budget, const LearnSchedule& schedule, UnitOptions units)
-      : budget_(budget), schedule_(schedule), units_(std::move(units)) {}
-  std::unique_ptr<Mechanism> make(const LearnedHeads& heads, const ParameterFactory& factory) const override {
-    return std::make_unique<LearnedLayout>(heads, budget_, schedule_, units_, factory);
-  }
-
- private:
-  TileBudget budget_;
-  LearnSchedule schedule_;
-  UnitOptions units_;
-};
-
 }  // namespace
 
 PatternPtr make_learned_layout(const YamlNode& body, const PatternContext&) {
@@ -180,7 +166,7 @@ PatternPtr make_learned_layout(const YamlNode& body, const PatternContext&) {
   units.random_seed = static_cast<std::uint64_t>(map.integer("seed", 0, std::int64_t{1} << 53, 0));
   units.free_blocks = map.boolean("free_blocks", units.free_blocks);
   map.done();
-  return std::make_shared<LearnedLayoutPattern>(budget, schedule, std::move(units));
+  return std::make_shared<LearnedPatternOf<LearnedLayout, UnitOptions>>(budget, schedule, std::move(units));
 }
 
 }  // namespace filigree

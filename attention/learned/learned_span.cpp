@@ -10,20 +10,25 @@
 namespace filigree {
 namespace {
 
+struct SpanOptions {
+  double ramp = 2;     // R
+  double initial = 1;  // z
+};
+
 class LearnedSpan final : public GatedMechanism {
  public:
-  LearnedSpan(const LearnedHeads& heads, const TileBudget& budget, const LearnSchedule& schedule, double ramp,
-              double initial, const ParameterFactory& make)
+  LearnedSpan(const LearnedHeads& heads, const TileBudget& budget, const LearnSchedule& schedule,
+              const SpanOptions& options, const ParameterFactory& make)
       : GatedMechanism(heads, budget, schedule, make),
-        ramp_(ramp),
+        ramp_(options.ramp),
         side_(query_tiles(heads.geometry.n)),
-        span_(make.constant(heads.name + ".span", {heads.n_heads, 1}, initial)) {
+        span_(make.constant(heads.name + ".span", {heads.n_heads, 1}, options.initial)) {
     span_.decay = false;
     span_.lr_factor = schedule.lr / kMaxLogit;
-    Tensor spans = Tensor::full({1, side_}, static_cast<double>(side_ - 1) / ramp, DType::f64);
+    Tensor spans = Tensor::full({1, side_}, static_cast<double>(side_ - 1) / ramp_, DType::f64);
     Tensor rest = Tensor::empty({side_}, DType::f64), share = Tensor::empty({side_}, DType::f64);
     for (std::int64_t d = 0; d < side_; ++d) {
-      rest.data<double>()[d] = (ramp - static_cast<double>(d)) / ramp;
+      rest.data<double>()[d] = (ramp_ - static_cast<double>(d)) / ramp_;
       const std::int64_t tiles = (side_ - d) * (heads.geometry.causal || d == 0 ? 1 : 2);
       share.data<double>()[d] =
           static_cast<double>(tiles) / static_cast<double>(full_tiles(heads.geometry.n));
@@ -71,20 +76,6 @@ class LearnedSpan final : public GatedMechanism {
   Tensor scores_;
 };
 
-class LearnedSpanPattern final : public LearnedPattern {
- public:
-  LearnedSpanPattern(const TileBudget& budget, const LearnSchedule& schedule, double ramp, double initial)
-      : budget_(budget), schedule_(schedule), ramp_(ramp), initial_(initial) {}
-  std::unique_ptr<Mechanism> make(const LearnedHeads& heads, const ParameterFactory& factory) const override {
-    return std::make_unique<LearnedSpan>(heads, budget_, schedule_, ramp_, initial_, factory);
-  }
-
- private:
-  TileBudget budget_;
-  LearnSchedule schedule_;
-  double ramp_, initial_;
-};
-
 }  // namespace
 
 PatternPtr make_learned_span(const YamlNode& body, const PatternContext&) {
@@ -92,9 +83,11 @@ PatternPtr make_learned_span(const YamlNode& body, const PatternContext&) {
   const TileBudget budget = read_budget(map);
   LearnSchedule schedule = read_schedule(map);
   schedule.explore = 0;  // a span grows at its edge, which its ramp computes
-  const double ramp = map.number("ramp", 1, 1024, 2), initial = map.number("initial", 0.01, 1, 1);
+  SpanOptions options;
+  options.ramp = map.number("ramp", 1, 1024, options.ramp);
+  options.initial = map.number("initial", 0.01, 1, options.initial);
   map.done();
-  return std::make_shared<LearnedSpanPattern>(budget, schedule, ramp, initial);
+  return std::make_shared<LearnedPatternOf<LearnedSpan, SpanOptions>>(budget, schedule, options);
 }
 
 }  // namespace filigree

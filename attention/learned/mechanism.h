@@ -57,6 +57,22 @@ struct HeadTile {
   bool operator==(const HeadTile&) const = default;
 };
 
+// Tiles of n_heads heads with `side` tiles a side.
+class TileSet {
+ public:
+  TileSet(std::int64_t n_heads, std::int64_t side)
+      : side_(side), on_(static_cast<std::size_t>(n_heads * side * side)) {}
+  void add(const HeadTile& t) { on_[place(t.head, t.q, t.k)] = true; }
+  bool has(std::int64_t head, std::int64_t q, std::int64_t k) const { return on_[place(head, q, k)]; }
+
+ private:
+  std::size_t place(std::int64_t head, std::int64_t q, std::int64_t k) const {
+    return static_cast<std::size_t>((head * side_ + q) * side_ + k);
+  }
+  std::int64_t side_;
+  std::vector<bool> on_;
+};
+
 // Values that a checkpoint holds beside the parameters.
 using LearnState = std::vector<std::pair<std::string, Tensor>>;
 // The value of that name; Error(data) if there is none.
@@ -183,6 +199,22 @@ class LearnedPattern : public Pattern {
   void row(const Geometry& g, int, std::int64_t, Intervals& out) const override { out.assign(1, {0, g.n}); }
   const LearnedPattern* learned(int) const override { return this; }
   virtual std::unique_ptr<Mechanism> make(const LearnedHeads& heads, const ParameterFactory& make) const = 0;
+};
+
+// The pattern of a mechanism M(heads, budget, schedule, options, factory).
+template <class M, class Options>
+class LearnedPatternOf final : public LearnedPattern {
+ public:
+  LearnedPatternOf(const TileBudget& budget, const LearnSchedule& schedule, Options options)
+      : budget_(budget), schedule_(schedule), options_(std::move(options)) {}
+  std::unique_ptr<Mechanism> make(const LearnedHeads& heads, const ParameterFactory& factory) const override {
+    return std::make_unique<M>(heads, budget_, schedule_, options_, factory);
+  }
+
+ private:
+  TileBudget budget_;
+  LearnSchedule schedule_;
+  Options options_;
 };
 
 // The keys that all mechanisms share: `budget` (a share) or `tiles`; warmup, anneal, harden, refresh, lr.

@@ -12,8 +12,8 @@ LayoutPtr layout_of_tiles(const Geometry& g, int n_heads, std::span<const HeadTi
   const TileLayout all = build_layout(*full, g, 1);
   const TilePattern& from = all.of_head(0);
   const std::int64_t side = all.query_tiles();
-  std::vector<bool> on(static_cast<std::size_t>(n_heads * side * side));
-  for (const HeadTile& t : tiles) on[static_cast<std::size_t>((t.head * side + t.q) * side + t.k)] = true;
+  TileSet on(n_heads, side);
+  for (const HeadTile& t : tiles) on.add(t);
   std::vector<TilePattern> patterns;
   std::vector<std::int32_t> head_pattern;
   for (int head = 0; head < n_heads; ++head) {
@@ -21,7 +21,7 @@ LayoutPtr layout_of_tiles(const Geometry& g, int n_heads, std::span<const HeadTi
     made.row_offsets.push_back(0);
     for (std::int64_t q = 0; q < side; ++q) {
       for (std::int64_t t = from.row_offsets[q]; t < from.row_offsets[q + 1]; ++t) {
-        if (!on[static_cast<std::size_t>((head * side + q) * side + from.columns[t])]) continue;
+        if (!on.has(head, q, from.columns[t])) continue;
         made.columns.push_back(from.columns[t]);
         made.mask_id.push_back(from.mask_id[t]);
       }
