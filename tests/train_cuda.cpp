@@ -67,6 +67,49 @@ TEST_F(CudaRunTest, ResumeIsBitwiseTheUninterruptedRun) {
   expect_same(path("stopped/checkpoints/best.h5"), path("full/checkpoints/best.h5"));
 }
 
+// Warm-up, learning and, but for the router, the hardened end, in 24 steps.
+TEST_F(CudaRunTest, LearnedPatternsRepeatResumeAndFollowTheCpu) {
+  const std::pair<const char*, const char*> patterns[] = {
+      {"gated",
+       "pattern={heads: [{count: 1, pattern: {local: {window: 20}}}, {count: 1, pattern: {learned_layout: "
+       "{budget: "
+       "0.6, warmup: 0.2, anneal: 0.4, harden: 0.6, explore: 0.3, refresh: 3}}}]}"},
+      {"span", "pattern={learned_span: {budget: 0.7, warmup: 0.2, anneal: 0.4, harden: 0.6}}"},
+      {"routed", "pattern={block_topk: {topk: 1, sinks: 1, warmup: 0.2}}"}};
+  for (const auto& [name, pattern] : patterns) {
+    const std::string a = name, b = a + "_b", eager = a + "_eager", resumed = a + "_resumed";
+    const std::vector<std::string> common = {pattern, "data.seq_len=160"};
+    const auto run_as = [&](const std::string& out, std::vector<std::string> more,
+                            const std::string& precision) {
+      more.insert(more.end(), common.begin(), common.end());
+      more.push_back("train.out=" + out);
+      return train(more, precision);
+    };
+    const Outcome outcome = run_as(a, {}, "bf16");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    ASSERT_EQ(run_as(b, {}, "bf16").exit_code, 0);
+    ASSERT_EQ(run_as(eager, {"cuda_graph=false"}, "bf16").exit_code, 0);
+    const std::string middle = path(a + "/checkpoints/step_000016.h5").string();
+    ASSERT_EQ(run_as(resumed, {"--resume", middle}, "bf16").exit_code, 0);
+    const std::string last = "/checkpoints/step_000024.h5";
+    for (const std::string& other : {b, eager, resumed}) expect_same(path(other + last), path(a + last));
+    EXPECT_EQ(metrics(b), metrics(a));
+
+    ASSERT_EQ(run_as(a + "_fp32", {}, "fp32").exit_code, 0);
+    std::vector<std::string> cpu = {"train", "config.yaml", "tile=32", "model.dim=64",
+                                    "train.out=" + a + "_cpu"};
+    cpu.insert(cpu.end(), common.begin(), common.end());
+    ASSERT_EQ(run(cpu).exit_code, 0);
+    const auto there = losses(a + "_fp32"), here = losses(a + "_cpu");
+    ASSERT_EQ(there.size(), here.size());
+    for (std::size_t i = 0; i < there.size(); ++i)
+      EXPECT_NEAR(there[i], here[i], 1e-3 * here[i]) << name << ", step " << i + 1;
+    const Outcome eval = run({"eval", a}), text = run({"generate", a, "--prompt", "tile ", "--tokens", "5"});
+    EXPECT_EQ(eval.exit_code, 0) << eval.output;
+    EXPECT_EQ(text.exit_code, 0) << text.output;
+  }
+}
+
 TEST_F(CudaRunTest, SlowLossCurveIsTheCpus) {
   const std::vector<std::string> steps = {"train.steps=200", "train.warmup_steps=20", "train.eval_interval=0",
                                           "train.lr=2e-3"};
