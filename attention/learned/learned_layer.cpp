@@ -222,6 +222,17 @@ void LearnedLayer::harden() {
   forget_evaluation();
 }
 
+std::int64_t LearnedLayer::budget_tiles() const {
+  std::int64_t tiles = 0;
+  for (int head = 0; head < n_heads_; ++head)
+    if (!group_of(head)) tiles += everything(geometry_.n).layout.of_head(head).tiles();
+  for (const Group& group : groups_) {
+    const bool stays = group.routed && group.mechanism->schedule().harden >= 1;
+    tiles += stays ? group.routed->most_tiles(geometry_.n) : group.mechanism->budget_tiles(geometry_.n);
+  }
+  return tiles;
+}
+
 double LearnedLayer::warmup() const {
   double share = 0;
   for (const Group& group : groups_) share = std::max(share, group.mechanism->schedule().warmup);

@@ -66,6 +66,9 @@ class LearnedLayer : public Module {
   const LayoutPtr& training_layout() const { return routes() && routed_ ? routed_ : training_.layout; }
   // The layout of n tokens as harden() would make it now.
   LayoutPtr hardened_layout(std::int64_t n) const;
+  // Tiles of all heads once everything is hardened, at the length of training; of a router that stays one, at
+  // most.
+  std::int64_t budget_tiles() const;
   double warmup() const;    // the greatest of the mechanisms' schedules
   bool can_harden() const;  // a router first has to count what it chooses
   void start_counting();

@@ -16,8 +16,9 @@ struct DefaultParameter {
   const char *pattern, *parameter;
 };
 constexpr DefaultParameter kDefaults[] = {
-    {"local", "window"}, {"longformer", "window"},    {"strided", "stride"}, {"fixed", "stride"},
-    {"random", "keys"},  {"random_blocks", "blocks"}, {"bigbird", "random"}, {"global", "tokens"},
+    {"local", "window"},         {"longformer", "window"},    {"strided", "stride"},  {"fixed", "stride"},
+    {"random", "keys"},          {"random_blocks", "blocks"}, {"bigbird", "random"},  {"global", "tokens"},
+    {"learned_layout", "tiles"}, {"learned_span", "tiles"},   {"block_topk", "topk"},
 };
 
 bool is_fit(const YamlNode& node) {
@@ -102,12 +103,22 @@ double percent_off(double tiles, double target) {
 
 LayerWork work_per_layer(const Config& config) {
   const auto layouts = build_layouts(config, config.data.seq_len);
+  // On no device: only what the patterns will cost is asked, for which the data's vocabulary does not matter.
+  ModelConfig shape = config.model;
+  shape.vocab_size = std::max<std::int64_t>(1, shape.vocab_size);
+  shape.n_classes = std::max<std::int64_t>(1, shape.n_classes);
+  const Transformer model(shape, 0, Device::meta(), DType::f32, DType::f32, layer_patterns(config));
   const auto n = static_cast<double>(layouts.size());
   LayerWork work;
-  for (const LayoutPtr& layout : layouts) {
-    const LayoutStatistics s = layout->statistics();
-    work.tiles += static_cast<double>(s.computed_tiles) / n;
-    work.pairs += static_cast<double>(s.exact_pairs) / n;
+  for (std::size_t i = 0; i < layouts.size(); ++i) {
+    const LayoutStatistics s = layouts[i]->statistics();
+    auto tiles = static_cast<double>(s.computed_tiles), pairs = static_cast<double>(s.exact_pairs);
+    if (const LearnedLayer* layer = model.learned(i)) {  // as many of all its pairs as of its tiles
+      pairs *= static_cast<double>(layer->budget_tiles()) / tiles;
+      tiles = static_cast<double>(layer->budget_tiles());
+    }
+    work.tiles += tiles / n;
+    work.pairs += pairs / n;
   }
   return work;
 }
@@ -134,7 +145,8 @@ YamlNode with_default_parameter(const YamlNode& pattern) {
   if (known == std::end(kDefaults)) return pattern;
   YamlNode body = bare ? YamlNode::make_map() : pattern.entries.front().second;
   if (body.is_null()) body.kind = YamlNode::Kind::map;
-  if (!body.is_map() || body.find(known->parameter) || (name == "global" && body.find("positions")))
+  if (!body.is_map() || body.find(known->parameter) || (name == "global" && body.find("positions")) ||
+      (known->parameter == std::string_view("tiles") && body.find("budget")))
     return pattern;
   YamlNode value;
   value.kind = YamlNode::Kind::scalar;
@@ -204,8 +216,10 @@ Fitted fit_pattern(Config& config, double target, const Equal& equal, const std:
       return std::nullopt;
     }
   };
-  const FitSearch found = fit_parameter(evaluate, config.data.seq_len, config.tile, target, equal.tolerance);
   const std::string name = parameter_name(pattern);
+  // Most parameters count tokens, or less.
+  const std::int64_t most = name == "tiles" ? std::llround(2 * target) : config.data.seq_len;
+  const FitSearch found = fit_parameter(evaluate, most, config.tile, target, equal.tolerance);
   if (!found.best)
     fail_unfitted(equal, target, cell, fmt::format("no {} is possible ({})", name, refused), "");
   const double tiles = *evaluate(*found.best);
@@ -220,7 +234,7 @@ Fitted fit_pattern(Config& config, double target, const Equal& equal, const std:
     fail_unfitted(equal, target, cell, numbers,
                   "choose another target, a larger tolerance or another parameter, or list it under except");
   }
-  const auto [first, last] = plateau(evaluate, *found.best, config.data.seq_len);
+  const auto [first, last] = plateau(evaluate, *found.best, most);
   const auto pairs_at = [&](std::int64_t value) {
     evaluate(value);
     return work_per_layer(config).pairs;

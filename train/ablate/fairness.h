@@ -3,8 +3,9 @@
 //
 // The free parameter is what the pattern gives as the word `fit`, anywhere in it ({bigbird: {random: fit}});
 // where there is none, the default one of a pattern that does not give it: window of local and longformer,
-// stride of strided and fixed, keys of random, blocks of random_blocks, random of bigbird, tokens of global.
-// Every other pattern has to meet the target as it is.
+// stride of strided and fixed, keys of random, blocks of random_blocks, random of bigbird, tokens of global,
+// tiles of learned_layout and learned_span, topk of block_topk. Learned patterns count as they are when
+// hardened. Every other pattern has to meet the target as it is.
 #pragma once
 
 #include <functional>

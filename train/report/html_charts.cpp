@@ -7,6 +7,7 @@
 #include "attention/explain_picture.h"
 #include "data/progress.h"
 #include "train/layouts.h"
+#include "train/loaded_model.h"
 #include "train/report/html.h"
 #include "train/report/svg.h"
 #include "train/report/tables.h"
@@ -243,6 +244,23 @@ Explanation picture_groups(const std::vector<LayoutPtr>& layouts) {
   return out;
 }
 
+// What a run's heads attend to: what they have learned, where they learn.
+std::vector<LayoutPtr> layouts_of(const std::filesystem::path& run, const Config& config) {
+  auto layouts = build_layouts(config, config.data.seq_len);
+  const auto patterns = make_layer_patterns(config.pattern, config.model.n_layers, config.model.n_heads);
+  const auto learns = [&](const PatternPtr& p) {
+    for (int head = 0; head < config.model.n_heads; ++head)
+      if (p->learned(head)) return true;
+    return false;
+  };
+  if (std::ranges::none_of(patterns, learns)) return layouts;
+  const LoadedModel loaded = load_model(run, DeviceChoice::cpu);
+  require(!loaded.model->routes(), "its tiles depend on the input");
+  const auto connections = loaded.model->connections(layouts);
+  for (std::size_t i = 0; i < layouts.size(); ++i) layouts[i] = connections[i].layout;
+  return layouts;
+}
+
 }  // namespace
 
 std::string setting_figures(const Setting& setting, const Metric& metric) {
@@ -263,7 +281,7 @@ std::string variant_pictures(const Variant& variant) {
   const Config& config = variant.runs.front()->config;
   std::string text;
   try {
-    const auto layouts = build_layouts(config, config.data.seq_len);
+    const auto layouts = layouts_of(variant.runs.front()->folder, config);
     const Explanation groups = picture_groups(layouts);
     auto panels = picture_panels(groups);
     const std::size_t total = panels.size();
