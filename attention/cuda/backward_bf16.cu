@@ -203,8 +203,9 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
     p.tile_bounds = data<TileBounds>(bounds);
   }
   const int D = static_cast<int>(in.q.dim());
-  key_gradients(context, p, D, layout.key_work);
-  query_gradients(context, p, D, layout.query_work);
+  const bool on_hopper = takes_hopper_kernels(context, D, p.tile);
+  (on_hopper ? hopper::key_gradients : key_gradients)(context, p, D, layout.key_work);
+  (on_hopper ? hopper::query_gradients : query_gradients)(context, p, D, layout.query_work);
 }
 
 }  // namespace filigree::cuda

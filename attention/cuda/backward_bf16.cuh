@@ -136,12 +136,13 @@ struct alignas(16) Extras {
 
 struct Shared {
   Place at;
+  float gate_sums[2][2 * kMaxGroups];
+  int counts[2 * kMaxGroups];
   Visit visits[split_tiles(kLeastTile)];  // an item has no more
+  // The Hopper kernels have their own order from here on.
   Extras extras[2];
   int2 bounds[kGreatestTile];         // dq: of the own queries
   uint4 p[kMaxGroups][2][kWarpSize];  // from the P warp of each group to its dS warp
-  float gate_sums[2][kMaxGroups];
-  int counts[2 * kMaxGroups];
   // As many as there is room for: two stages of T rows, the second of which has the own rows before they are
   // in registers; at the end the results. A row is one of q and one of o_grad, or one of k and one of v, side
   // by side, and 16 bytes, so that the 8 rows which a load reads at once lie in different banks.
@@ -242,6 +243,18 @@ struct Tile {
   int streamed;  // key or query tile
   int head;      // query head
 };
+
+// Entry i of an item of key_work: the columns of the group's heads lie behind each other.
+__device__ inline Tile tile_of_column(const Problem& p, const Place& at, int i) {
+  int head = at.item.head * (p.H / p.G);
+  for (;; ++head) {
+    const std::int32_t* offsets =
+        p.col_offsets + static_cast<std::int64_t>(p.head_pattern[head]) * (p.key_tiles + 1) + at.item.tile;
+    const int begin = offsets[0], entries = offsets[1] - begin;
+    if (i < entries) return {p.tile_of[begin + i], p.rows[begin + i], head};
+    i -= entries;
+  }
+}
 
 // Whether the tile holds an allowed pair; then it becomes a visit.
 template <bool kStreamsKeys>
@@ -562,6 +575,11 @@ __device__ void visit_tiles(Warp& warp, const Problem& p, int n, int group, int 
 
 void key_gradients(Context context, const Problem& p, int D, const WorkList& work);
 void query_gradients(Context context, const Problem& p, int D, const WorkList& work);
+// With the products of wgmma.cuh, see backward_sm90.cuh.
+namespace hopper {
+void key_gradients(Context context, const Problem& p, int D, const WorkList& work);
+void query_gradients(Context context, const Problem& p, int D, const WorkList& work);
+}  // namespace hopper
 
 // Sums the segments' results in order, into rows below `end`.
 void add_segments(Context context, const Problem& p, int D, const WorkList& work, const Segments& segments,
