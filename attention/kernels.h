@@ -37,6 +37,12 @@ struct AttentionInput {
   double scale = 1;
 
   DType dtype() const { return q.tensor.dtype(); }
+  // Sequences that share a layout: all, or 1 where each has its own. Head h of sequence b is head b *
+  // layout_heads() + h of the layout.
+  std::int64_t sharing() const { return layout->n_heads() == q.count ? q.batch() : 1; }
+  std::int64_t layout_heads() const { return layout->n_heads() == q.count ? 0 : q.count; }
+  // The kv heads that the layout's heads have.
+  int layout_kv_heads() const { return static_cast<int>(layout->n_heads() / q.count * k.count); }
 };
 
 }  // namespace filigree
