@@ -222,7 +222,7 @@ __device__ void run(const Problem& p, int n_visits, const Segments& segments) {
 template <int D>
 __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
     key_gradients_kernel(const __grid_constant__ Problem p, const WorkItem* items, Segments segments) {
-  find_place(p, items);
+  find_place(p, items, p.G);
   const Place& at = shared_memory().at;
   const bool loads = !kPaired<D> || computes_ds(p);
   if (loads)
@@ -252,8 +252,8 @@ void key_gradients(Context context, const Problem& p, int D, const WorkList& wor
   const Segments segments{data_or_null<float>(room), 2};
   with_head_dim(
       D, [&](auto dim) { launch_pass<dim()>(context, p, key_gradients_kernel<dim()>, work, segments); });
-  add_segments(context, p, D, work, segments, 0, p.k_grad, p.M);
-  add_segments(context, p, D, work, segments, 1, p.v_grad, p.M);
+  add_segments(context, p, D, work, segments, 0, p.k_grad, p.G, p.M);
+  add_segments(context, p, D, work, segments, 1, p.v_grad, p.G, p.M);
 }
 
 }  // namespace filigree::cuda::backward16

@@ -141,7 +141,7 @@ struct KeyGradients {
 template <int D>
 __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
     key_gradients_kernel(const __grid_constant__ Problem p, const WorkItem* items, Segments segments) {
-  find_place(p, items);
+  find_place(p, items, p.G);
   const Place& at = shared_memory().at;
   const Room<D> room(p.tile);
   load_matrix<D>(room, p.k, at.b, p.M, at.item.head, at.first, room.own(0));
@@ -172,8 +172,8 @@ void key_gradients(Context context, const Problem& p, int D, const WorkList& wor
   with_hopper_head_dim(D, [&](auto dim) {
     launch_hopper_pass<dim()>(context, p, key_gradients_kernel<dim()>, work, segments);
   });
-  add_segments(context, p, D, work, segments, 0, p.k_grad, p.M);
-  add_segments(context, p, D, work, segments, 1, p.v_grad, p.M);
+  add_segments(context, p, D, work, segments, 0, p.k_grad, p.G, p.M);
+  add_segments(context, p, D, work, segments, 1, p.v_grad, p.G, p.M);
 }
 
 }  // namespace filigree::cuda::backward16::hopper

@@ -149,8 +149,8 @@ struct QueryGradients {
     const Shared& shared = shared_memory();
     float sum = 0;
     for (int w = 0; w < p.tile / 16; ++w) sum += shared.gate_sums[(v - 1) % 2][w];
-    p.gate_grad[shared.at.b * p.gate_size + p.gate_base[shared.at.item.head] + shared.visits[v - 1].number] =
-        sum;
+    p.gate_grad[shared.at.b * p.gate_size + p.gate_base[p.layout_head(shared.at.b, shared.at.item.head)] +
+                shared.visits[v - 1].number] = sum;
   }
 
   // Leaves the warp's share.
@@ -167,7 +167,7 @@ struct QueryGradients {
 template <int D>
 __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
     query_gradients_kernel(const __grid_constant__ Problem p, const WorkItem* items, Segments segments) {
-  find_place(p, items);
+  find_place(p, items, p.H);
   const Place& at = shared_memory().at;
   const Room<D> room(p.tile);
   load_matrix<D>(room, p.q, at.b, p.N, at.item.head, at.first, room.own(0));
@@ -201,7 +201,7 @@ void query_gradients(Context context, const Problem& p, int D, const WorkList& w
   with_hopper_head_dim(D, [&](auto dim) {
     launch_hopper_pass<dim()>(context, p, query_gradients_kernel<dim()>, work, segments);
   });
-  add_segments(context, p, D, work, segments, 0, p.q_grad, p.N);
+  add_segments(context, p, D, work, segments, 0, p.q_grad, p.H, p.N);
 }
 
 }  // namespace filigree::cuda::backward16::hopper

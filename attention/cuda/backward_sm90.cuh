@@ -210,7 +210,7 @@ __device__ void write_result(const Problem& p, const Room<D>& room, const Sums<D
 template <int D, class Kernel>
 void launch_hopper_pass(Context context, const Problem& p, Kernel kernel, const WorkList& work,
                         const Segments& segments) {
-  const std::int64_t ctas = work.n_items * p.B;
+  const std::int64_t ctas = work.n_items * p.sharing;
   if (ctas == 0) return;
   check(ctas <= std::numeric_limits<std::int32_t>::max(), "attention: too many work items for a launch");
   const int bytes = Room<D>::bytes(p.tile);

@@ -243,7 +243,8 @@ __device__ void write_rows(const Problem& p, const Room<D>& room, const Place& a
 template <int D>
 __device__ void write_segment(const Problem& p, const Place& at, const Sums<D>& sums, const float (&lse)[2]) {
   const std::int64_t first =
-      (static_cast<std::int64_t>(at.item.slot) * p.B + at.b) * p.tile + warp_id() * kQueryRows;
+      (static_cast<std::int64_t>(at.item.slot) * p.sharing + at.b % p.sharing) * p.tile +
+      warp_id() * kQueryRows;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float* const o = p.segment_o + (first + row_of(r)) * D + first_column();
