@@ -207,9 +207,15 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
     p.tile_bounds = data<TileBounds>(bounds);
   }
   const int D = static_cast<int>(in.q.dim());
-  const bool on_hopper = takes_hopper_kernels(context, D, p.tile);
-  (on_hopper ? hopper::key_gradients : key_gradients)(context, p, D, layout.key_work);
-  (on_hopper ? hopper::query_gradients : query_gradients)(context, p, D, layout.query_work);
+  if (takes_hopper_kernels(context, D, p.tile)) {
+    const hopper::Maps maps{tensor_map(in.q, p.tile), tensor_map(in.k, p.tile), tensor_map(in.v, p.tile),
+                            tensor_map(Heads::all(o_grad), p.tile)};
+    hopper::key_gradients(context, p, maps, D, layout.key_work);
+    hopper::query_gradients(context, p, maps, D, layout.query_work);
+  } else {
+    key_gradients(context, p, D, layout.key_work);
+    query_gradients(context, p, D, layout.query_work);
+  }
 }
 
 }  // namespace filigree::cuda

@@ -19,6 +19,7 @@
 #include <type_traits>
 
 #include "attention/cuda/mma.cuh"
+#include "attention/cuda/tensor_map.h"
 #include "attention/device_layout.h"
 #include "attention/kernels.h"
 
@@ -585,8 +586,11 @@ void key_gradients(Context context, const Problem& p, int D, const WorkList& wor
 void query_gradients(Context context, const Problem& p, int D, const WorkList& work);
 // With the products of wgmma.cuh, see backward_sm90.cuh.
 namespace hopper {
-void key_gradients(Context context, const Problem& p, int D, const WorkList& work);
-void query_gradients(Context context, const Problem& p, int D, const WorkList& work);
+struct Maps {  // of the tensors that are copied, T rows at a time
+  CUtensorMap q, k, v, o_grad;
+};
+void key_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work);
+void query_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work);
 }  // namespace hopper
 
 // Sums the segments' results in order, into rows below `end`. `heads`: of a sequence in `gradient`.

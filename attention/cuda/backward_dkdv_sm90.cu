@@ -9,12 +9,14 @@ namespace filigree::cuda::backward16::hopper {
 namespace {
 
 template <int D>
-__device__ void load_visit(const Problem& p, const Room<D>& room, int v) {
+__device__ void load_visit(const Problem& p, const Maps& maps, const Room<D>& room, Barriers& barriers,
+                           int v) {
   const Shared& shared = shared_memory();
   const Visit& visit = shared.visits[v];
   const int b = shared.at.b, i = static_cast<int>(threadIdx.x);
-  load_matrix<D>(room, p.q, b, p.N, visit.head, visit.first, room.streamed(v % 2, 0));
-  load_matrix<D>(room, p.o_grad, b, p.N, visit.head, visit.first, room.streamed(v % 2, 1));
+  if (i == 0)
+    load_matrices<D>(room, maps.q, maps.o_grad, b, visit.head, visit.first, room.streamed(v % 2, 0),
+                     room.streamed(v % 2, 1), barriers.streamed[v % 2]);
   const StepExtras extras = room.extras_of(v % 2);
   load_masks(p, visit, extras);
   if (i >= p.tile) return;
@@ -140,14 +142,18 @@ struct KeyGradients {
 
 template <int D>
 __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
-    key_gradients_kernel(const __grid_constant__ Problem p, const WorkItem* items, Segments segments) {
+    key_gradients_kernel(const __grid_constant__ Problem p, const __grid_constant__ Maps maps,
+                         const WorkItem* items, Segments segments) {
+  __shared__ Barriers barriers;
+  if (threadIdx.x == 0) init(barriers);
   find_place(p, items, p.G);
   const Place& at = shared_memory().at;
   const Room<D> room(p.tile);
-  load_matrix<D>(room, p.k, at.b, p.M, at.item.head, at.first, room.own(0));
-  load_matrix<D>(room, p.v, at.b, p.M, at.item.head, at.first, room.own(1));
+  if (threadIdx.x == 0)
+    load_matrices<D>(room, maps.k, maps.v, at.b, at.item.head, at.first, room.own(0), room.own(1),
+                     barriers.own);
   const int n_visits = list_visits<false>(p, at, [&](int i) { return tile_of_column(p, at, i); });
-  if (n_visits > 0) load_visit<D>(p, room, 0);
+  if (n_visits > 0) load_visit<D>(p, maps, room, barriers, 0);
   commit_copies();
 
   KeyGradients<D> sums;
@@ -157,7 +163,8 @@ __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
     sums.add(p, room, v % 2, {shared_memory().visits[v], step * kStep, room.extras_of(v % 2)});
   };
   visit_tiles(
-      p, n_visits, p.N, [&](int v) { load_visit<D>(p, room, v); }, [](int) {}, add, [](int) {});
+      p, n_visits, p.N, barriers, [&](int v) { load_visit<D>(p, maps, room, barriers, v); }, [](int) {}, add,
+      [](int) {});
   pin(sums.k_grad);
   pin(sums.v_grad);
   write_result<D>(p, room, sums.k_grad, p.scale, p.k_grad, segments, 0, p.M);
@@ -166,11 +173,11 @@ __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
 
 }  // namespace
 
-void key_gradients(Context context, const Problem& p, int D, const WorkList& work) {
+void key_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work) {
   Tensor room = segment_room(context, p, D, work, 2);
   const Segments segments{data_or_null<float>(room), 2};
   with_hopper_head_dim(D, [&](auto dim) {
-    launch_hopper_pass<dim()>(context, p, key_gradients_kernel<dim()>, work, segments);
+    launch_hopper_pass<dim()>(context, p, maps, key_gradients_kernel<dim()>, work, segments);
   });
   add_segments(context, p, D, work, segments, 0, p.k_grad, p.G, p.M);
   add_segments(context, p, D, work, segments, 1, p.v_grad, p.G, p.M);

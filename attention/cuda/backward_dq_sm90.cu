@@ -8,12 +8,14 @@ namespace filigree::cuda::backward16::hopper {
 namespace {
 
 template <int D>
-__device__ void load_visit(const Problem& p, const Room<D>& room, int v) {
+__device__ void load_visit(const Problem& p, const Maps& maps, const Room<D>& room, Barriers& barriers,
+                           int v) {
   const Shared& shared = shared_memory();
   const Visit& visit = shared.visits[v];
   const int head = shared.at.item.head / (p.H / p.G);
-  load_matrix<D>(room, p.k, shared.at.b, p.M, head, visit.first, room.streamed(v % 2, 0));
-  load_matrix<D>(room, p.v, shared.at.b, p.M, head, visit.first, room.streamed(v % 2, 1));
+  if (threadIdx.x == 0)
+    load_matrices<D>(room, maps.k, maps.v, shared.at.b, head, visit.first, room.streamed(v % 2, 0),
+                     room.streamed(v % 2, 1), barriers.streamed[v % 2]);
   load_masks(p, visit, room.extras_of(v % 2));
 }
 
@@ -166,14 +168,18 @@ struct QueryGradients {
 
 template <int D>
 __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
-    query_gradients_kernel(const __grid_constant__ Problem p, const WorkItem* items, Segments segments) {
+    query_gradients_kernel(const __grid_constant__ Problem p, const __grid_constant__ Maps maps,
+                           const WorkItem* items, Segments segments) {
+  __shared__ Barriers barriers;
+  if (threadIdx.x == 0) init(barriers);
   find_place(p, items, p.H);
   const Place& at = shared_memory().at;
   const Room<D> room(p.tile);
-  load_matrix<D>(room, p.q, at.b, p.N, at.item.head, at.first, room.own(0));
-  load_matrix<D>(room, p.o_grad, at.b, p.N, at.item.head, at.first, room.own(1));
+  if (threadIdx.x == 0)
+    load_matrices<D>(room, maps.q, maps.o_grad, at.b, at.item.head, at.first, room.own(0), room.own(1),
+                     barriers.own);
   const int n_visits = list_visits<true>(p, at, [&](int t) { return Tile{t, p.columns[t], at.item.head}; });
-  if (n_visits > 0) load_visit<D>(p, room, 0);
+  if (n_visits > 0) load_visit<D>(p, maps, room, barriers, 0);
   commit_copies();
 
   QueryGradients<D> sums{{}, LaneQueries(p)};
@@ -186,7 +192,7 @@ __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
       sums.template add<false>(p, room, v % 2, now);
   };
   visit_tiles(
-      p, n_visits, p.M, [&](int v) { load_visit<D>(p, room, v); },
+      p, n_visits, p.M, barriers, [&](int v) { load_visit<D>(p, maps, room, barriers, v); },
       [&](int v) { sums.write_gate_gradient(p, v); }, add, [&](int v) { sums.leave_gate_sum(p, v); });
   sums.write_gate_gradient(p, n_visits);
   pin(sums.q_grad);
@@ -195,11 +201,11 @@ __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
 
 }  // namespace
 
-void query_gradients(Context context, const Problem& p, int D, const WorkList& work) {
+void query_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work) {
   Tensor room = segment_room(context, p, D, work, 1);
   const Segments segments{data_or_null<float>(room), 1};
   with_hopper_head_dim(D, [&](auto dim) {
-    launch_hopper_pass<dim()>(context, p, query_gradients_kernel<dim()>, work, segments);
+    launch_hopper_pass<dim()>(context, p, maps, query_gradients_kernel<dim()>, work, segments);
   });
   add_segments(context, p, D, work, segments, 0, p.q_grad, p.H, p.N);
 }

@@ -68,11 +68,25 @@ struct Room {
   }
 };
 
+struct Barriers {
+  CopyBarrier own, streamed[2];
+};
+
+// Two matrices, by one thread.
 template <int D>
-__device__ void load_matrix(const Room<D>& room, const HeadRows<const bfloat16>& x, int b, int n, int head,
-                            int first, std::uint32_t to) {
-  copy_to_panels<D>(x.at(b * n + first, head * D), x.stride, room.tile, n - first, to,
-                    static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
+__device__ void load_matrices(const Room<D>& room, const CUtensorMap& x, const CUtensorMap& y, int b,
+                              int head, int first, std::uint32_t to_x, std::uint32_t to_y,
+                              CopyBarrier& barrier) {
+  barrier.arm(2 * Room<D>::matrix_bytes(room.tile));
+  copy_to_panels<D>(x, head * D, first, b, to_x, room.panel_bytes(), barrier);
+  copy_to_panels<D>(y, head * D, first, b, to_y, room.panel_bytes(), barrier);
+}
+
+// By one thread, before a barrier of the CTA.
+__device__ inline void init(Barriers& barriers) {
+  barriers.own.init();
+  for (CopyBarrier& b : barriers.streamed) b.init();
+  publish_barriers();
 }
 
 // The mask's row of each query of a tile.
@@ -132,28 +146,28 @@ __device__ inline void raise_cut(float gate, Scores& exponents) {
 
 // --- visits ---
 
-// Visits `n` tiles: load(v) copies the streamed rows of visit v, add(v, step) adds a step of it. The products
-// of a visit are over when the next begins.
+// Visits `n` tiles: load(v) starts the copies of visit v, the first of which are under way; add(v, step) adds
+// a step of it. The products of a visit are over when the next begins.
 template <class Load, class Add, class Begin, class End>
-__device__ void visit_tiles(const Problem& p, int n, int streamed, Load&& load, Begin&& begin, Add&& add,
-                            End&& end) {
+__device__ void visit_tiles(const Problem& p, int n, int streamed, Barriers& barriers, Load&& load,
+                            Begin&& begin, Add&& add, End&& end) {
+  barriers.own.wait(0);
 #pragma unroll 1
   for (int v = 0; v < n; ++v) {
     wait_for_copies<0>();
-    publish_to_products();
-    __syncthreads();
+    __syncthreads();  // what threads copied is there for all, and the visit before is done with
     begin(v);
     if (v + 1 < n) load(v + 1);
     commit_copies();
     const Visit& visit = shared_memory().visits[v];
     const int steps = warp_uniform((min(p.tile, streamed - visit.first) + kStep - 1) / kStep);
+    barriers.streamed[v % 2].wait(v / 2 % 2);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step)
       if (has_parts(visit, step)) add(v, step);
     wait_for_products<0>();
     end(v);
   }
-  wait_for_copies<0>();
   __syncthreads();
 }
 
@@ -208,8 +222,8 @@ __device__ void write_result(const Problem& p, const Room<D>& room, const Sums<D
 // --- host ---
 
 template <int D, class Kernel>
-void launch_hopper_pass(Context context, const Problem& p, Kernel kernel, const WorkList& work,
-                        const Segments& segments) {
+void launch_hopper_pass(Context context, const Problem& p, const Maps& maps, Kernel kernel,
+                        const WorkList& work, const Segments& segments) {
   const std::int64_t ctas = work.n_items * p.sharing;
   if (ctas == 0) return;
   check(ctas <= std::numeric_limits<std::int32_t>::max(), "attention: too many work items for a launch");
@@ -219,7 +233,7 @@ void launch_hopper_pass(Context context, const Problem& p, Kernel kernel, const 
                                   cudaSharedmemCarveoutMaxShared));
   kernel<<<static_cast<unsigned>(ctas), static_cast<unsigned>(p.tile / kStep * kWarpgroup),
            static_cast<std::size_t>(bytes), stream(context)>>>(
-      p, static_cast<const WorkItem*>(work.items.raw_data()), segments);
+      p, maps, static_cast<const WorkItem*>(work.items.raw_data()), segments);
   check_launch();
 }
 

@@ -508,7 +508,7 @@ void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& 
   p.o = data<bfloat16>(o);
   p.lse = data<float>(lse);
   if (takes_hopper_kernels(context, D, p.tile))
-    launch_hopper(context, p, grid_size(work.n_items * p.sharing), D);
+    launch_hopper(context, p, in, grid_size(work.n_items * p.sharing));
   else
     launch_forward(context, p, work.n_items, D);
   if (work.n_splits == 0) return;

@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kGroupRows = 64;  // queries of a warpgroup
 constexpr int kQueryRows = 16;  // of a warp
-constexpr float kSlack = 8;     // as in forward_bf16.cu
+constexpr std::uint32_t kStepPanel = kStep * kPanelRowBytes;
+constexpr float kSlack = 8;  // as in forward_bf16.cu
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kLn2 = 0.693147180559945309417f;
 constexpr double kLog2E = 1.44269504088896340736;
@@ -62,32 +63,58 @@ class Room {
   int tile_;
   std::uint32_t matrices_;
 };
-constexpr std::uint32_t kStepPanel = kStep * kPanelRowBytes;
 
 // --- copies ---
 
-template <int D>
-__device__ void copy_keys_or_values(const Problem& p, const Room<D>& room, const Place& at, int step,
-                                    std::int64_t offset, std::uint32_t to) {
-  const int key = half_at(p, room.tiles(), step * kStep).key;
-  const char* const from = p.k.row<D>(at.b, key, at.item.head / p.heads_per_kv) + offset;
-  copy_to_panels<D>(reinterpret_cast<const bfloat16*>(from), p.k.stride / 2, kStep, p.M - key, to,
-                    static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
+// The tensors that are copied: queries T rows at a time, keys and values a step.
+struct Maps {
+  CUtensorMap q, k, v;
+};
+struct Barriers {
+  CopyBarrier queries, keys[2], values[2];
+
+  // By one thread, before a barrier of the CTA.
+  __device__ void init() {
+    queries.init();
+    for (int i = 0; i < 2; ++i) {
+      keys[i].init();
+      values[i].init();
+    }
+    publish_barriers();
+  }
+};
+
+// Keys of one tile.
+struct StepTile {
+  int key;     // the first
+  int column;  // of the tile, that key is
+  int mask;    // of the tile, as its log2_gate
+  float log2_gate;
+};
+__device__ StepTile step_tile(const Problem& p, const Tile* tiles, int step) {
+  const int slot = step * kStep;
+  const Tile tile = tiles[slot >> p.tile_shift];
+  const int column = slot & (p.tile - 1);
+  return {tile.key + column, column, tile.mask, tile.log2_gate};
 }
 
+// By one thread.
 template <int D>
-__device__ void copy_keys(const Problem& p, const Room<D>& room, const Place& at, int step) {
-  copy_keys_or_values(p, room, at, step, 0, room.keys(step));
-  const Step now = step_at(p, room.tiles(), step);
-  const Half& half = now.halves[lane_id() / 16];
-  if (is_full(now) || half.mask < 0) return;
-  const int row = warp_id() * kQueryRows + lane_id() % 16;
-  copy_async_4(shared_address(&room.mask(step)),
-               p.masks + half.mask * p.mask_size + row * p.mask_words + half.column / 32);
+__device__ void copy_step(const Problem& p, const CUtensorMap& map, const Room<D>& room, const Place& at,
+                          int step, std::uint32_t to, CopyBarrier& barrier) {
+  barrier.arm(2 * D * kStep);
+  copy_to_panels<D>(map, at.item.head / p.heads_per_kv * D, step_tile(p, room.tiles(), step).key, at.b, to,
+                    kStepPanel, barrier);
 }
+
+// The thread's word of a partial tile's mask.
 template <int D>
-__device__ void copy_values(const Problem& p, const Room<D>& room, const Place& at, int step) {
-  copy_keys_or_values(p, room, at, step, p.values_at, room.values(step));
+__device__ void copy_mask(const Problem& p, const Room<D>& room, int number) {
+  const StepTile step = step_tile(p, room.tiles(), number);
+  if (step.mask < 0) return;
+  const int row = warp_id() * kQueryRows + lane_id() % 16;
+  copy_async_4(shared_address(&room.mask(number)),
+               p.masks + step.mask * p.mask_size + row * p.mask_words + step.column / 32 + lane_id() / 16);
 }
 
 // --- a warp's arithmetic: a lane has rows row_of(0) and row_of(1), columns first_column() and the next of
@@ -102,19 +129,17 @@ __device__ int first_column() {
 
 // Brings raw products to S + log2 m in units of log 2, if more than the scale is to be applied. Returns the
 // factor, greater than 0, that is left to apply.
-__device__ float add_bias(const Problem& p, const Step& step, float log2_slope, int first_query, Scores& s) {
-  const bool scale_only = !p.slopes && p.log2_scale > 0;
-  if (scale_only && step.halves[0].log2_gate == 0 && step.halves[1].log2_gate == 0) return p.log2_scale;
+__device__ float add_bias(const Problem& p, const StepTile& step, float log2_slope, int first_query,
+                          Scores& s) {
+  if (!p.slopes && p.log2_scale > 0 && step.log2_gate == 0) return p.log2_scale;
 #pragma unroll
-  for (int n = 0; n < kStep / 8; ++n) {
-    const Half& half = step.halves[n / 4];
+  for (int n = 0; n < kStep / 8; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int distance = first_query + row_of(i / 2) - half.key - (n % 4 * 8 + first_column() + i % 2);
+      const int distance = first_query + row_of(i / 2) - step.key - (8 * n + first_column() + i % 2);
       s[n][i] =
-          fmaf(s[n][i], p.log2_scale, half.log2_gate - log2_slope * fabsf(static_cast<float>(distance)));
+          fmaf(s[n][i], p.log2_scale, step.log2_gate - log2_slope * fabsf(static_cast<float>(distance)));
     }
-  }
   return 1;
 }
 
@@ -134,13 +159,12 @@ __device__ void apply_mask(std::uint32_t bits, Scores& s) {
 }
 
 template <int D>
-__device__ void mask_scores(const Problem& p, const Room<D>& room, int number, const KeyRange& range,
+__device__ void mask_scores(const Room<D>& room, int number, const StepTile& step, const KeyRange& range,
                             Scores& s) {
-  const Step step = step_at(p, room.tiles(), number);
-  if (is_full(step)) return;
-  const Half& half = step.halves[lane_id() / 16];
-  std::uint32_t bits = half.mask >= 0 ? room.mask(number) : ~0u;
-  bits &= low_bits(range.high - half.key) & ~low_bits(range.low - half.key);
+  if (step.mask == kFullTile) return;
+  const int key = step.key + lane_id() / 16 * 32;
+  std::uint32_t bits = step.mask >= 0 ? room.mask(number) : ~0u;
+  bits &= low_bits(range.high - key) & ~low_bits(range.low - key);
   if (!__all_sync(kWholeWarp, bits == ~0u)) apply_mask(bits, s);
 }
 
@@ -283,7 +307,9 @@ __device__ void write_result(const Problem& p, const Room<D>& room, const Place&
 template <int D>
 struct Forward {
   const Problem& p;
+  const Maps& maps;
   Room<D> room;
+  Barriers& barriers;
   Place at;
   int steps;
   KeyRange range;  // of the query whose mask the thread copies
@@ -292,15 +318,30 @@ struct Forward {
   Sums<D> sums;
 
   __device__ void load_queries() {
-    const std::uint32_t row = static_cast<std::uint32_t>(warp_id() * kQueryRows + lane_id() % 16);
+    barriers.queries.wait(0);
+    const int row = warp_id() * kQueryRows + lane_id() % 16;
 #pragma unroll
     for (int d = 0; d < D / 16; ++d)
-      load_matrices(q[d], room.queries() +
-                              unit_offset(static_cast<int>(row), 2 * d + lane_id() / 16, room.query_panel()));
+      load_matrices(q[d], room.queries() + unit_offset(row, 2 * d + lane_id() / 16, room.query_panel()));
   }
 
-  __device__ void multiply_keys(int step, Scores& s) const {
+  // Where there is such a step. Copies of values by one thread, of keys by one thread, of masks by all.
+  __device__ void copy_values(int step) {
+    if (threadIdx.x == 0 && step < steps)
+      copy_step(p, maps.v, room, at, step, room.values(step), barriers.values[step & 1]);
+  }
+  __device__ void copy_keys(int step) {
+    if (step < steps) {
+      if (threadIdx.x == 0) copy_step(p, maps.k, room, at, step, room.keys(step), barriers.keys[step & 1]);
+      copy_mask(p, room, step);
+    }
+    commit_copies();
+  }
+
+  __device__ void multiply_keys(int step, Scores& s) {
     const std::uint64_t keys = operand(room.keys(step));
+    barriers.keys[step & 1].wait(step / 2 & 1);
+    fence_products();
 #pragma unroll
     for (int d = 0; d < D / 16; ++d) {
       const std::uint64_t k = keys + static_cast<std::uint64_t>(d / 4 * (kStepPanel / 16)) +
@@ -312,48 +353,45 @@ struct Forward {
     }
     commit_products();
   }
+  __device__ void add_values(int step, const Powers& powers) {
+    barriers.values[step & 1].wait(step / 2 & 1);
+    fence_products();
+    add_products(sums.o, powers, operand(room.values(step), kStepPanel));
+    commit_products();
+  }
 
   // S -> powers; whether o has to be scaled by `shrink` before they are used.
-  __device__ bool soften(int step, Scores& s, float (&shrink)[2]) {
-    const float factor = add_bias(p, step_at(p, room.tiles(), step), log2_slope,
-                                  at.item.tile * p.tile + warp_id() * kQueryRows, s);
-    mask_scores(p, room, step, range, s);
+  __device__ bool soften(int number, Scores& s, float (&shrink)[2]) {
+    const StepTile step = step_tile(p, room.tiles(), number);
+    const float factor = add_bias(p, step, log2_slope, at.item.tile * p.tile + warp_id() * kQueryRows, s);
+    mask_scores(room, number, step, range, s);
     const bool raised = raise_shifts(s, factor, sums, shrink);
     take_powers(factor, sums, s);
     return raised;
   }
 
-  // What was copied is there for all.
-  __device__ void meet() const {
-    wait_for_all_copies();
-    publish_to_products();
-    __syncthreads();
-  }
-
   __device__ void run() {
-    copy_keys(p, room, at, 0);
-    meet();
+    copy_keys(0);
+    copy_values(0);
+    copy_keys(1);
     load_queries();
-    copy_values(p, room, at, 0);
-    if (1 < steps) copy_keys(p, room, at, 1);
     Scores s;
     Powers powers;
     float shrink[2];
-    fence_products();
     multiply_keys(0, s);
+    wait_for_copies<1>();
     wait_for_products<0>();
     pin(s);
     soften(0, s, shrink);
     round_to_operand(s, powers);
 #pragma unroll 1
     for (int step = 0; step + 1 < steps; ++step) {
-      meet();  // also: all are done with the keys of this step and the values of the one before
-      copy_values(p, room, at, step + 1);
-      if (step + 2 < steps) copy_keys(p, room, at, step + 2);
-      fence_products();
+      __syncthreads();  // all are done with the keys of this step and the values of the one before
+      copy_values(step + 1);
+      copy_keys(step + 2);
       multiply_keys(step + 1, s);
-      add_products(sums.o, powers, operand(room.values(step), kStepPanel));
-      commit_products();
+      add_values(step, powers);
+      wait_for_copies<1>();
       wait_for_products<1>();
       pin(s);
       const bool raised = soften(step + 1, s, shrink);
@@ -362,32 +400,36 @@ struct Forward {
       if (raised) sums.scale_rows(shrink);
       round_to_operand(s, powers);
     }
-    meet();
-    fence_products();
-    add_products(sums.o, powers, operand(room.values(steps - 1), kStepPanel));
-    commit_products();
+    add_values(steps - 1, powers);
     wait_for_products<0>();
     pin(sums.o);
   }
 };
 
 template <int D>
-__global__ void __launch_bounds__(kThreadsAtOnce<D>, 1) forward_kernel(const __grid_constant__ Problem p) {
+__global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
+    forward_kernel(const __grid_constant__ Problem p, const __grid_constant__ Maps maps) {
   extern __shared__ uint4 memory[];
   __shared__ int n_tiles;
+  __shared__ Barriers barriers;
   const Room<D> room(p, memory);
   const Place at = place_of_cta(p);
   const int first = at.item.tile * p.tile;
-  copy_to_panels<D>(reinterpret_cast<const bfloat16*>(p.q.row<D>(at.b, first, at.item.head)), p.q.stride / 2,
-                    p.tile, p.N - first, room.queries(), static_cast<int>(threadIdx.x),
-                    static_cast<int>(blockDim.x));
+  if (threadIdx.x == 0) {
+    barriers.init();
+    barriers.queries.arm(2 * D * p.tile);
+    copy_to_panels<D>(maps.q, at.item.head * D, first, at.b, room.queries(), room.query_panel(),
+                      barriers.queries);
+  }
   if (warp_id() == 0) {
     const int n = list_tiles(p, at, room.tiles());
     if (lane_id() == 0) n_tiles = n;
   }
   __syncthreads();
   Forward<D> forward{p,
+                     maps,
                      room,
+                     barriers,
                      at,
                      n_tiles * (p.tile / kStep),
                      key_range(p, at.b, first + warp_id() * kQueryRows + lane_id() % 16),
@@ -397,28 +439,29 @@ __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1) forward_kernel(const __g
   if (forward.steps > 0)
     forward.run();
   else
-    wait_for_all_copies();  // they would arrive in what is written
-  __syncthreads();
+    barriers.queries.wait(0);  // they would arrive in what is written
   write_result(p, room, at, forward.sums);
 }
 
 template <int D>
-void launch(Context context, const Problem& p, unsigned ctas) {
+void launch(Context context, const Problem& p, const Maps& maps, unsigned ctas) {
   const int bytes = Room<D>::bytes(p.tile);
   check_cuda(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   check_cuda(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                   cudaSharedmemCarveoutMaxShared));
   forward_kernel<D><<<ctas, static_cast<unsigned>(p.tile / kGroupRows * kWarpgroup),
-                      static_cast<std::size_t>(bytes), stream(context)>>>(p);
+                      static_cast<std::size_t>(bytes), stream(context)>>>(p, maps);
   check_launch();
 }
 
 }  // namespace
 
-void launch_hopper(Context context, const Problem& p, unsigned ctas, int D) {
-  if (D == 64) return launch<64>(context, p, ctas);
+void launch_hopper(Context context, const Problem& p, const AttentionInput& in, unsigned ctas) {
+  const std::int64_t D = in.q.dim();
+  const Maps maps{tensor_map(in.q, p.tile), tensor_map(in.k, kStep), tensor_map(in.v, kStep)};
+  if (D == 64) return launch<64>(context, p, maps, ctas);
   check(D == 128, "attention: the Hopper kernels were given another head dim");
-  launch<128>(context, p, ctas);
+  launch<128>(context, p, maps, ctas);
 }
 
 }  // namespace filigree::cuda::forward16

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "attention/cuda/mma.cuh"
+#include "attention/cuda/tensor_map.h"
 
 namespace filigree::cuda {
 
@@ -35,11 +36,6 @@ __device__ inline void pin(float (&c)[n][4]) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) asm volatile("" : "+f"(c[i][j])::"memory");
 }
-// What the calling thread wrote to shared memory is there for products started after a barrier.
-__device__ inline void publish_to_products() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 // --- operands in shared memory (PTX: matrix descriptors) ---
 
 // Of a panel of 64 columns and its rows from `address` on, whose number is a multiple of 8.
@@ -174,24 +170,47 @@ __device__ inline void round_to_operand(const float (&c)[8][4], std::uint32_t (&
       a[k][i] = pack_bf16(c[2 * k + i / 2][i % 2 * 2], c[2 * k + i / 2][i % 2 * 2 + 1]);
 }
 
-// --- copies into panels ---
+// --- copies into panels, by the tensor memory accelerator ---
 
-// Rows [0, rows) of D elements, `stride` elements apart, to panels of `rows` rows; zeros from row `valid` on.
-// Shared among `threads` threads, of which the caller is number `thread`; rows at a time: a multiple of 8.
-template <int D>
-__device__ inline void copy_to_panels(const bfloat16* from, int stride, int rows, int valid, std::uint32_t to,
-                                      int thread, int threads) {
-  constexpr int kUnits = D / 8;
-  const int rows_at_once = threads / kUnits, row = thread / kUnits, unit = thread % kUnits;
-  from += static_cast<std::int64_t>(row) * stride + unit * 8;
-  to += unit_offset(row, unit, static_cast<std::uint32_t>(rows * kPanelRowBytes));
-  const std::int64_t step = static_cast<std::int64_t>(rows_at_once) * stride;
-#pragma unroll 4
-  for (int r = row; r < rows; r += rows_at_once) {
-    copy_async_16(to, from, r < valid);
-    from += step;
-    to += static_cast<std::uint32_t>(rows_at_once * kPanelRowBytes);
+// A barrier in shared memory that a thread arms with a number of bytes and that is passed when so many have
+// been copied. Its passes have the parities 0, 1, 0, ..
+struct CopyBarrier {
+  alignas(8) std::uint64_t state;
+
+  __device__ std::uint32_t address() { return shared_address(&state); }
+  // By one thread, before publish_barriers() and a barrier of the CTA.
+  __device__ void init() {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address()) : "memory");
   }
+  __device__ void arm(int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes)
+                 : "memory");
+  }
+  __device__ void wait(int parity) {
+    asm volatile(
+        "{.reg .pred passed;\n"
+        "again: mbarrier.try_wait.parity.shared::cta.b64 passed, [%0], %1;\n"
+        "@!passed bra again;}\n" ::"r"(address()),
+        "r"(parity)
+        : "memory");
+  }
+};
+__device__ inline void publish_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// By one thread: the map's rows from `row` on of D columns from `column` on, into panels at `to`.
+template <int D>
+__device__ inline void copy_to_panels(const CUtensorMap& map, int column, int row, int sequence,
+                                      std::uint32_t to, std::uint32_t panel_bytes, CopyBarrier& barrier) {
+#pragma unroll
+  for (int panel = 0; panel < D / kPanelColumns; ++panel)
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+        "%3, "
+        "%4}], [%5];" ::"r"(to + static_cast<std::uint32_t>(panel) * panel_bytes),
+        "l"(&map), "r"(column + panel * kPanelColumns), "r"(row), "r"(sequence), "r"(barrier.address())
+        : "memory");
 }
 
 }  // namespace filigree::cuda
