@@ -1,4 +1,7 @@
 #include "attention/cuda/tensor_map.h"
+
+#include <cudaTypedefs.h>
+
 #include "core/cuda/cuda.h"
 
 namespace filigree::cuda {
