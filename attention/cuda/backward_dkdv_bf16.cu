@@ -4,7 +4,7 @@
 //   dS^T Q
 // So P and dS are already what the sums need as their left operand, and queries that are missing from the
 // last tile, which are read as zeros, add nothing.
-#include "attention/cuda/backward_bf16.cuh"
+#include "attention/cuda/backward_bf16_warp.cuh"
 
 namespace filigree::cuda::backward16 {
 namespace {

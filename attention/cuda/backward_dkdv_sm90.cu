@@ -176,8 +176,8 @@ __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
 void key_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work) {
   Tensor room = segment_room(context, p, D, work, 2);
   const Segments segments{data_or_null<float>(room), 2};
-  with_hopper_head_dim(D, [&](auto dim) {
-    launch_hopper_pass<dim()>(context, p, maps, key_gradients_kernel<dim()>, work, segments);
+  with_head_dim(D, [&](auto dim) {
+    launch_pass<dim()>(context, p, maps, key_gradients_kernel<dim()>, work, segments);
   });
   add_segments(context, p, D, work, segments, 0, p.k_grad, p.G, p.M);
   add_segments(context, p, D, work, segments, 1, p.v_grad, p.G, p.M);

@@ -204,8 +204,8 @@ __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
 void query_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work) {
   Tensor room = segment_room(context, p, D, work, 1);
   const Segments segments{data_or_null<float>(room), 1};
-  with_hopper_head_dim(D, [&](auto dim) {
-    launch_hopper_pass<dim()>(context, p, maps, query_gradients_kernel<dim()>, work, segments);
+  with_head_dim(D, [&](auto dim) {
+    launch_pass<dim()>(context, p, maps, query_gradients_kernel<dim()>, work, segments);
   });
   add_segments(context, p, D, work, segments, 0, p.q_grad, p.H, p.N);
 }

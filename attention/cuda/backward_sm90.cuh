@@ -222,8 +222,8 @@ __device__ void write_result(const Problem& p, const Room<D>& room, const Sums<D
 // --- host ---
 
 template <int D, class Kernel>
-void launch_hopper_pass(Context context, const Problem& p, const Maps& maps, Kernel kernel,
-                        const WorkList& work, const Segments& segments) {
+void launch_pass(Context context, const Problem& p, const Maps& maps, Kernel kernel, const WorkList& work,
+                 const Segments& segments) {
   const std::int64_t ctas = work.n_items * p.sharing;
   if (ctas == 0) return;
   check(ctas <= std::numeric_limits<std::int32_t>::max(), "attention: too many work items for a launch");
@@ -239,7 +239,7 @@ void launch_hopper_pass(Context context, const Problem& p, const Maps& maps, Ker
 
 // Calls f with the head dim as a type.
 template <class F>
-void with_hopper_head_dim(int D, F&& f) {
+void with_head_dim(int D, F&& f) {
   if (D == 64) return f(std::integral_constant<int, 64>());
   check(D == 128, "attention: the Hopper kernels were given another head dim");
   f(std::integral_constant<int, 128>());
