@@ -187,6 +187,7 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
   using namespace backward16;
   const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), in.layout_kv_heads());
   Problem p = make_problem(context, in, layout);
+  if (p.B == 0) return;
   p.o_grad = head_rows<const bfloat16>(Heads::all(o_grad));
   p.q_grad = head_rows<bfloat16>(q_grad);
   p.k_grad = head_rows<bfloat16>(k_grad);
