@@ -363,7 +363,7 @@ std::vector<LearnedLayer::Connection> LearnedLayer::connect_each(const Var& q, c
     View v = assemble(n, by_routing(others, n, b, routings, first_entries));
     connections.push_back({v.layout, v.index.defined() ? pick(gates, v.index) : Var{}});
   }
-  routed_ = connections.back().layout;
+  if (n == geometry_.n) routed_ = connections.back().layout;
   return connections;
 }
 

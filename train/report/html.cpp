@@ -124,8 +124,7 @@ std::string pictures(const Analysis& analysis) {
   for (const Setting& setting : analysis.settings)
     for (const Variant& v : setting.variants)
       text += fmt::format(
-          "<article class=\"card\">\n<h3><span class=\"swatch s{}\"></span>{}{}</h3>\n<div "
-          "class=\"panels\">\n{}</div>\n</article>\n",
+          "<article class=\"card\">\n<h3><span class=\"swatch s{}\"></span>{}{}</h3>\n{}</article>\n",
           v.style % 8, escape_html(v.label),
           setting.label.empty() ? "" : escape_html(" (" + setting.label + ")"), variant_pictures(v));
   return text + "</div>\n</section>\n";
