@@ -119,7 +119,8 @@ std::string across_settings(const Analysis& analysis) {
 
 std::string pictures(const Analysis& analysis) {
   std::string text =
-      "<section>\n<h2>What the heads see</h2>\n<p>Queries run downward, keys to the right; the darker, the "
+      "<section>\n<h2>What the heads see</h2>\n<p>Queries run downward, keys to the right; the stronger the "
+      "colour, the "
       "larger the share of allowed pairs.</p>\n<div class=\"pictures\">\n";
   for (const Setting& setting : analysis.settings)
     for (const Variant& v : setting.variants)

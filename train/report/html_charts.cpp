@@ -280,7 +280,8 @@ std::string variant_pictures(const Variant& variant) {
     const auto panels = picture_panels(groups);
     const auto first = std::span(panels).first(std::min(panels.size(), kOpenPictures));
     const auto rest = std::span(panels).subspan(first.size());
-    std::string text = heads.note.empty() ? "" : fmt::format("<p>{}</p>\n", escape_html(heads.note));
+    std::string text =
+        heads.note.empty() ? "" : fmt::format("<p class=\"note\">{}</p>\n", escape_html(heads.note));
     text += panel_figures(variant, first);
     if (!rest.empty())
       text += fmt::format("<details>\n<summary>{} more</summary>\n{}</details>\n", rest.size(),

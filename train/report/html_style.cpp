@@ -36,7 +36,7 @@ h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 0.8rem; }
 h3 { font-size: 1rem; margin: 0 0 0.5rem; overflow-wrap: anywhere; }
 p { margin: 0 0 0.6rem; max-width: 75ch; }
-.sub, caption, figcaption, footer { color: var(--soft); font-size: 0.875rem; }
+.sub, .note, caption, figcaption, footer { color: var(--soft); font-size: 0.875rem; }
 .sub { margin-top: 0.3rem; }
 figcaption strong { color: var(--ink); }
 .card, .short { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 16px; }
@@ -50,7 +50,7 @@ table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-varian
 caption { text-align: left; padding: 12px 14px 4px; }
 th, td { padding: 7px 12px; text-align: right; white-space: nowrap; vertical-align: bottom; }
 thead th { color: var(--soft); font-weight: 600; white-space: normal; min-width: 5.2em; border-bottom: 1px solid var(--rule); }
-th:first-child { text-align: left; white-space: normal; min-width: 11em; }
+th:first-child { text-align: left; white-space: normal; min-width: 12em; }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
 tbody tr + tr > * { border-top: 1px solid var(--grid); }
 tr.best > * { background: var(--best); }
@@ -88,16 +88,21 @@ figure { margin: 0; min-width: 0; }
 .h0 { background: var(--d0); } .h1 { background: var(--d1); } .h2 { background: var(--d2); } .h3 { background: var(--d3); }
 .h4 { background: var(--d4); } .h5 { background: var(--d5); } .h6 { background: var(--d6); }
 .h4, .h5, .h6 { color: var(--card); }
-.heat td { text-align: center; }
+.heat td, .heat thead th:not(:first-child) { text-align: center; }
 .heat { margin-bottom: 16px; }
 .heats { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 0 16px; align-items: start; }
+.heats table { table-layout: fixed; }
 .heats th { min-width: 3em; padding: 5px 8px; }
 .heats td { padding: 5px 8px; }
-.heats th:first-child { min-width: 6.5em; white-space: nowrap; }
+.heats th:first-child { width: 8.6em; min-width: 0; overflow-wrap: anywhere; }
 .heats tbody tr:last-child > * { border-top: 2px solid var(--rule); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)); gap: 16px; align-items: start; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(90px, 1fr)); gap: 10px; }
-.picture { display: block; width: 100%; max-width: 240px; height: auto; border: 1px solid var(--rule); }
+.pictures article:has(.panel + .panel) { grid-column: 1 / -1; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 45%), 1fr)); gap: 10px 16px; }
+.panels:has(> :only-child) { grid-template-columns: 1fr; }
+.pictures details { border: 0; padding: 0; margin-top: 12px; }
+.pictures summary { margin-bottom: 10px; font-size: 0.875rem; }
+.picture { display: block; width: 100%; max-width: 320px; height: auto; border: 1px solid var(--rule); }
 .panel figcaption { font-size: 0.75rem; margin-top: 4px; }
 dt { font-weight: 600; }
 dd { margin: 0 0 0.6rem; max-width: 75ch; }
