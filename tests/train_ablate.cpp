@@ -476,11 +476,19 @@ TEST(ReadySweeps, AreWhatTheirCommentsSay) {
   };
   for (const Cell& cell : cells("small.yaml"))
     EXPECT_NEAR(tiles_per_layer(cell.config), cell.labels[0] == "full" ? 2112 : 600, 1) << cell.name;
-  EXPECT_EQ(cells("window-size.yaml").size(), 24u);
+  EXPECT_EQ(cells("window-size.yaml").size(), 15u);
   EXPECT_EQ(cells("tile-size.yaml").size(), 15u);
-  for (const Cell& cell : cells("patterns-lm.yaml")) {
-    const double target = cell.labels[0] == "full" ? 16640 : 4320;
-    EXPECT_NEAR(tiles_per_layer(cell.config) / target, 1, 0.05) << cell.name;
+  EXPECT_EQ(cells("passkey.yaml").size(), 16u);
+  for (const char* name :
+       {"patterns-lm.yaml", "patterns-mqar.yaml", "patterns-listops.yaml", "passkey.yaml"}) {
+    const Sweep sweep = load_sweep(folder / name);
+    for (const Cell& cell : sweep.cells) {
+      if (std::ranges::count(cell.labels, "full") > 0) continue;
+      const double target = tiles_per_layer(sweep.like(cell, "bigbird")->config);
+      EXPECT_NEAR(tiles_per_layer(cell.config) / target, 1, sweep.equal.tolerance)
+          << name << " " << cell.name;
+      EXPECT_LT(target, 0.7 * tiles_per_layer(sweep.like(cell, "full")->config));
+    }
   }
 }
 

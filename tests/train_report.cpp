@@ -299,6 +299,10 @@ TEST(ReportPage, AccuracyByLengthIsAMapForEachVariant) {
         "<th scope=\"row\">all</th><td class=\"h6\">100</td><td class=\"h2\">38</td>"})
     EXPECT_NE(html.find(part), std::string::npos) << part;
   EXPECT_EQ(html.find("Accuracy of all"), std::string::npos);
+  const std::string markdown = results_markdown(collection, analyse(collection));
+  EXPECT_NE(markdown.find("| pattern | 64 | 128 |\n| --- | ---: | ---: |\n"), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("| near | 100.0 % | 37.5 % |\n"), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("| all | – | – |\n"), std::string::npos) << markdown;
 }
 
 TEST(ReportPage, HostileNamesStayText) {

@@ -176,7 +176,8 @@ std::string position_figure(const Setting& setting) {
     for (const Curve& curve : curves) pointers.push_back(&curve);
     if (!pointers.empty()) series.push_back(mean_curve(v, pointers));
   }
-  if (series.empty()) return "";
+  // Where all targets stand at much the same place there is nothing to see.
+  if (std::ranges::all_of(series, [](const Series& s) { return s.points.size() < 2; })) return "";
   const std::string title = "Loss by position.";
   const ChartText text{title, final_values(series), "tokens before the predicted one",
                        "loss, nats per token"};
