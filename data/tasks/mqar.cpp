@@ -4,8 +4,8 @@
 //
 // Keys are drawn without repetition from [1, vocab / 2), values from [vocab / 2, vocab). A key comes back at
 // an even distance 2 g from the end of the pairs, g in [0, (seq_len - 2 pairs) / 2) drawn without repetition
-// with probability proportional to (g + 1)^(power_a - 1): small powers ask soon after, 1 asks anywhere, larger
-// ones ask late.
+// with probability proportional to (g + 1)^(power_a - 1): small powers ask soon after, 1 asks anywhere,
+// larger ones ask late.
 #include <algorithm>
 #include <cmath>
 
