@@ -17,7 +17,7 @@ std::int64_t full_tiles_of_head(const Geometry& g, std::int64_t n) {
 
 }  // namespace
 
-const Tensor& find_state(const LearnState& state, const std::string& name) {
+const Tensor& find_state(const LearnState& state, std::string_view name) {
   for (const auto& [key, value] : state)
     if (key == name) return value;
   fail(ErrorKind::data, "the checkpoint lacks {}", name);

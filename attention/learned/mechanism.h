@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "attention/pattern.h"
@@ -76,7 +77,7 @@ class TileSet {
 // Values that a checkpoint holds beside the parameters.
 using LearnState = std::vector<std::pair<std::string, Tensor>>;
 // The value of that name; Error(data) if there is none.
-const Tensor& find_state(const LearnState& state, const std::string& name);
+const Tensor& find_state(const LearnState& state, std::string_view name);
 
 class Mechanism : public Module {
  public:
