@@ -9,9 +9,35 @@ namespace {
 
 constexpr std::int64_t kMaxTiles = std::numeric_limits<std::int32_t>::max();
 
-Tensor tensor_of(const std::vector<std::int32_t>& values, Device device) {
-  return Tensor::of({static_cast<std::int64_t>(values.size())}, values, device);
-}
+// Arrays that go to the device in one copy, since each copy waits. Each begins at a multiple of 256 bytes.
+template <class T>
+class Upload {
+ public:
+  // `to` will have the values after send().
+  void add(Tensor& to, const Shape& shape, std::span<const T> values) {
+    parts_.push_back({&to, shape, std::ssize(values_)});
+    values_.insert(values_.end(), values.begin(), values.end());
+    values_.resize((values_.size() + kStep - 1) / kStep * kStep);
+  }
+  void add(Tensor& to, const std::vector<T>& values) { add(to, {std::ssize(values)}, values); }
+  void send(Device device) const {
+    const Tensor all = Tensor::of({std::ssize(values_)}, values_, device);
+    for (const Part& part : parts_)
+      *part.to = all.slice(part.begin, part.begin + part.shape.numel()).reshape(part.shape);
+  }
+
+ private:
+  static constexpr std::size_t kStep = 256 / sizeof(T);
+  struct Part {
+    Tensor* to;
+    Shape shape;
+    std::int64_t begin;
+  };
+  std::vector<T> values_;
+  std::vector<Part> parts_;
+};
+using Upload32 = Upload<std::int32_t>;
+using Upload64 = Upload<std::int64_t>;
 
 void append(std::vector<std::int32_t>& to, std::span<const std::int32_t> values, std::int64_t added) {
   for (const std::int32_t value : values) to.push_back(static_cast<std::int32_t>(value + added));
@@ -33,7 +59,7 @@ std::vector<std::int64_t> first_tiles(const TileLayout& layout) {
 }
 
 // Every pattern behind the one before.
-void set_patterns(const TileLayout& layout, const std::vector<std::int64_t>& first, Device device,
+void add_patterns(const TileLayout& layout, const std::vector<std::int64_t>& first, Upload32& upload,
                   DeviceLayout& to) {
   std::vector<std::int32_t> row_offsets, full_begin, columns, mask_id, col_offsets, rows, tile_of;
   for (std::size_t i = 0; i < first.size(); ++i) {
@@ -46,23 +72,23 @@ void set_patterns(const TileLayout& layout, const std::vector<std::int64_t>& fir
     append(rows, p.rows, 0);
     append(tile_of, p.tile_of, first[i]);
   }
-  to.row_offsets = tensor_of(row_offsets, device);
-  to.full_begin = tensor_of(full_begin, device);
-  to.columns = tensor_of(columns, device);
-  to.mask_id = tensor_of(mask_id, device);
-  to.col_offsets = tensor_of(col_offsets, device);
-  to.rows = tensor_of(rows, device);
-  to.tile_of = tensor_of(tile_of, device);
+  upload.add(to.row_offsets, row_offsets);
+  upload.add(to.full_begin, full_begin);
+  upload.add(to.columns, columns);
+  upload.add(to.mask_id, mask_id);
+  upload.add(to.col_offsets, col_offsets);
+  upload.add(to.rows, rows);
+  upload.add(to.tile_of, tile_of);
 }
 
-Tensor mask_words(const MaskTable& masks, Device device) {
+void add_masks(const MaskTable& masks, Upload64& upload, DeviceLayout& to) {
   const std::int64_t words = masks.words_per_mask();
   std::vector<std::int64_t> values;
   values.reserve(static_cast<std::size_t>(words * std::max(masks.size(), 1)));
   for (std::int32_t id = 0; id < masks.size(); ++id)
     for (const std::uint64_t word : masks.mask(id)) values.push_back(std::bit_cast<std::int64_t>(word));
   if (values.empty()) values.resize(static_cast<std::size_t>(words));
-  return Tensor::of({static_cast<std::int64_t>(values.size()) / words, words}, values, device);
+  upload.add(to.masks, {std::ssize(values) / words, words}, values);
 }
 
 // Collects the items of one list and cuts the long ones.
@@ -80,16 +106,14 @@ class Work {
       add_item(head, tile, begin + count * s / segments, begin + count * (s + 1) / segments, slots_++);
   }
 
-  WorkList finish(Device device) {
+  void finish(Upload32& upload, WorkList& list) {
     std::stable_sort(items_.begin(), items_.end(),
                      [](const WorkItem& a, const WorkItem& b) { return a.end - a.begin > b.end - b.begin; });
-    WorkList list;
     list.n_items = static_cast<std::int64_t>(items_.size());
     list.n_splits = static_cast<std::int64_t>(splits_.size());
     list.n_slots = slots_;
-    list.items = as_tensor(items_, device);
-    list.splits = as_tensor(splits_, device);
-    return list;
+    add(items_, upload, list.items);
+    add(splits_, upload, list.splits);
   }
 
  private:
@@ -101,11 +125,11 @@ class Work {
   }
 
   template <class T>
-  static Tensor as_tensor(const std::vector<T>& structs, Device device) {
+  static void add(const std::vector<T>& structs, Upload32& upload, Tensor& to) {
     constexpr std::size_t kFields = sizeof(T) / sizeof(std::int32_t);
     std::vector<std::int32_t> fields(structs.size() * kFields);
     std::copy_n(reinterpret_cast<const std::int32_t*>(structs.data()), fields.size(), fields.data());
-    return Tensor::of({static_cast<std::int64_t>(structs.size()), kFields}, fields, device);
+    upload.add(to, {std::ssize(structs), kFields}, fields);
   }
 
   std::int64_t split_tiles_;
@@ -114,7 +138,8 @@ class Work {
   std::int64_t slots_ = 0;
 };
 
-WorkList query_work(const TileLayout& layout, const std::vector<std::int64_t>& first, Device device) {
+void add_query_work(const TileLayout& layout, const std::vector<std::int64_t>& first, Upload32& upload,
+                    WorkList& to) {
   Work work(layout.tile());
   for (int h = 0; h < layout.n_heads(); ++h) {
     const TilePattern& p = layout.of_head(h);
@@ -122,10 +147,10 @@ WorkList query_work(const TileLayout& layout, const std::vector<std::int64_t>& f
     for (std::int64_t q = 0; q < layout.query_tiles(); ++q)
       work.add(h, q, base + p.row_offsets[q], base + p.row_offsets[q + 1]);
   }
-  return work.finish(device);
+  work.finish(upload, to);
 }
 
-WorkList key_work(const TileLayout& layout, int n_kv_heads, Device device) {
+void add_key_work(const TileLayout& layout, int n_kv_heads, Upload32& upload, WorkList& to) {
   Work work(layout.tile());
   const int heads_each = layout.n_heads() / n_kv_heads;
   for (int g = 0; g < n_kv_heads; ++g) {
@@ -139,7 +164,7 @@ WorkList key_work(const TileLayout& layout, int n_kv_heads, Device device) {
       work.add(g, k, 0, entries);
     }
   }
-  return work.finish(device);
+  work.finish(upload, to);
 }
 
 }  // namespace
@@ -151,12 +176,16 @@ DeviceLayout make_device_layout(const TileLayout& layout, int n_kv_heads, Device
   for (int h = 0; h < layout.n_heads(); ++h)
     gate_base.push_back(layout.gate_offset(h) - first[static_cast<std::size_t>(layout.head_pattern()[h])]);
   DeviceLayout made;
-  set_patterns(layout, first, device, made);
-  made.head_pattern = tensor_of(layout.head_pattern(), device);
-  made.gate_base = Tensor::of({layout.n_heads()}, gate_base, device);
-  made.masks = mask_words(layout.masks(), device);
-  made.query_work = query_work(layout, first, device);
-  made.key_work = key_work(layout, n_kv_heads, device);
+  Upload32 indices;
+  add_patterns(layout, first, indices, made);
+  indices.add(made.head_pattern, layout.head_pattern());
+  add_query_work(layout, first, indices, made.query_work);
+  add_key_work(layout, n_kv_heads, indices, made.key_work);
+  indices.send(device);
+  Upload64 words;
+  add_masks(layout.masks(), words, made);
+  words.add(made.gate_base, gate_base);
+  words.send(device);
   return made;
 }
 

@@ -2,6 +2,9 @@
 // core/kernels.h: attention/cpu/*.cpp in namespace cpu, attention/cuda/*.cu in namespace cuda.
 #pragma once
 
+#include <algorithm>
+#include <span>
+
 #include "attention/tile_layout.h"
 #include "core/kernels.h"
 
@@ -37,7 +40,45 @@ struct AttentionInput {
   double scale = 1;
 
   DType dtype() const { return q.tensor.dtype(); }
+  // Sequences that share a layout: all, or 1 where each has its own. Head h of sequence b is head b *
+  // layout_heads() + h of the layout.
+  std::int64_t sharing() const { return layout->n_heads() == q.count ? q.batch() : 1; }
+  std::int64_t layout_heads() const { return layout->n_heads() == q.count ? 0 : q.count; }
+  // The kv heads that the layout's heads have.
+  int layout_kv_heads() const { return static_cast<int>(layout->n_heads() / q.count * k.count); }
 };
+
+// What routers choose key tiles from (attention/learned/block_topk.cpp).
+struct TileChoice {
+  Tensor scores;                       // f32 [G B, N, key tiles]
+  Tensor row_bounds;                   // i32 [B, N, 2]; undefined: every key
+  std::span<const double> thresholds;  // [G], of the host
+  std::int64_t tile = 64, topk = 1, sinks = 0;
+  bool causal = true;
+
+  std::int64_t rows() const { return scores.dim(1); }
+  std::int64_t key_tiles() const { return scores.dim(2); }
+  std::int64_t query_tiles() const { return (rows() + tile - 1) / tile; }
+  std::int64_t batch() const { return scores.dim(0) / std::ssize(thresholds); }
+  std::int64_t places() const { return std::min(topk, tile); }  // a row takes one tile at most
+};
+
+// Over the rows of query tiles.
+struct ChoiceSums {
+  double wanted = 0;       // proposals above the threshold, whether or not there was a place
+  double query_tiles = 0;  // with tiles to choose among
+  double scores = 0, squares = 0, proposals = 0;
+
+  ChoiceSums& operator+=(const ChoiceSums& o) {
+    wanted += o.wanted;
+    query_tiles += o.query_tiles;
+    scores += o.scores;
+    squares += o.squares;
+    proposals += o.proposals;
+    return *this;
+  }
+};
+inline constexpr int kChoiceFields = sizeof(ChoiceSums) / sizeof(double);
 
 }  // namespace filigree
 

@@ -10,6 +10,7 @@ namespace {
 
 struct Sizes {
   std::int64_t B, N, M, H, G, D;
+  std::int64_t layout_heads;  // 0: all sequences share the layout; H: each has its own
 };
 
 // Every pair's tile as an index into the gate, i32 [B, H, N, M]; 0 outside the layout's tiles.
@@ -18,9 +19,9 @@ Tensor gate_indices(const Sizes& s, const TileLayout& layout, bool per_batch) {
   const std::int64_t T = layout.tile();
   for (std::int64_t b = 0; b < s.B; ++b)
     for (std::int64_t h = 0; h < s.H; ++h) {
-      const TilePattern& pattern = layout.of_head(static_cast<int>(h));
-      const std::int64_t offset =
-          layout.gate_offset(static_cast<int>(h)) + (per_batch ? b * layout.gate_size() : 0);
+      const auto head = static_cast<int>(b * s.layout_heads + h);
+      const TilePattern& pattern = layout.of_head(head);
+      const std::int64_t offset = layout.gate_offset(head) + (per_batch ? b * layout.gate_size() : 0);
       for (std::int64_t i = 0; i < s.N; ++i)
         for (auto t = pattern.row_offsets[i / T]; t < pattern.row_offsets[i / T + 1]; ++t)
           for (std::int64_t j = pattern.columns[t] * T; j < std::min(s.M, (pattern.columns[t] + 1) * T); ++j)
@@ -40,7 +41,7 @@ Tensor pair_mask(const Sizes& s, const Tensor& allowed, const Tensor& row_bounds
           const std::int32_t* bounds =
               row_bounds.defined() ? row_bounds.data<std::int32_t>() + 2 * (b * s.N + i) : nullptr;
           const bool inside = !bounds || (bounds[0] <= j && j < bounds[1]);
-          if (inside && allowed.data<std::uint8_t>()[(h * s.N + i) * s.M + j])
+          if (inside && allowed.data<std::uint8_t>()[((b * s.layout_heads + h) * s.N + i) * s.M + j])
             mask.data<double>()[((b * s.H + h) * s.N + i) * s.M + j] = 1;
         }
   return mask.to(dtype);
@@ -98,7 +99,13 @@ Tensor allowed_pairs(const TileLayout& layout) {
 
 Var reference_attention(const Var& q, const Var& k, const Var& v, const Tensor& allowed,
                         const TileLayout& layout, const AttentionOptions& options) {
-  const Sizes s{q.dim(0), q.dim(1), k.dim(1), q.dim(2), k.dim(2), q.dim(3)};
+  const Sizes s{q.dim(0),
+                q.dim(1),
+                k.dim(1),
+                q.dim(2),
+                k.dim(2),
+                q.dim(3),
+                layout.n_heads() == q.dim(2) ? 0 : q.dim(2)};
   const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(s.D));
   constexpr int kHeadsFirst[] = {0, 2, 1, 3};
   const Var q_BHND = ops::permute(q, kHeadsFirst);

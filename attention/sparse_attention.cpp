@@ -24,18 +24,18 @@ void check_inputs(const Heads& q, const Heads& k, const LayoutPtr& layout, const
   require(D >= 1 && D <= kMaxHeadDim, "[sparse_attention] head dim {}, expected 1 to {}", D, kMaxHeadDim);
   require(G >= 1 && H % G == 0, "[sparse_attention] {} query heads for {} kv heads, expected a multiple", H,
           G);
-  require(layout->n_queries() == N && layout->n_keys() == M && layout->n_heads() == H,
-          "[sparse_attention] the layout is for {} queries, {} keys, {} heads, but q has {} queries and {} "
-          "heads, k "
-          "{} keys",
-          layout->n_queries(), layout->n_keys(), layout->n_heads(), N, H, M);
+  const bool shared = layout->n_heads() == H;
+  require(layout->n_queries() == N && layout->n_keys() == M && (shared || layout->n_heads() == B * H),
+          "[sparse_attention] the layout is for {} queries, {} keys, {} heads, but q has {} sequences of {} "
+          "queries and {} heads, k {} keys",
+          layout->n_queries(), layout->n_keys(), layout->n_heads(), B, N, H, M);
   const DType sums = accumulation_dtype(q.tensor.dtype());
   const Device device = q.tensor.device();
   if (options.gate.defined()) {
-    const Shape shared = {layout->gate_size()}, each = {B, layout->gate_size()};
-    require(options.gate.shape() == shared || options.gate.shape() == each,
-            "[sparse_attention] gate has shape {}, expected {} or {}", options.gate.shape().str(),
-            shared.str(), each.str());
+    const Shape one = {layout->gate_size()}, each = {B, layout->gate_size()};
+    require(options.gate.shape() == one || (shared && options.gate.shape() == each),
+            "[sparse_attention] gate has shape {}, expected {}", options.gate.shape().str(),
+            shared ? one.str() + " or " + each.str() : one.str());
     check_tensor(options.gate.value(), "gate", options.gate.shape(), sums, device);
   }
   if (options.row_bounds.defined())
@@ -77,12 +77,13 @@ Tensor backward(const AttentionInput& in, const Output& out, const Tensor& o_gra
                 Heads& q_grad, Heads& k_grad, Heads& v_grad) {
   const Device device = in.q.tensor.device();
   Tensor gate_grad;
-  if (want_gate) gate_grad = Tensor::empty({in.q.batch(), in.layout->gate_size()}, in.gate.dtype(), device);
+  if (want_gate) gate_grad = Tensor::empty({in.sharing(), in.layout->gate_size()}, in.gate.dtype(), device);
   Tensor delta = Tensor::empty_like(out.lse);
   on_device(device, [&](auto context) {
     sparse_attention_backward(context, in, out.o, out.lse, o_grad, delta, q_grad, k_grad, v_grad, gate_grad);
   });
   if (!want_gate || in.gate.rank() == 2) return gate_grad;
+  if (in.sharing() == 1) return gate_grad.reshape(in.gate.shape());
   Tensor shared = Tensor::empty_like(in.gate);
   on_device(device, [&](auto context) { sum_leading(context, gate_grad, shared); });
   return shared;

@@ -34,6 +34,9 @@ struct AttentionOptions {
 // q [B, N, H, D]; k, v [B, M, G, D], H a multiple of G: query head h reads kv head h / (H / G). f32 or f64,
 // on CUDA also bf16 with D a multiple of 16 from 32 to 128; CUDA computes tiles of edge 32, 64 and 128.
 // Returns o [B, N, H, D].
+//
+// A layout of B H heads, not H, is one layout for each sequence: head b H + h is head h of sequence b. Then
+// the gate is [layout.gate_size()], of all sequences.
 Var sparse_attention(const Var& q, const Var& k, const Var& v, const LayoutPtr& layout,
                      const AttentionOptions& options = {});
 

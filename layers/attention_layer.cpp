@@ -97,19 +97,12 @@ Var AttentionLayer::attend_each(const Var& qkv, const AttentionMask& mask,
   const std::int64_t batch = qkv.dim(0), n = qkv.dim(1), H = n_heads_, G = n_kv_heads_, D = head_dim_;
   const std::int64_t sizes[] = {H * D, G * D, G * D};
   const auto parts = ops::split_last(ops::reshape(qkv, {batch, n, (H + 2 * G) * D}), sizes);
-  const auto connections =
+  const LearnedLayer::Connection connection =
       mask.router->connect_each(ops::reshape(parts[0], {batch, n, H, D}),
                                 ops::reshape(parts[1], {batch, n, G, D}), mask.row_bounds, mask.training);
-  std::vector<Var> outputs;
-  for (std::int64_t b = 0; b < batch; ++b) {
-    AttentionOptions own = options;
-    own.gate = connections[static_cast<std::size_t>(b)].gate;
-    if (options.row_bounds.defined()) own.row_bounds = options.row_bounds.slice(b, b + 1);
-    const Var o = sparse_attention_qkv(ops::slice(qkv, b, b + 1), G,
-                                       connections[static_cast<std::size_t>(b)].layout, theta(), own);
-    outputs.push_back(ops::reshape(o, {n * H * D}));
-  }
-  return ops::reshape(ops::concat_last(outputs), {batch, n, H, D});
+  AttentionOptions own = options;
+  own.gate = connection.gate;
+  return sparse_attention_qkv(qkv, G, connection.layout, theta(), own);
 }
 
 void AttentionLayer::visit(const Visitor& visitor) {

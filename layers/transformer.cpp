@@ -219,7 +219,7 @@ void Transformer::forget_evaluated_patterns() const {
 
 std::vector<LayoutPtr> Transformer::training_layouts(std::vector<LayoutPtr> layouts) const {
   for (std::size_t i = 0; i < learned_.size(); ++i)
-    if (learned_[i] && learned_[i]->training_layout()) layouts[i] = learned_[i]->training_layout();
+    if (const LayoutPtr layout = learned_[i] ? learned_[i]->training_layout() : nullptr) layouts[i] = layout;
   return layouts;
 }
 

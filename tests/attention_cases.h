@@ -89,6 +89,26 @@ inline LayoutPtr random_layout(Random& random, std::int64_t N, std::int64_t M, i
                                       std::move(masks));
 }
 
+// One layout of the heads of all, in order.
+inline LayoutPtr join(const std::vector<LayoutPtr>& layouts) {
+  const TileLayout& first = *layouts.front();
+  MaskTable masks(first.tile());
+  std::vector<TilePattern> patterns;
+  std::vector<std::int32_t> head_pattern;
+  for (const LayoutPtr& layout : layouts) {
+    for (const std::int32_t p : layout->head_pattern())
+      head_pattern.push_back(static_cast<std::int32_t>(patterns.size()) + p);
+    for (TilePattern p : layout->patterns()) {
+      for (std::int32_t& id : p.mask_id)
+        if (id != kFullTile) id += masks.size();
+      patterns.push_back(std::move(p));
+    }
+    for (std::int32_t id = 0; id < layout->masks().size(); ++id) masks.append(layout->masks().mask(id));
+  }
+  return std::make_shared<TileLayout>(first.n_queries(), first.n_keys(), first.tile(), first.causal(),
+                                      std::move(patterns), std::move(head_pattern), std::move(masks));
+}
+
 inline void choose_pairs(Random& random, Case& c, std::int64_t N, std::int64_t M, int tile, int n_heads) {
   if (N != M) {
     c.layout = random_layout(random, N, M, tile, n_heads);
@@ -116,8 +136,30 @@ inline Tensor random_gate(Random& random, const Shape& shape) {
   return gate;
 }
 
-inline void choose_inputs(Random& random, Case& c, std::int64_t B, std::int64_t G, std::int64_t D) {
-  const std::int64_t N = c.layout->n_queries(), M = c.layout->n_keys(), H = c.layout->n_heads();
+// Each of B sequences has pairs of its own.
+inline void choose_pairs_each(Random& random, Case& c, std::int64_t B, std::int64_t N, std::int64_t M,
+                              int tile, int n_heads) {
+  std::vector<LayoutPtr> layouts;
+  const bool causal = random.coin();
+  for (std::int64_t b = 0; b < B; ++b) {
+    if (N != M) {
+      layouts.push_back(random_layout(random, N, M, tile, n_heads));
+      continue;
+    }
+    const std::string text =
+        random_pattern(random.stream(), N, n_heads, static_cast<int>(random.range(0, 2)));
+    c.text += "\n  " + text;
+    layouts.push_back(std::make_shared<TileLayout>(
+        build_layout(*parse_pattern(text, n_heads), Geometry{N, causal, tile}, n_heads)));
+  }
+  c.layout = join(layouts);
+  c.allowed = allowed_pairs(*c.layout);
+  c.text += fmt::format(" each sequence, causal={}", causal);
+}
+
+inline void choose_inputs(Random& random, Case& c, std::int64_t B, std::int64_t H, std::int64_t G,
+                          std::int64_t D) {
+  const std::int64_t N = c.layout->n_queries(), M = c.layout->n_keys();
   c.q = random.normal({B, N, H, D});
   c.k = random.normal({B, M, G, D});
   c.v = random.normal({B, M, G, D});
@@ -136,10 +178,14 @@ inline Case random_case(Random& random, const CaseRange& range) {
   const std::int64_t D = range.dim_step * random.size((range.least_dim + range.dim_step - 1) / range.dim_step,
                                                       range.greatest_dim / range.dim_step);
   c.text = fmt::format("B={} N={} M={} H={} G={} D={} T={}", B, N, M, H, G, D, tile);
-  choose_pairs(random, c, N, M, tile, static_cast<int>(H));
-  choose_inputs(random, c, B, G, D);
+  const bool own_pairs = B > 1 && random.range(0, 2) == 0;
+  if (own_pairs)
+    choose_pairs_each(random, c, B, N, M, tile, static_cast<int>(H));
+  else
+    choose_pairs(random, c, N, M, tile, static_cast<int>(H));
+  choose_inputs(random, c, B, H, G, D);
   const std::int64_t S = c.layout->gate_size();
-  if (random.coin()) c.gate = random_gate(random, random.coin() ? Shape{S} : Shape{B, S});
+  if (random.coin()) c.gate = random_gate(random, own_pairs || random.coin() ? Shape{S} : Shape{B, S});
   if (random.coin()) c.row_bounds = random_bounds(random, B, N, M);
   if (random.range(0, 2) == 0) c.slopes = alibi_slopes(static_cast<int>(H), DType::f64, Device::cpu());
   // Up to D = 40 as drawn; beyond, S must not grow, since a rounding error of it is a relative one of P.
@@ -214,17 +260,17 @@ void for_each_pair(const Case& c, const Tensor& lse, F&& f) {
   const std::int64_t M = c.k.dim(1), G = c.k.dim(2), T = c.layout->tile();
   for (std::int64_t row = 0; row < B * N * H; ++row) {
     const std::int64_t b = row / H / N, i = row / H % N, h = row % H;
-    const TilePattern& pattern = c.layout->of_head(static_cast<int>(h));
+    const auto head = static_cast<int>(c.layout->n_heads() == H ? h : b * H + h);
+    const TilePattern& pattern = c.layout->of_head(head);
     const double row_lse = lse.data<double>()[(b * H + h) * N + i];
     if (std::isinf(row_lse)) continue;
     for (auto t = pattern.row_offsets[i / T]; t < pattern.row_offsets[i / T + 1]; ++t) {
       // A gate that all batches share collects the terms of all.
       const bool per_batch = c.gate.defined() && c.gate.rank() == 2;
-      const std::int64_t g =
-          (per_batch ? b * c.layout->gate_size() : 0) + c.layout->gate_offset(static_cast<int>(h)) + t;
+      const std::int64_t g = (per_batch ? b * c.layout->gate_size() : 0) + c.layout->gate_offset(head) + t;
       const double gate = c.gate.defined() ? c.gate.data<double>()[g] : 1;
       for (std::int64_t j = pattern.columns[t] * T; j < std::min(M, (pattern.columns[t] + 1) * T); ++j) {
-        if (!c.allowed.data<std::uint8_t>()[(h * N + i) * M + j]) continue;
+        if (!c.allowed.data<std::uint8_t>()[(head * N + i) * M + j]) continue;
         if (c.row_bounds.defined() &&
             (j < c.row_bounds.item(2 * (b * N + i)) || j >= c.row_bounds.item(2 * (b * N + i) + 1)))
           continue;

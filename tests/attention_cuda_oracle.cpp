@@ -209,7 +209,7 @@ Case long_case(Random& random, const std::string& pattern, std::int64_t D) {
   c.text = pattern;
   c.layout = std::make_shared<TileLayout>(
       build_layout(*test::parse_pattern(pattern, kHeads), Geometry{kN, false, kLeastTile}, kHeads));
-  test::choose_inputs(random, c, 1, 1, D);
+  test::choose_inputs(random, c, 1, kHeads, 1, D);
   c.gate = random.uniform({1, c.layout->gate_size()}, 0.5, 2);
   c.row_bounds = Tensor::zeros({1, kN, 2}, DType::i32);
   for (std::int64_t n = 0; n < kN; ++n) {
@@ -245,6 +245,54 @@ TEST_F(AttentionCudaOracle, CutRowsAndColumns) {
     EXPECT_LE(norm_error(x.lse, oracle.lse, 0), kHalf.error);
     for (std::size_t g = 0; g < 4; ++g)
       EXPECT_LE(norm_error(x.grads[g], oracle.grads[g], 0), kHalf.error) << names[g];
+  }
+}
+
+// --- sequences with layouts of their own ---
+
+// Cut rows and columns too: each sequence gives the bits that it gives alone.
+TEST_F(AttentionCudaOracle, SequencesWithTheirOwnLayoutsAreComputedAsAlone) {
+  Random random(test_seed(), 19);
+  std::vector<Case> alone;
+  std::vector<LayoutPtr> layouts;
+  for (const char* pattern : {"{longformer: {window: 64, global: 2}}", "{local: {window: 40}}",
+                              "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"}) {
+    alone.push_back(long_case(random, pattern, 64));
+    alone.back().gate = alone.back().gate.reshape({alone.back().gate.numel()});
+    layouts.push_back(alone.back().layout);
+  }
+  Case together = alone[0];
+  together.layout = test::join(layouts);
+  const auto join = [&](Tensor Case::*member) {
+    std::int64_t n = 0;
+    for (const Case& c : alone) n += (c.*member).dim(0);
+    const Tensor all = Tensor::empty((alone[0].*member).shape().with(0, n), (alone[0].*member).dtype());
+    n = 0;
+    for (const Case& c : alone) {
+      all.slice(n, n + (c.*member).dim(0)).copy_from(c.*member);
+      n += (c.*member).dim(0);
+    }
+    together.*member = all;
+  };
+  for (Tensor Case::*member :
+       {&Case::q, &Case::k, &Case::v, &Case::cotangent, &Case::gate, &Case::row_bounds})
+    join(member);
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+    const Outcome x = run_twice(together, dtype);
+    std::int64_t first_gate = 0;
+    for (std::size_t b = 0; b < alone.size(); ++b) {
+      SCOPED_TRACE(fmt::format("{}, sequence {}", dtype_name(dtype), b));
+      const Outcome y = run_twice(alone[b], dtype);
+      const auto part = [&](const Tensor& t) {
+        return t.slice(static_cast<std::int64_t>(b), static_cast<std::int64_t>(b) + 1);
+      };
+      EXPECT_TRUE(same_bits(part(x.o), y.o));
+      EXPECT_TRUE(same_bits(part(x.lse), y.lse));
+      for (std::size_t i = 0; i < 3; ++i) EXPECT_TRUE(same_bits(part(x.grads[i]), y.grads[i])) << i;
+      const std::int64_t end = first_gate + layouts[b]->gate_size();
+      EXPECT_TRUE(same_bits(x.grads[3].slice(first_gate, end), y.grads[3]));
+      first_gate = end;
+    }
   }
 }
 

@@ -28,7 +28,7 @@ Case causal_case(Random& random) {
   c.layout = std::make_shared<TileLayout>(
       build_layout(*parse_pattern(text, static_cast<int>(H)), {N, true, tile}, static_cast<int>(H)));
   c.text = fmt::format("N={} H={} G={} D={} T={} {}", N, H, G, D, tile, text);
-  choose_inputs(random, c, 1, G, D);
+  choose_inputs(random, c, 1, c.layout->n_heads(), G, D);
   if (random.coin()) c.gate = random_gate(random, {c.layout->gate_size()});
   if (random.coin()) c.slopes = alibi_slopes(static_cast<int>(H), DType::f64, Device::cpu());
   if (random.coin()) c.scale = 0.3 / std::sqrt(static_cast<double>(D));

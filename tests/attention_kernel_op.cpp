@@ -6,8 +6,7 @@
 
 #include "attention/reference.h"
 #include "core/parallel.h"
-#include "tests/gradcheck.h"
-#include "tests/random_patterns.h"
+#include "tests/attention_cases.h"
 
 namespace filigree {
 namespace {
@@ -171,6 +170,38 @@ TEST(SparseAttention, AnyNumberOfThreadsGivesTheSameBits) {
 
 // Every task wants to add to the same few keys (many queries) or to the same few queries (many keys), out of
 // turn if it could.
+// A layout for each sequence gives the bits that the sequences give alone.
+TEST(SparseAttention, SequencesWithTheirOwnLayoutsAreComputedAsAlone) {
+  Random random(test_seed(), 31);
+  for (int round = 0; round < 20; ++round) {
+    constexpr std::int64_t B = 3;
+    const std::int64_t N = random.size(20, 120), G = random.range(1, 2), H = G * random.range(1, 2);
+    std::vector<LayoutPtr> layouts;
+    for (std::int64_t b = 0; b < B; ++b)
+      layouts.push_back(layout_of(test::random_pattern(random.stream(), N, static_cast<int>(H), 1), N,
+                                  static_cast<int>(H)));
+    const LayoutPtr joint = test::join(layouts);
+    const Inputs in = random_inputs(random, B, N, H, G, 12, DType::f32);
+    const Tensor o_grad = random.normal(in.q.shape(), DType::f32);
+    const Tensor gate = random.uniform({joint->gate_size()}, 0, 2, DType::f32);
+    const Outcome together = run(in, joint, o_grad, {}, gate);
+    std::int64_t first_gate = 0;
+    for (std::int64_t b = 0; b < B; ++b) {
+      const LayoutPtr& layout = layouts[static_cast<std::size_t>(b)];
+      const auto of = [&](const Tensor& t) { return t.slice(b, b + 1).clone(); };
+      const std::int64_t end = first_gate + layout->gate_size();
+      const Outcome alone =
+          run({of(in.q), of(in.k), of(in.v)}, layout, of(o_grad), {}, gate.slice(first_gate, end).clone());
+      EXPECT_TRUE(same_bits(of(together.o), alone.o));
+      EXPECT_TRUE(same_bits(of(together.lse), alone.lse));
+      for (std::size_t i = 0; i < 3; ++i) EXPECT_TRUE(same_bits(of(together.grads[i]), alone.grads[i])) << i;
+      EXPECT_TRUE(same_bits(together.grads[3].slice(first_gate, end), alone.grads[3]));
+      first_gate = end;
+    }
+    EXPECT_EQ(first_gate, joint->gate_size());
+  }
+}
+
 TEST(SparseAttention, TasksTakeTurns) {
   Random random(test_seed(), 15);
   for (const auto& [N, M] : {std::pair(30000, 40), std::pair(40, 30000)}) {

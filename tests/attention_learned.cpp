@@ -403,24 +403,15 @@ TEST(LearnedLayer, RefusesAStateThatIsNotIts) {
 // --- block_topk ---
 
 struct Routed {
-  std::vector<LearnedLayer::Connection> connections;
-  Var o;  // [B, N, H, D]
+  LayoutPtr layout;  // of the heads of all sequences
+  Var o;             // [B, N, H, D]
 };
 
 Routed attend_routed(const LearnedLayer& l, const Inputs& in, bool training) {
-  Routed r;
-  r.connections = l.connect_each(in.q, in.k, {}, training);
-  std::vector<Var> outputs;
-  for (int64_t b = 0; b < in.q.dim(0); ++b) {
-    AttentionOptions options;
-    options.gate = r.connections[static_cast<std::size_t>(b)].gate;
-    const Var o =
-        sparse_attention(ops::slice(in.q, b, b + 1), ops::slice(in.k, b, b + 1), ops::slice(in.v, b, b + 1),
-                         r.connections[static_cast<std::size_t>(b)].layout, options);
-    outputs.push_back(ops::reshape(o, {o.numel()}));
-  }
-  r.o = ops::concat_last(outputs);
-  return r;
+  const LearnedLayer::Connection c = l.connect_each(in.q, in.k, {}, training);
+  AttentionOptions options;
+  options.gate = c.gate;
+  return {c.layout, sparse_attention(in.q, in.k, in.v, c.layout, options)};
 }
 
 TEST(BlockTopk, KeepsItsBudgetInEveryRowAndShowsTilesToLaterRowsOnly) {
@@ -434,17 +425,17 @@ TEST(BlockTopk, KeepsItsBudgetInEveryRowAndShowsTilesToLaterRowsOnly) {
     ASSERT_TRUE(l->routes());
     const Inputs in = random_inputs(random, 2, heads(n, n_heads, kv));
     const Routed r = attend_routed(*l, in, false);
-    for (const auto& c : r.connections)
-      for (int head = 0; head < n_heads; ++head)
-        for (int64_t q = 0; q < c.layout->query_tiles(); ++q) {
-          const TilePattern& p = c.layout->of_head(head);
-          const int64_t tiles = p.row_offsets[q + 1] - p.row_offsets[q];
-          EXPECT_LE(tiles, 1 + std::min(q, sinks) + topk);
-          EXPECT_GE(tiles, 1 + std::min(q, sinks));
-          if (q == 0) continue;
-          const auto row = std::span(p.columns).subspan(p.row_offsets[q], tiles);
-          EXPECT_EQ(*std::ranges::max_element(row), q);  // the diagonal, and nothing beyond
-        }
+    ASSERT_EQ(r.layout->n_heads(), 2 * n_heads);
+    for (int head = 0; head < 2 * n_heads; ++head)
+      for (int64_t q = 0; q < r.layout->query_tiles(); ++q) {
+        const TilePattern& p = r.layout->of_head(head);
+        const int64_t tiles = p.row_offsets[q + 1] - p.row_offsets[q];
+        EXPECT_LE(tiles, 1 + std::min(q, sinks) + topk);
+        EXPECT_GE(tiles, 1 + std::min(q, sinks));
+        if (q == 0) continue;
+        const auto row = std::span(p.columns).subspan(p.row_offsets[q], tiles);
+        EXPECT_EQ(*std::ranges::max_element(row), q);  // the diagonal, and nothing beyond
+      }
   }
 }
 
@@ -476,18 +467,12 @@ TEST(BlockTopk, RouterLearnsThroughTheGate) {
     const auto l = layer("block_topk: {topk: 2, sinks: 0}", {n, true, 16}, 2, 1);
     l->advance({0, 0.5, 1});
     const Inputs in = random_inputs(random, 2, heads(n, 2, 1));
-    const auto columns = [](const Routed& r) {
-      std::vector<TilePattern> all;
-      for (const auto& c : r.connections)
-        all.insert(all.end(), c.layout->patterns().begin(), c.layout->patterns().end());
-      return all;
-    };
-    const auto chosen = columns(attend_routed(*l, in, false));
+    const auto chosen = attend_routed(*l, in, false).layout->patterns();
     bool same = true;  // a difference across two choices is no derivative
     const GradcheckResult result = gradcheck_leaves(
         [&] {
           const Routed r = attend_routed(*l, in, false);
-          same = same && columns(r) == chosen;
+          same = same && r.layout->patterns() == chosen;
           return r.o;
         },
         leaves_of(*l), {.max_elements = 12});
@@ -514,7 +499,7 @@ TEST(BlockTopk, FindsTheTileThatHoldsTheKey) {
     attend_routed(*l, in, true);
   }
   const Routed r = attend_routed(*l, in, false);
-  const TileLayout& layout = *r.connections[0].layout;
+  const TileLayout& layout = *r.layout;
   EXPECT_TRUE(layout.allows(0, 150, 50));
   EXPECT_TRUE(layout.allows(0, 159, 50));
 }

@@ -75,9 +75,12 @@ class Backward {
 
   void run() {
     const std::vector<Task> tasks = make_tasks();
-    parallel_tasks(static_cast<std::int64_t>(tasks.size()) * p_.B, [&](std::int64_t i) {
+    parallel_tasks(static_cast<std::int64_t>(tasks.size()) * p_.sharing, [&](std::int64_t i) {
       try {
-        run_task(i % p_.B, tasks[static_cast<std::size_t>(i / p_.B)]);
+        Task task = tasks[static_cast<std::size_t>(i / p_.sharing)];
+        const std::int64_t b = i % p_.sharing + task.g / p_.G;
+        task.g %= static_cast<std::int32_t>(p_.G);
+        run_task(b, task);
       } catch (...) {
         query_turns_.abandon();
         key_turns_.abandon();
@@ -104,14 +107,16 @@ class Backward {
     T *log2_sum, *delta;
   };
 
+  // Those of the layout's kv heads.
   std::vector<Task> make_tasks() const {
     std::vector<Task> tasks;
     std::vector<bool> present(static_cast<std::size_t>(p_.layout.query_tiles() / block_tiles_ + 1));
-    for (std::int64_t g = 0; g < p_.G; ++g)
+    const std::int64_t kv_heads = p_.layout.n_heads() / (p_.H / p_.G);
+    for (std::int64_t g = 0; g < kv_heads; ++g)
       for (std::int64_t key_tile = 0; key_tile < p_.layout.key_tiles(); ++key_tile) {
         std::fill(present.begin(), present.end(), false);
         for (std::int64_t h = first_head(g); h < first_head(g + 1); ++h) {
-          const TilePattern& pattern = p_.layout.of_head(static_cast<int>(h));
+          const TilePattern& pattern = p_.layout.of_head(static_cast<int>(h));  // h of the layout
           for (auto e = pattern.col_offsets[key_tile]; e < pattern.col_offsets[key_tile + 1]; ++e)
             present[static_cast<std::size_t>(pattern.rows[e] / block_tiles_)] = true;
         }
@@ -167,7 +172,7 @@ class Backward {
 
   // The tiles of one head in the task, in groups.
   void head_column(std::int64_t b, std::int64_t h, const Task& task, const Buffers& buffers) {
-    const TilePattern& pattern = p_.layout.of_head(static_cast<int>(h));
+    const TilePattern& pattern = p_.pattern(b, h);
     const auto rows = pattern.rows.begin();
     const auto column_end = rows + pattern.col_offsets[task.key_tile + 1];
     const auto begin =
@@ -199,8 +204,8 @@ class Backward {
   }
 
   // This key tile's place in the query tile's turns: the number of greater key tiles in its row.
-  std::int32_t turn(std::int64_t h, std::int64_t key_tile, std::int64_t query_tile) const {
-    const TilePattern& pattern = p_.layout.of_head(static_cast<int>(h));
+  std::int32_t turn(std::int64_t b, std::int64_t h, std::int64_t key_tile, std::int64_t query_tile) const {
+    const TilePattern& pattern = p_.pattern(b, h);
     const auto columns = pattern.columns.begin();
     const auto full = columns + pattern.full_begin[query_tile];
     const auto end = columns + pattern.row_offsets[query_tile + 1];
@@ -211,14 +216,14 @@ class Backward {
 
   void pass_by(std::int64_t b, std::int64_t h, std::int64_t key_tile, std::int64_t query_tile) {
     const std::int64_t turn_of = (b * p_.H + h) * p_.layout.query_tiles() + query_tile;
-    const std::int32_t mine = turn(h, key_tile, query_tile);
+    const std::int32_t mine = turn(b, h, key_tile, query_tile);
     query_turns_.wait(turn_of, mine);
     query_turns_.pass(turn_of, mine);
   }
 
   void run_group(std::int64_t b, std::int64_t h, std::int64_t key_tile, const std::vector<Member>& group,
                  const Buffers& to) {
-    const TilePattern& pattern = p_.layout.of_head(static_cast<int>(h));
+    const TilePattern& pattern = p_.pattern(b, h);
     const std::int64_t rows = static_cast<std::int64_t>(group.size()) * p_.tile, row_stride = group_rows_ * L;
     const std::int64_t key_stride = p_.tile * L, transposed_stride = p_.padded_dim * L;
     const auto dim_chunks = static_cast<int>(p_.padded_dim / L), key_chunks = static_cast<int>(p_.tile / L);
@@ -251,7 +256,7 @@ class Backward {
     for (std::size_t i = 0; i < group.size(); ++i) {
       const std::int64_t query_tile = group[i].query_tile;
       const std::int64_t turn_of = (b * p_.H + h) * p_.layout.query_tiles() + query_tile;
-      const std::int32_t mine = turn(h, key_tile, query_tile);
+      const std::int32_t mine = turn(b, h, key_tile, query_tile);
       query_turns_.wait(turn_of, mine);
       add_rows(to.q_grad + static_cast<std::int64_t>(i) * p_.tile * L, row_stride, p_.query_rows(query_tile),
                p_.D, static_cast<T>(p_.scale), q_grad_ + p_.q_offset(b, query_tile * p_.tile, h),
@@ -302,7 +307,8 @@ class Backward {
     }
     if (!gate_grad_) return;
     for (int v = 1; v < kVectors; ++v) gate_grad[0] += gate_grad[v];
-    gate_grad_[b * p_.layout.gate_size() + p_.layout.gate_offset(static_cast<int>(h)) + member.tile_number] +=
+    const std::int64_t of_sequence = p_.sharing == 1 ? 0 : b * p_.layout.gate_size();
+    gate_grad_[of_sequence + p_.layout.gate_offset(p_.layout_head(b, h)) + member.tile_number] +=
         sum_lanes<T>(gate_grad[0]);
   }
 

@@ -34,9 +34,10 @@ class Forward {
     parallel_tasks(p_.B * p_.G * key_tiles,
                    [&](std::int64_t i) { pack(i / key_tiles / p_.G, i / key_tiles % p_.G, i % key_tiles); });
     const std::vector<std::int64_t> rows = longest_first();
-    parallel_tasks(static_cast<std::int64_t>(rows.size()) * p_.B, [&](std::int64_t i) {
-      const std::int64_t row = rows[static_cast<std::size_t>(i / p_.B)];
-      query_tile(i % p_.B, row / p_.layout.query_tiles(), row % p_.layout.query_tiles());
+    parallel_tasks(static_cast<std::int64_t>(rows.size()) * p_.sharing, [&](std::int64_t i) {
+      const std::int64_t row = rows[static_cast<std::size_t>(i / p_.sharing)];
+      const std::int64_t head = row / p_.layout.query_tiles();  // of the layout
+      query_tile(i % p_.sharing + head / p_.H, head % p_.H, row % p_.layout.query_tiles());
     });
   }
 
@@ -66,10 +67,10 @@ class Forward {
               p_.tile * L);
   }
 
-  // (head, query tile) pairs by descending number of tiles.
+  // The layout's (head, query tile) pairs by descending number of tiles.
   std::vector<std::int64_t> longest_first() const {
     const std::int64_t query_tiles = p_.layout.query_tiles();
-    std::vector<std::int64_t> rows(static_cast<std::size_t>(p_.H * query_tiles));
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(p_.layout.n_heads() * query_tiles));
     std::iota(rows.begin(), rows.end(), 0);
     const auto tiles = [&](std::int64_t row) {
       const auto& offsets = p_.layout.of_head(static_cast<int>(row / query_tiles)).row_offsets;
@@ -96,7 +97,7 @@ class Forward {
     RowBounds bounds;
     bounds.load(p_, b, query_tile);
 
-    const TilePattern& pattern = p_.layout.of_head(static_cast<int>(h));
+    const TilePattern& pattern = p_.pattern(b, h);
     std::vector<Tile> strip;
     bool first = true;
     const auto flush = [&] {
@@ -121,7 +122,7 @@ class Forward {
 
   void scores(std::int64_t b, std::int64_t h, std::int64_t query_tile, const RowBounds& bounds,
               const std::vector<Tile>& strip, const Row& row) {
-    const TilePattern& pattern = p_.layout.of_head(static_cast<int>(h));
+    const TilePattern& pattern = p_.pattern(b, h);
     const auto chunks = static_cast<int>(p_.padded_dim / L);
     T* s = row.s;
     for (const Tile& tile : strip) {

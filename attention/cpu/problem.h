@@ -25,7 +25,8 @@ template <class T>
 struct Problem {
   const TileLayout& layout;
   std::int64_t B, N, M, H, G, D;
-  std::int64_t padded_dim;  // D, in whole lines
+  std::int64_t sharing, layout_heads;  // as in AttentionInput
+  std::int64_t padded_dim;             // D, in whole lines
   std::int64_t tile;
   const T *q, *k, *v;
   std::int64_t q_stride, k_stride, v_stride;  // elements from row to row
@@ -43,6 +44,8 @@ struct Problem {
         H(in.q.count),
         G(in.k.count),
         D(in.q.dim()),
+        sharing(in.sharing()),
+        layout_heads(in.layout_heads()),
         padded_dim(round_up(D, kLine<T>)),
         tile(layout.tile()),
         q(in.q.data<T>()),
@@ -70,8 +73,12 @@ struct Problem {
   std::int64_t o_offset(std::int64_t b, std::int64_t n, std::int64_t h) const {
     return ((b * N + n) * H + h) * D;
   }
+  int layout_head(std::int64_t b, std::int64_t h) const { return static_cast<int>(b * layout_heads + h); }
+  const TilePattern& pattern(std::int64_t b, std::int64_t h) const {
+    return layout.of_head(layout_head(b, h));
+  }
   T gate_of(std::int64_t b, std::int64_t h, std::int64_t t) const {
-    return gate ? gate[b * gate_batch_stride + layout.gate_offset(static_cast<int>(h)) + t] : T(1);
+    return gate ? gate[b * gate_batch_stride + layout.gate_offset(layout_head(b, h)) + t] : T(1);
   }
   std::int64_t query_rows(std::int64_t query_tile) const { return std::min(tile, N - query_tile * tile); }
   std::int64_t key_rows(std::int64_t key_tile) const { return std::min(tile, M - key_tile * tile); }

@@ -83,20 +83,21 @@ __global__ void __launch_bounds__(kThreads)
 
 // Four neighbouring elements of a split row to each thread.
 __global__ void __launch_bounds__(kThreads)
-    add_segments_kernel(const SplitRow* splits, Segments segments, int kind, int B, int tile, int D,
-                        HeadRows<bfloat16> gradient, int end) {
-  const SplitRow split = splits[static_cast<int>(blockIdx.x) / B];
-  const int b = static_cast<int>(blockIdx.x) % B;
+    add_segments_kernel(const SplitRow* splits, Segments segments, int kind, int sharing, int tile, int D,
+                        HeadRows<bfloat16> gradient, int heads, int end) {
+  const SplitRow split = splits[static_cast<int>(blockIdx.x) / sharing];
+  const int shared = static_cast<int>(blockIdx.x) % sharing;
+  const int b = shared + split.head / heads;
   const int element = 4 * (static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x));
   const int row = split.tile * tile + element / D;
   if (element >= tile * D || row >= end) return;
   float4 sum{0, 0, 0, 0};
   for (int slot = split.first_slot; slot < split.first_slot + split.slots; ++slot) {
-    const std::int64_t room = (static_cast<std::int64_t>(slot) * B + b) * segments.kinds + kind;
+    const std::int64_t room = (static_cast<std::int64_t>(slot) * sharing + shared) * segments.kinds + kind;
     const float4 x = *reinterpret_cast<const float4*>(segments.data + room * tile * D + element);
     sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w};
   }
-  *reinterpret_cast<uint2*>(gradient.at(b * end + row, split.head * D + element % D)) = {
+  *reinterpret_cast<uint2*>(gradient.at(b * end + row, split.head % heads * D + element % D)) = {
       pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
 }
 
@@ -139,6 +140,8 @@ Problem make_problem(Context context, const AttentionInput& in, const DeviceLayo
   p.M = static_cast<int>(in.k.rows());
   p.H = static_cast<int>(in.q.count);
   p.G = static_cast<int>(in.k.count);
+  p.sharing = static_cast<int>(in.sharing());
+  p.layout_heads = static_cast<int>(in.layout_heads());
   p.tile = in.layout->tile();
   check(p.tile >= kLeastTile && p.tile <= kGreatestTile,
         "attention: the bf16 kernels were given another tile");
@@ -155,7 +158,7 @@ Problem make_problem(Context context, const AttentionInput& in, const DeviceLayo
   p.masks = data<std::uint64_t>(layout.masks);
   p.gate = data_or_null<float>(in.gate);
   p.gate_batch_stride = in.gate.defined() && in.gate.rank() == 2 ? in.gate.dim(1) : 0;
-  p.gate_size = in.layout->gate_size();
+  p.gate_size = p.layout_heads == 0 ? in.layout->gate_size() : 0;
   p.row_bounds = data_or_null<std::int32_t>(in.row_bounds);
   p.slopes = data_or_null<float>(in.alibi_slopes);
   p.scale = static_cast<float>(in.scale);
@@ -166,12 +169,13 @@ Problem make_problem(Context context, const AttentionInput& in, const DeviceLayo
 }  // namespace
 
 void add_segments(Context context, const Problem& p, int D, const WorkList& work, const Segments& segments,
-                  int kind, const HeadRows<bfloat16>& gradient, int end) {
-  if (work.n_splits * p.B == 0) return;
-  const dim3 grid(static_cast<unsigned>(work.n_splits * p.B),
+                  int kind, const HeadRows<bfloat16>& gradient, int heads, int end) {
+  if (work.n_splits * p.sharing == 0) return;
+  const dim3 grid(static_cast<unsigned>(work.n_splits * p.sharing),
                   static_cast<unsigned>(divide_up(p.tile * D, 4 * kThreads)));
   add_segments_kernel<<<grid, kThreads, 0, stream(context)>>>(
-      static_cast<const SplitRow*>(work.splits.raw_data()), segments, kind, p.B, p.tile, D, gradient, end);
+      static_cast<const SplitRow*>(work.splits.raw_data()), segments, kind, p.sharing, p.tile, D, gradient,
+      heads, end);
   check_launch();
 }
 
@@ -181,7 +185,7 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
                    const Tensor& o_grad, Tensor& delta, Heads& q_grad, Heads& k_grad, Heads& v_grad,
                    Tensor& gate_grad) {
   using namespace backward16;
-  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), static_cast<int>(in.k.count));
+  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), in.layout_kv_heads());
   Problem p = make_problem(context, in, layout);
   p.o_grad = head_rows<const bfloat16>(Heads::all(o_grad));
   p.q_grad = head_rows<bfloat16>(q_grad);

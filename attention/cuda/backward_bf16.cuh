@@ -86,21 +86,23 @@ struct Problem {
   HeadRows<const bfloat16> q, k, v, o_grad;
   HeadRows<bfloat16> q_grad, k_grad, v_grad;
   const float *log2_sum, *delta;  // [B, H, N]; log2 of the row's sum, +inf if it has no keys
-  float* gate_grad;               // [B, gate_size]; nullptr: not wanted
+  float* gate_grad;               // [sharing, gate_size]; nullptr: not wanted
   int B, N, M, H, G;
+  int sharing, layout_heads;  // as in AttentionInput
   int tile, query_tiles, key_tiles;
   int multiprocessors;
   const std::int32_t *head_pattern, *columns, *mask_id, *col_offsets, *rows, *tile_of;
   const std::int64_t* gate_base;
   const std::uint64_t* masks;
   const MaskParts* mask_parts;
-  const float* gate;  // nullptr: 1
-  std::int64_t gate_batch_stride, gate_size;
-  const std::int32_t* row_bounds;  // [B, N, 2]; nullptr: every key
-  const TileBounds* tile_bounds;   // [B, query_tiles], beside row_bounds
-  const float* slopes;             // nullptr: no ALiBi
-  float scale, log2_scale;         // log2_scale = scale log2(e)
+  const float* gate;                          // nullptr: 1
+  std::int64_t gate_batch_stride, gate_size;  // gate_size: 0 where each sequence has its own layout
+  const std::int32_t* row_bounds;             // [B, N, 2]; nullptr: every key
+  const TileBounds* tile_bounds;              // [B, query_tiles], beside row_bounds
+  const float* slopes;                        // nullptr: no ALiBi
+  float scale, log2_scale;                    // log2_scale = scale log2(e)
 
+  __device__ int layout_head(int b, int head) const { return b * layout_heads + head; }
   __device__ int mask_words() const { return tile == 128 ? 2 : 1; }  // 64-bit words per row
 };
 
@@ -108,7 +110,7 @@ struct Problem {
 
 // What a CTA works on.
 struct Place {
-  WorkItem item;
+  WorkItem item;  // its head is the sequence's
   int b;
   int first;     // own row
   bool swapped;  // the warps' roles, see computes_ds()
@@ -209,12 +211,15 @@ __device__ inline void meet() {
 
 // --- places and roles ---
 
-// One CTA per (work item, batch), the longest items first.
-__device__ inline void find_place(const Problem& p, const WorkItem* items) {
+// One CTA per (work item, sequence that shares it), the longest items first. `heads`: of a sequence, query
+// heads or kv heads as the items have them.
+__device__ inline void find_place(const Problem& p, const WorkItem* items, int heads) {
   if (threadIdx.x == 0) {
     const int x = static_cast<int>(blockIdx.x);
-    const WorkItem item = items[x / p.B];
-    shared_memory().at = {item, x % p.B, item.tile * p.tile, x / p.multiprocessors % 2 == 1};
+    WorkItem item = items[x / p.sharing];
+    const int b = x % p.sharing + item.head / heads;
+    item.head %= heads;
+    shared_memory().at = {item, b, item.tile * p.tile, x / p.multiprocessors % 2 == 1};
   }
   __syncthreads();
 }
@@ -290,7 +295,7 @@ __device__ int list_visits(const Problem& p, const Place& at, TileOf&& tile_of) 
     const int i = base + static_cast<int>(threadIdx.x);
     if (i < at.item.end) {
       const Tile tile = tile_of(i);
-      const std::int64_t place = p.gate_base[tile.head] + tile.number;
+      const std::int64_t place = p.gate_base[p.layout_head(at.b, tile.head)] + tile.number;
       const float gate = p.gate ? p.gate[at.b * p.gate_batch_stride + place] : 1.0f;
       const bool wants_gate = kStreamsKeys && p.gate_grad;
       kept = (gate != 0 || wants_gate) && make_visit<kStreamsKeys>(p, at, tile, gate, visit);
@@ -453,13 +458,14 @@ __device__ inline void receive(int group, RoundedScores& p) {
 
 // --- results ---
 
-// The room of segments' f32 sums: [slots, B, kinds, tile, D].
+// The room of segments' f32 sums: [slots, sharing, kinds, tile, D].
 struct Segments {
   float* data;
   int kinds;  // of results per slot
 
   __device__ float* at(const Problem& p, const Place& place, int kind, int row, int D) const {
-    const std::int64_t tile = (static_cast<std::int64_t>(place.item.slot) * p.B + place.b) * kinds + kind;
+    const std::int64_t room = static_cast<std::int64_t>(place.item.slot) * p.sharing + place.b % p.sharing;
+    const std::int64_t tile = room * kinds + kind;
     return data + (tile * p.tile + row) * D;
   }
 };
@@ -563,12 +569,13 @@ __device__ void visit_tiles(Warp& warp, const Problem& p, int n, int group, int 
 void key_gradients(Context context, const Problem& p, int D, const WorkList& work);
 void query_gradients(Context context, const Problem& p, int D, const WorkList& work);
 
-// Sums the segments' results in order, into rows below `end`.
+// Sums the segments' results in order, into rows below `end`. `heads`: of a sequence in `gradient`.
 void add_segments(Context context, const Problem& p, int D, const WorkList& work, const Segments& segments,
-                  int kind, const HeadRows<bfloat16>& gradient, int end);
+                  int kind, const HeadRows<bfloat16>& gradient, int heads, int end);
 
 inline Tensor segment_room(Context context, const Problem& p, int D, const WorkList& work, int kinds) {
-  return work.n_slots == 0 ? Tensor() : workspace<float>(context, work.n_slots * p.B * kinds * p.tile * D);
+  return work.n_slots == 0 ? Tensor()
+                           : workspace<float>(context, work.n_slots * p.sharing * kinds * p.tile * D);
 }
 
 // Calls f with the head dim as a type.
@@ -596,7 +603,7 @@ void with_head_dim(int D, F&& f) {
 template <int D, class Kernel>
 void launch_pass(Context context, const Problem& p, Kernel kernel, const WorkList& work,
                  const Segments& segments) {
-  const std::int64_t ctas = work.n_items * p.B;
+  const std::int64_t ctas = work.n_items * p.sharing;
   if (ctas == 0) return;
   check(ctas <= std::numeric_limits<std::int32_t>::max(), "attention: too many work items for a launch");
   const int bytes = shared_bytes<D>(p.tile);

@@ -14,7 +14,9 @@ __device__ Tile tile_of_column(const Problem& p, const Place& at, int i) {
   int head = at.item.head * (p.H / p.G);
   for (;; ++head) {
     const std::int32_t* offsets =
-        p.col_offsets + static_cast<std::int64_t>(p.head_pattern[head]) * (p.key_tiles + 1) + at.item.tile;
+        p.col_offsets +
+        static_cast<std::int64_t>(p.head_pattern[p.layout_head(at.b, head)]) * (p.key_tiles + 1) +
+        at.item.tile;
     const int begin = offsets[0], entries = offsets[1] - begin;
     if (i < entries) return {p.tile_of[begin + i], p.rows[begin + i], head};
     i -= entries;
@@ -234,7 +236,7 @@ __device__ void run(const Problem& p, int n_visits, const Segments& segments) {
 template <int D>
 __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
     key_gradients_kernel(const __grid_constant__ Problem p, const WorkItem* items, Segments segments) {
-  find_place(p, items);
+  find_place(p, items, p.G);
   const Place& at = shared_memory().at;
   const bool loads = !kPaired<D> || computes_ds(p);
   if (loads)
@@ -264,8 +266,8 @@ void key_gradients(Context context, const Problem& p, int D, const WorkList& wor
   const Segments segments{data_or_null<float>(room), 2};
   with_head_dim(
       D, [&](auto dim) { launch_pass<dim()>(context, p, key_gradients_kernel<dim()>, work, segments); });
-  add_segments(context, p, D, work, segments, 0, p.k_grad, p.M);
-  add_segments(context, p, D, work, segments, 1, p.v_grad, p.M);
+  add_segments(context, p, D, work, segments, 0, p.k_grad, p.G, p.M);
+  add_segments(context, p, D, work, segments, 1, p.v_grad, p.G, p.M);
 }
 
 }  // namespace filigree::cuda::backward16

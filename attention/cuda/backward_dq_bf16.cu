@@ -140,8 +140,8 @@ struct QueryWarp {
     const Shared& shared = shared_memory();
     float sum = 0;
     for (int g = 0; g < p.tile / kGroup; ++g) sum += shared.gate_sums[(v - 1) % 2][g];
-    p.gate_grad[shared.at.b * p.gate_size + p.gate_base[shared.at.item.head] + shared.visits[v - 1].number] =
-        sum;
+    p.gate_grad[shared.at.b * p.gate_size + p.gate_base[p.layout_head(shared.at.b, shared.at.item.head)] +
+                shared.visits[v - 1].number] = sum;
   }
 
   // Leaves the group's share.
@@ -264,7 +264,7 @@ __device__ void run(const Problem& p, int n_visits, const Segments& segments) {
 template <int D>
 __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
     query_gradients_kernel(const __grid_constant__ Problem p, const WorkItem* items, Segments segments) {
-  find_place(p, items);
+  find_place(p, items, p.H);
   const Place& at = shared_memory().at;
   const bool loads = !kPaired<D> || computes_ds(p);
   if (loads)
@@ -295,7 +295,7 @@ void query_gradients(Context context, const Problem& p, int D, const WorkList& w
   const Segments segments{data_or_null<float>(room), 1};
   with_head_dim(
       D, [&](auto dim) { launch_pass<dim()>(context, p, query_gradients_kernel<dim()>, work, segments); });
-  add_segments(context, p, D, work, segments, 0, p.q_grad, p.N);
+  add_segments(context, p, D, work, segments, 0, p.q_grad, p.H, p.N);
 }
 
 }  // namespace filigree::cuda::backward16

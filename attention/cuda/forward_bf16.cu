@@ -245,7 +245,8 @@ __device__ void write_rows(const Problem& p, const Place& at, const Sums<D>& sum
 template <int D>
 __device__ void write_segment(const Problem& p, const Place& at, const Sums<D>& sums, const float (&lse)[4]) {
   const std::int64_t first =
-      (static_cast<std::int64_t>(at.item.slot) * p.B + at.b) * p.tile + warp_id() * kWarpRows;
+      (static_cast<std::int64_t>(at.item.slot) * p.sharing + at.b % p.sharing) * p.tile +
+      warp_id() * kWarpRows;
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     const std::int64_t row = first + row_of(r);
@@ -351,12 +352,13 @@ __global__ void __launch_bounds__(kCombineWarps* kWarpSize)
     combine_kernel(const __grid_constant__ Problem p, const SplitRow* splits, int D) {
   const int ctas = p.tile / kCombineWarps;  // of a tile
   const int row = static_cast<int>(blockIdx.x) % ctas * kCombineWarps + warp_id();
-  const int b = static_cast<int>(blockIdx.x) / ctas % p.B;
-  const SplitRow split = splits[static_cast<int>(blockIdx.x) / ctas / p.B];
+  const int shared = static_cast<int>(blockIdx.x) / ctas % p.sharing;
+  const SplitRow split = splits[static_cast<int>(blockIdx.x) / ctas / p.sharing];
+  const int b = shared + split.head / p.H, head = split.head % p.H;
   const int n = split.tile * p.tile + row;
   if (n >= p.N) return;
   const auto segment_row = [&](int s) {
-    return (static_cast<std::int64_t>(split.first_slot + s) * p.B + b) * p.tile + row;
+    return (static_cast<std::int64_t>(split.first_slot + s) * p.sharing + shared) * p.tile + row;
   };
 
   float greatest = std::numeric_limits<float>::lowest();
@@ -365,7 +367,7 @@ __global__ void __launch_bounds__(kCombineWarps* kWarpSize)
   for (int s = 0; s < split.slots; ++s) sum += exp2f(p.segment_lse[segment_row(s)] - greatest);
   const float factor = sum == 0 ? 0.0f : 1.0f / sum;
 
-  bfloat16* const o = p.o + ((static_cast<std::int64_t>(b) * p.N + n) * p.H + split.head) * D;
+  bfloat16* const o = p.o + ((static_cast<std::int64_t>(b) * p.N + n) * p.H + head) * D;
   for (int d = 2 * lane_id(); d < D; d += 2 * kWarpSize) {
     float x = 0, y = 0;
     for (int s = 0; s < split.slots; ++s) {
@@ -377,7 +379,7 @@ __global__ void __launch_bounds__(kCombineWarps* kWarpSize)
     *reinterpret_cast<std::uint32_t*>(o + d) = pack_bf16(x, y);
   }
   if (lane_id() == 0)
-    p.lse[(static_cast<std::int64_t>(b) * p.H + split.head) * p.N + n] =
+    p.lse[(static_cast<std::int64_t>(b) * p.H + head) * p.N + n] =
         sum == 0 ? kMinusInfinity : kLn2 * (greatest + log2f(sum));
 }
 
@@ -416,6 +418,8 @@ Problem make_problem(const AttentionInput& in, const DeviceLayout& layout) {
   p.N = static_cast<int>(in.q.rows());
   p.M = static_cast<int>(in.k.rows());
   p.H = static_cast<int>(in.q.count);
+  p.sharing = static_cast<int>(in.sharing());
+  p.layout_heads = static_cast<int>(in.layout_heads());
   p.heads_per_kv = static_cast<int>(in.q.count / in.k.count);
   p.tile = host.tile();
   p.tile_shift = std::countr_zero(static_cast<unsigned>(p.tile));
@@ -461,7 +465,7 @@ void launch_forward(Context context, Problem p, std::int64_t n_items) {
   plan_copies<D>(p);
   check_cuda(
       cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared.bytes));
-  forward_kernel<D><<<grid_size(n_items * p.B), static_cast<unsigned>(p.tile / kWarpRows * kWarpSize),
+  forward_kernel<D><<<grid_size(n_items * p.sharing), static_cast<unsigned>(p.tile / kWarpRows * kWarpSize),
                       static_cast<std::size_t>(p.shared.bytes), stream(context)>>>(p);
   check_launch();
 }
@@ -491,12 +495,12 @@ void launch_forward(Context context, const Problem& p, std::int64_t n_items, int
 
 void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& lse) {
   using namespace forward16;
-  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), static_cast<int>(in.k.count));
+  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), in.layout_kv_heads());
   const WorkList& work = layout.query_work;
   const int D = static_cast<int>(in.q.dim());
   Problem p = make_problem(in, layout);
   if (p.B == 0) return;
-  const std::int64_t segment_rows = work.n_slots * p.B * p.tile;
+  const std::int64_t segment_rows = work.n_slots * p.sharing * p.tile;
   Tensor segment_o = workspace<float>(context, segment_rows * D);
   Tensor segment_lse = workspace<float>(context, segment_rows);
   p.segment_o = data<float>(segment_o);
@@ -505,8 +509,8 @@ void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& 
   p.lse = data<float>(lse);
   launch_forward(context, p, work.n_items, D);
   if (work.n_splits == 0) return;
-  combine_kernel<<<grid_size(work.n_splits * p.B * (p.tile / kCombineWarps)), kCombineWarps * kWarpSize, 0,
-                   stream(context)>>>(p, static_cast<const SplitRow*>(work.splits.raw_data()), D);
+  combine_kernel<<<grid_size(work.n_splits * p.sharing * (p.tile / kCombineWarps)), kCombineWarps * kWarpSize,
+                   0, stream(context)>>>(p, static_cast<const SplitRow*>(work.splits.raw_data()), D);
   check_launch();
 }
 

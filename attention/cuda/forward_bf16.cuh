@@ -48,6 +48,7 @@ struct Problem {
   const std::int32_t* row_bounds;  // nullptr: every key
   const float* slopes;             // nullptr: no ALiBi
   int B, N, M, H;
+  int sharing, layout_heads;  // as in AttentionInput
   int heads_per_kv;
   int tile, tile_shift;  // T = 2^tile_shift
   float log2_scale;      // scale log2(e)
@@ -59,21 +60,22 @@ struct Problem {
   std::uint32_t copy_shared_advance;  // and in shared memory
   bfloat16* o;
   float* lse;
-  float *segment_o, *segment_lse;  // [slots, B, T, D] and, in units of log 2, [slots, B, T]
+  float *segment_o, *segment_lse;  // [slots, sharing, T, D] and, in units of log 2, [slots, sharing, T]
 };
 
 struct Place {
-  WorkItem item;
+  WorkItem item;  // its head is the sequence's
   int b;
   int first_row;  // the warp's first query
 };
 
-// Batches vary fastest: the longest items of all of them come first.
+// The sequences that share an item vary fastest: the longest items of all of them come first.
 __device__ inline Place place_of_cta(const Problem& p) {
   Place at;
   const int i = static_cast<int>(blockIdx.x);
-  at.item = p.items[i / p.B];
-  at.b = i % p.B;
+  at.item = p.items[i / p.sharing];
+  at.b = i % p.sharing + at.item.head / p.H;
+  at.item.head %= p.H;
   at.first_row = at.item.tile * p.tile + warp_id() * kWarpRows;
   return at;
 }
@@ -167,7 +169,9 @@ __device__ inline JointRange joint_range(const Problem& p, const Place& at) {
 // number.
 __device__ inline int list_tiles(const Problem& p, const Place& at, Tile* list) {
   const JointRange range = joint_range(p, at);
-  const float* gate = p.gate ? p.gate + at.b * p.gate_batch_stride + p.gate_base[at.item.head] : nullptr;
+  const float* gate =
+      p.gate ? p.gate + at.b * p.gate_batch_stride + p.gate_base[at.b * p.layout_heads + at.item.head]
+             : nullptr;
   int n = 0;
   for (int first = at.item.begin; first < at.item.end; first += kWarpSize) {
     const int t = first + lane_id();

@@ -93,6 +93,7 @@ template <class T>
 struct Problem {
   HeadRows<const T> q, k, v;
   int B, N, M, H, G, D;
+  int sharing, layout_heads;  // as in AttentionInput
   int tile, key_tiles;
   const std::int32_t *head_pattern, *columns, *mask_id, *col_offsets, *rows, *tile_of;
   const std::int64_t* gate_base;
@@ -108,8 +109,9 @@ struct Problem {
   __host__ __device__ int chunks() const { return (D + kChunk - 1) / kChunk; }
   __host__ __device__ int panels() const { return (chunks() + kPanelChunks<T> - 1) / kPanelChunks<T>; }
   __device__ int kv_head(int head) const { return head / (H / G); }
+  __device__ int layout_head(int b, int head) const { return b * layout_heads + head; }
   __device__ T gate_of(int b, int head, int tile_number) const {
-    return gate ? gate[b * gate_batch_stride + gate_base[head] + tile_number] : T(1);
+    return gate ? gate[b * gate_batch_stride + gate_base[layout_head(b, head)] + tile_number] : T(1);
   }
   __device__ T log2_slope(int head) const {
     return slopes ? static_cast<T>(static_cast<double>(slopes[head]) * kLog2E) : T(0);
@@ -129,6 +131,8 @@ Problem<T> make_problem(const AttentionInput& in, const DeviceLayout& layout) {
   p.H = static_cast<int>(in.q.count);
   p.G = static_cast<int>(in.k.count);
   p.D = static_cast<int>(in.q.dim());
+  p.sharing = static_cast<int>(in.sharing());
+  p.layout_heads = static_cast<int>(in.layout_heads());
   p.tile = host.tile();
   p.key_tiles = static_cast<int>(host.key_tiles());
   p.head_pattern = data<std::int32_t>(layout.head_pattern);
@@ -149,21 +153,35 @@ Problem<T> make_problem(const AttentionInput& in, const DeviceLayout& layout) {
   return p;
 }
 
-// One CTA per (work item, batch, block of the item's tile) and panel, the longest items first.
+// Of a sequence: a head of q, or a kv head.
+struct SequenceHead {
+  int b, head;
+};
+// `shared`: which of the sequences that share the layout; `head`: of the layout, which has `heads` for each.
+__device__ inline SequenceHead sequence_head(int shared, int head, int heads) {
+  return {shared + head / heads, head % heads};
+}
+
+// One CTA per (work item, sequence that shares it, block of the item's tile) and panel, the longest items
+// first.
 struct Place {
-  WorkItem item;
-  int b, part;  // part: which block of the tile
-  int first;    // query or key: that block's first
-  int panel;    // which dims of the result this CTA writes
+  WorkItem item;  // its head is the sequence's
+  int b, part;    // part: which block of the tile
+  int first;      // query or key: that block's first
+  int panel;      // which dims of the result this CTA writes
 };
 
+// `heads`: of a sequence, query heads or kv heads as the items have them.
 template <class T>
-__device__ Place place_of_cta(const Problem<T>& p, const WorkItem* items) {
+__device__ Place place_of_cta(const Problem<T>& p, const WorkItem* items, int heads) {
   const int parts = p.parts();
   Place at;
   at.part = static_cast<int>(blockIdx.x) % parts;
-  at.b = static_cast<int>(blockIdx.x) / parts % p.B;
-  at.item = items[static_cast<int>(blockIdx.x) / parts / p.B];
+  at.item = items[static_cast<int>(blockIdx.x) / parts / p.sharing];
+  const SequenceHead of =
+      sequence_head(static_cast<int>(blockIdx.x) / parts % p.sharing, at.item.head, heads);
+  at.b = of.b;
+  at.item.head = of.head;
   at.first = at.item.tile * p.tile + at.part * kBlock;
   at.panel = static_cast<int>(blockIdx.y);
   return at;
@@ -304,7 +322,9 @@ class QueryBlocks {
  private:
   __device__ void enter_column(const Problem<T>& p, const Place& at) {
     const std::int32_t* offsets =
-        p.col_offsets + static_cast<std::int64_t>(p.head_pattern[head_]) * (p.key_tiles + 1) + at.item.tile;
+        p.col_offsets +
+        static_cast<std::int64_t>(p.head_pattern[p.layout_head(at.b, head_)]) * (p.key_tiles + 1) +
+        at.item.tile;
     entry_ = offsets[0];
     column_end_ = offsets[1];
   }
@@ -475,10 +495,14 @@ struct Destination {
   int rows;
 };
 
-// The room of the item's segment for its block: [slots, B, tile, D].
+// The room of the item's segment for its block: [slots, sharing, tile, D].
+template <class T>
+__device__ std::int64_t segment_row(const Problem<T>& p, int b, int slot, int row) {
+  return (static_cast<std::int64_t>(slot) * p.sharing + b % p.sharing) * p.tile + row;
+}
 template <class T>
 __device__ Destination<T> segment_room(const Problem<T>& p, const Place& at, T* segments) {
-  const std::int64_t row = (static_cast<std::int64_t>(at.item.slot) * p.B + at.b) * p.tile + at.part * kBlock;
+  const std::int64_t row = segment_row(p, at.b, at.item.slot, at.part * kBlock);
   return {segments + row * p.D, p.D, kBlock};
 }
 

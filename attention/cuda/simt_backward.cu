@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 struct QueryGradients {
   HeadRows<T> q;
-  T* segments;    // [slots, B, tile, D]
-  T* gate_parts;  // [B, gate size, query blocks, key blocks of a tile]; nullptr: not wanted
+  T* segments;    // [slots, sharing, tile, D]
+  T* gate_parts;  // [sharing, gate size, query blocks, key blocks of a tile]; nullptr: not wanted
   std::int64_t gate_size;
 };
 
@@ -109,7 +109,8 @@ __device__ void write_gate_parts(const Problem<T>& p, const Place& at, const Blo
 #pragma unroll
   for (int b = 0; b < 2; ++b) {
     if (static_cast<int>(threadIdx.x) != b || blocks[b].rows == 0) continue;
-    const std::int64_t gate = at.b * to.gate_size + p.gate_base[at.item.head] + blocks[b].tile_number;
+    const std::int64_t gate = at.b % p.sharing * to.gate_size +
+                              p.gate_base[p.layout_head(at.b, at.item.head)] + blocks[b].tile_number;
     T sum = 0;
     for (int warp = 0; warp < kThreads / kWarp; ++warp) sum += gate_sums[b][warp];
     to.gate_parts[(gate * p.parts() + at.part) * p.parts() + blocks[b].part] = sum;
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
   T* const o_grad = q + kBlock * own_stride<T>(p.D);
   T* const strip = o_grad + kBlock * own_stride<T>(p.D);
   T* const ds = strip + kStrip * kStripStride<T>;
-  const Place at = place_of_cta(p, items);
+  const Place at = place_of_cta(p, items, p.H);
   if (at.first >= p.N) return;
 
   load_own(p.q, at.b, at.item.head, at.first, p.N, q);
@@ -180,7 +181,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
   write_query_gradient(p, at, dq, to);
 }
 
-// gate_grad [B, S] = the sums of the tiles' blocks.
+// gate_grad [sharing, S] = the sums of the tiles' blocks.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     sum_gate_parts_kernel(const T* parts, int parts_per_tile, std::int64_t n, T* gate_grad) {
@@ -196,7 +197,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 struct KeyGradients {
   HeadRows<T> k, v;
-  T *k_segments, *v_segments;  // [slots, B, tile, D]
+  T *k_segments, *v_segments;  // [slots, sharing, tile, D]
 };
 
 // The strip's queries' constants; rows that a block lacks get those of a row without keys.
@@ -276,7 +277,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
   T* const v = k + kBlock * own_stride<T>(p.D);
   T* const strip = v + kBlock * own_stride<T>(p.D);
   T* const probabilities = strip + kStrip * kStripStride<T>;
-  const Place at = place_of_cta(p, items);
+  const Place at = place_of_cta(p, items, p.G);
   if (at.first >= p.M) return;
 
   load_own(p.k, at.b, at.item.head, at.first, p.M, k);
@@ -318,28 +319,28 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
 // A cut row's or column's gradient = factor * the sum of its segments, in order; one CTA per row of the tile.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    sum_segments_kernel(const SplitRow* splits, int B, int tile, int n_rows, const T* segments, T factor,
-                        const __grid_constant__ HeadRows<T> to) {
-  const int row = static_cast<int>(blockIdx.x) % tile;
-  const int b = static_cast<int>(blockIdx.x) / tile % B;
-  const SplitRow split = splits[static_cast<int>(blockIdx.x) / tile / B];
-  const int n = split.tile * tile + row;
+    sum_segments_kernel(const SplitRow* splits, const __grid_constant__ Problem<T> p, int heads, int n_rows,
+                        const T* segments, T factor, const __grid_constant__ HeadRows<T> to) {
+  const int row = static_cast<int>(blockIdx.x) % p.tile;
+  const SplitRow split = splits[static_cast<int>(blockIdx.x) / p.tile / p.sharing];
+  const auto [b, head] = sequence_head(static_cast<int>(blockIdx.x) / p.tile % p.sharing, split.head, heads);
+  const int n = split.tile * p.tile + row;
   if (n >= n_rows) return;
   for (int d = static_cast<int>(threadIdx.x); d < to.dim; d += kThreads) {
     T sum = 0;
     for (int s = 0; s < split.slots; ++s)
-      sum += segments[((static_cast<std::int64_t>(split.first_slot + s) * B + b) * tile + row) * to.dim + d];
-    to.row(b, n, split.head)[d] = factor * sum;
+      sum += segments[segment_row(p, b, split.first_slot + s, row) * to.dim + d];
+    to.row(b, n, head)[d] = factor * sum;
   }
 }
 
 // --- on the host ---
 
 template <class T>
-void sum_segments(Context context, const Problem<T>& p, const WorkList& work, int n_rows,
+void sum_segments(Context context, const Problem<T>& p, const WorkList& work, int heads, int n_rows,
                   const Tensor& segments, T factor, const HeadRows<T>& to) {
-  launch(context, sum_segments_kernel<T>, work.n_splits * p.B * p.tile, 1, 0,
-         static_cast<const SplitRow*>(work.splits.raw_data()), p.B, p.tile, n_rows, data<T>(segments), factor,
+  launch(context, sum_segments_kernel<T>, work.n_splits * p.sharing * p.tile, 1, 0,
+         static_cast<const SplitRow*>(work.splits.raw_data()), p, heads, n_rows, data<T>(segments), factor,
          to);
 }
 
@@ -348,15 +349,15 @@ void query_gradients(Context context, const Problem<T>& p, const WorkList& work,
                      const RowConstants<T>& constants, const Heads& q_grad, Tensor& gate_grad) {
   const std::int64_t parts_per_tile = p.parts() * p.parts();
   const std::int64_t n_gates = gate_grad.defined() ? gate_grad.numel() : 0;
-  Tensor segments = workspace<T>(context, work.n_slots * p.B * p.tile * p.D);
+  Tensor segments = workspace<T>(context, work.n_slots * p.sharing * p.tile * p.D);
   Tensor gate_parts = workspace<T>(context, n_gates * parts_per_tile);
   gate_parts.fill_zero();  // of blocks that are left out
   const QueryGradients<T> to{head_rows<T>(q_grad), data<T>(segments),
                              gate_grad.defined() ? data<T>(gate_parts) : nullptr,
                              gate_grad.defined() ? gate_grad.dim(1) : 0};
-  launch(context, query_gradients_kernel<T>, work.n_items * p.B * p.parts(), p.panels(),
+  launch(context, query_gradients_kernel<T>, work.n_items * p.sharing * p.parts(), p.panels(),
          shared_bytes<T>(2, p.D), p, static_cast<const WorkItem*>(work.items.raw_data()), constants, to);
-  sum_segments(context, p, work, p.N, segments, p.scale, to.q);
+  sum_segments(context, p, work, p.H, p.N, segments, p.scale, to.q);
   launch(context, sum_gate_parts_kernel<T>, divide_up(n_gates, kThreads), 1, 0, data<T>(gate_parts),
          static_cast<int>(parts_per_tile), n_gates, data_or_null<T>(gate_grad));
 }
@@ -364,21 +365,21 @@ void query_gradients(Context context, const Problem<T>& p, const WorkList& work,
 template <class T>
 void key_gradients(Context context, const Problem<T>& p, const WorkList& work,
                    const RowConstants<T>& constants, const Heads& k_grad, const Heads& v_grad) {
-  const std::int64_t elements = work.n_slots * p.B * p.tile * p.D;
+  const std::int64_t elements = work.n_slots * p.sharing * p.tile * p.D;
   Tensor k_segments = workspace<T>(context, elements), v_segments = workspace<T>(context, elements);
   const KeyGradients<T> to{head_rows<T>(k_grad), head_rows<T>(v_grad), data<T>(k_segments),
                            data<T>(v_segments)};
-  launch(context, key_gradients_kernel<T>, work.n_items * p.B * p.parts(), p.panels(),
+  launch(context, key_gradients_kernel<T>, work.n_items * p.sharing * p.parts(), p.panels(),
          shared_bytes<T>(2, p.D), p, static_cast<const WorkItem*>(work.items.raw_data()), constants, to);
-  sum_segments(context, p, work, p.M, k_segments, p.scale, to.k);
-  sum_segments(context, p, work, p.M, v_segments, T(1), to.v);
+  sum_segments(context, p, work, p.G, p.M, k_segments, p.scale, to.k);
+  sum_segments(context, p, work, p.G, p.M, v_segments, T(1), to.v);
 }
 
 template <class T>
 void backward(Context context, const AttentionInput& in, const Tensor& o, const Tensor& lse,
               const Tensor& o_grad, Tensor& delta, const Heads& q_grad, const Heads& k_grad,
               const Heads& v_grad, Tensor& gate_grad) {
-  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), static_cast<int>(in.k.count));
+  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), in.layout_kv_heads());
   const Problem<T> p = make_problem<T>(in, layout);
   const std::int64_t n_rows = lse.numel();
   launch(context, delta_kernel<T>, divide_up(n_rows, kThreads / kWarp), 1, 0, data<T>(o), data<T>(o_grad),

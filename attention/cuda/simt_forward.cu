@@ -1,6 +1,6 @@
-// Forward in f32 and f64 (simt.cuh): a CTA owns 32 queries and streams the keys that they meet, with a running
-// maximum and sum per row (Milakov & Gimelshein 2018; Dao et al. 2022). The segments of a long row leave
-// their unnormalised sums in a workspace, and a second kernel combines them.
+// Forward in f32 and f64 (simt.cuh): a CTA owns 32 queries and streams the keys that they meet, with a
+// running maximum and sum per row (Milakov & Gimelshein 2018; Dao et al. 2022). The segments of a long row
+// leave their unnormalised sums in a workspace, and a second kernel combines them.
 #include "attention/cuda/attention.h"
 #include "attention/cuda/simt.cuh"
 
@@ -12,7 +12,7 @@ template <class T>
 struct ForwardResult {
   HeadRows<T> o;
   T* lse;                                        // [B, H, N]
-  T *segment_o, *segment_maximum, *segment_sum;  // [slots, B, tile] and D
+  T *segment_o, *segment_maximum, *segment_sum;  // [slots, sharing, tile] and D
 };
 
 // Of the thread's four rows: the greatest S + log2 m so far, and this thread's share of the sum of powers.
@@ -104,8 +104,7 @@ __device__ void write_result(const Problem<T>& p, const Place& at, const Running
       to.lse[(static_cast<std::int64_t>(at.b) * p.H + at.item.head) * p.N + n] =
           log_sum(running.maximum[i], sum);
     } else {
-      const std::int64_t place =
-          (static_cast<std::int64_t>(at.item.slot) * p.B + at.b) * p.tile + at.part * kBlock + row() + i;
+      const std::int64_t place = segment_row(p, at.b, at.item.slot, at.part * kBlock + row() + i);
       to.segment_maximum[place] = running.maximum[i];
       to.segment_sum[place] = sum;
     }
@@ -125,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
   T* const q = reinterpret_cast<T*>(room);
   T* const strip = q + kBlock * own_stride<T>(p.D);
   T* const powers = strip + kStrip * kStripStride<T>;
-  const Place at = place_of_cta(p, items);
+  const Place at = place_of_cta(p, items, p.H);
   if (at.first >= p.N) return;
 
   load_own(p.q, at.b, at.item.head, at.first, p.N, q);
@@ -164,13 +163,11 @@ __global__ void __launch_bounds__(kThreads)
     combine_kernel(const __grid_constant__ Problem<T> p, const SplitRow* splits,
                    const __grid_constant__ ForwardResult<T> to) {
   const int row = static_cast<int>(blockIdx.x) % p.tile;
-  const int b = static_cast<int>(blockIdx.x) / p.tile % p.B;
-  const SplitRow split = splits[static_cast<int>(blockIdx.x) / p.tile / p.B];
+  const SplitRow split = splits[static_cast<int>(blockIdx.x) / p.tile / p.sharing];
+  const auto [b, head] = sequence_head(static_cast<int>(blockIdx.x) / p.tile % p.sharing, split.head, p.H);
   const int n = split.tile * p.tile + row;
   if (n >= p.N) return;
-  const auto place = [&](int slot) {
-    return (static_cast<std::int64_t>(split.first_slot + slot) * p.B + b) * p.tile + row;
-  };
+  const auto place = [&, b = b](int slot) { return segment_row(p, b, split.first_slot + slot, row); };
 
   T maximum = -std::numeric_limits<T>::infinity(), sum = 0;
   for (int s = 0; s < split.slots; ++s) maximum = fmax(maximum, to.segment_maximum[place(s)]);
@@ -179,7 +176,7 @@ __global__ void __launch_bounds__(kThreads)
     sum += to.segment_sum[place(s)] * exp2(to.segment_maximum[place(s)] - shift);
   const T factor = sum == 0 ? T(0) : 1 / sum;
 
-  T* const o = to.o.row(b, n, split.head);
+  T* const o = to.o.row(b, n, head);
 #pragma unroll 1
   for (int d = static_cast<int>(threadIdx.x); d < p.D; d += kThreads) {
     T total = 0;
@@ -187,24 +184,23 @@ __global__ void __launch_bounds__(kThreads)
       total += to.segment_o[place(s) * p.D + d] * exp2(to.segment_maximum[place(s)] - shift);
     o[d] = total * factor;
   }
-  if (threadIdx.x == 0)
-    to.lse[(static_cast<std::int64_t>(b) * p.H + split.head) * p.N + n] = log_sum(maximum, sum);
+  if (threadIdx.x == 0) to.lse[(static_cast<std::int64_t>(b) * p.H + head) * p.N + n] = log_sum(maximum, sum);
 }
 
 template <class T>
 void forward(Context context, const AttentionInput& in, Tensor& o, Tensor& lse) {
-  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), static_cast<int>(in.k.count));
+  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), in.layout_kv_heads());
   const WorkList& work = layout.query_work;
   const Problem<T> p = make_problem<T>(in, layout);
-  const std::int64_t segment_rows = work.n_slots * p.B * p.tile;
+  const std::int64_t segment_rows = work.n_slots * p.sharing * p.tile;
   Tensor segment_o = workspace<T>(context, segment_rows * p.D);
   Tensor segment_maximum = workspace<T>(context, segment_rows),
          segment_sum = workspace<T>(context, segment_rows);
   const ForwardResult<T> to{head_rows<T>(Heads::all(o)), data<T>(lse), data<T>(segment_o),
                             data<T>(segment_maximum), data<T>(segment_sum)};
-  launch(context, forward_kernel<T>, work.n_items * p.B * p.parts(), p.panels(), shared_bytes<T>(1, p.D), p,
-         static_cast<const WorkItem*>(work.items.raw_data()), to);
-  launch(context, combine_kernel<T>, work.n_splits * p.B * p.tile, 1, 0, p,
+  launch(context, forward_kernel<T>, work.n_items * p.sharing * p.parts(), p.panels(),
+         shared_bytes<T>(1, p.D), p, static_cast<const WorkItem*>(work.items.raw_data()), to);
+  launch(context, combine_kernel<T>, work.n_splits * p.sharing * p.tile, 1, 0, p,
          static_cast<const SplitRow*>(work.splits.raw_data()), to);
 }
 

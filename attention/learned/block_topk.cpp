@@ -13,12 +13,13 @@
 // learns through the gate's gradient. The projections begin as the identity: then the score is that of
 // attention itself.
 #include <cmath>
-#include <mutex>
+#include <optional>
 
+#include "attention/kernels.h"
 #include "attention/learned/mechanism.h"
 #include "attention/registry.h"
 #include "core/ops.h"
-#include "core/parallel.h"
+#include "core/stream.h"
 
 namespace filigree {
 namespace {
@@ -32,12 +33,6 @@ constexpr double kNoThreshold = -1e30;
 constexpr double kAdaptation = 0.1;  // of the scores' deviation, per step
 constexpr float kForget = 0.99f;     // of the counts, per step
 
-// What the last step's routing tells about a kv group.
-struct Wants {
-  double tiles = 0, query_tiles = 0;           // above the threshold, whether or not there was a place
-  double sum = 0, squares = 0, proposals = 0;  // of the best scores of rows
-};
-
 // Tiles that heads compute at most.
 std::int64_t most_tiles_of(const LearnedHeads& heads, const RouterOptions& options, std::int64_t n) {
   const std::int64_t side = (n + heads.geometry.tile - 1) / heads.geometry.tile;
@@ -46,6 +41,20 @@ std::int64_t most_tiles_of(const LearnedHeads& heads, const RouterOptions& optio
     tiles += std::min(options.sinks + options.topk + 1, heads.geometry.causal ? q + 1 : side);
   return tiles * heads.n_heads;
 }
+
+// Room on the host for results of the device that come at every step.
+class OnHost {
+ public:
+  // Where t's bytes will be once the device is synchronized.
+  const void* fetch(const Tensor& t) {
+    if (!room_ || room_->bytes() < t.bytes()) room_.emplace(t.bytes(), t.device());
+    copy_async(*room_, t);
+    return room_->data<void>();
+  }
+
+ private:
+  std::optional<HostBuffer> room_;
+};
 
 // Without a budget, a hardened layout has as many tiles as the router may choose.
 TileBudget budget_or_most(const TileBudget& budget, const LearnedHeads& heads, const RouterOptions& options) {
@@ -69,7 +78,7 @@ class BlockTopk final : public RoutedMechanism {
     for (Parameter* p : {&query_, &key_}) p->lr_factor = schedule.lr;
   }
 
-  bool always(std::int64_t q, std::int64_t k) const override { return q == k || k < options_.sinks; }
+  std::int64_t sinks() const override { return options_.sinks; }
 
   std::int64_t most_tiles(std::int64_t n) const override { return most_tiles_of(heads(), options_, n); }
 
@@ -79,16 +88,15 @@ class BlockTopk final : public RoutedMechanism {
     routing.tiles.resize(static_cast<std::size_t>(B * heads().n_kv_heads));
     if (tiles == 0) return routing;
     const Var rows = project(q, query_, N), keys = project(pooled(k, tiles), key_, tiles);
-    std::vector<std::int32_t> row_ids, key_ids;
     {
       const NoGrad no_tape;
-      const Tensor scores = ops::scale(ops::matmul(rows, keys, false, true), scale()).value();
+      const Tensor scores = ops::matmul(rows, ops::scale(keys, scale()), false, true).value().to(DType::f32);
       if (scores.device().is_meta())
         fill(routing);
       else
-        choose(scores.to(DType::f32).to(Device::cpu()),
-               row_bounds.defined() ? row_bounds.to(Device::cpu()) : Tensor{}, training, routing);
+        choose(scores, row_bounds, training, routing);
     }
+    std::vector<std::int32_t> row_ids, key_ids;
     for (std::int64_t g = 0; g < heads().n_kv_heads; ++g)
       for (std::int64_t b = 0; b < B; ++b)
         for (RoutedTile& t : routing.tiles[static_cast<std::size_t>(b * heads().n_kv_heads + g)]) {
@@ -132,15 +140,15 @@ class BlockTopk final : public RoutedMechanism {
 
   void adapt() override {
     for (std::size_t g = 0; g < wants_.size(); ++g) {
-      const Wants w = std::exchange(wants_[g], Wants{});
+      const ChoiceSums w = std::exchange(wants_[g], ChoiceSums{});
       if (w.proposals == 0) continue;
-      const double mean = w.sum / w.proposals;
+      const double mean = w.scores / w.proposals;
       const double deviation = std::sqrt(std::max(0.0, w.squares / w.proposals - mean * mean));
       if (thresholds_[g] == kNoThreshold) {
         thresholds_[g] = mean;
         continue;
       }
-      const double excess = w.tiles / w.query_tiles / static_cast<double>(options_.topk) - 1;
+      const double excess = w.wanted / w.query_tiles / static_cast<double>(options_.topk) - 1;
       thresholds_[g] += kAdaptation * (deviation + 1e-6) * std::clamp(excess, -1.0, 1.0);
     }
     for (float& c : counts_) c *= kForget;
@@ -157,9 +165,9 @@ class BlockTopk final : public RoutedMechanism {
     LearnState all{{"thresholds", Tensor::of({std::ssize(thresholds_)}, thresholds_)}};
     if (!counts_.empty()) all.emplace_back("counts", Tensor::of({std::ssize(counts_)}, counts_));
     std::vector<double> wants;
-    for (const Wants& w : wants_)
-      wants.insert(wants.end(), {w.tiles, w.query_tiles, w.sum, w.squares, w.proposals});
-    all.emplace_back("wants", Tensor::of({std::ssize(wants_), 5}, wants));
+    for (const ChoiceSums& w : wants_)
+      wants.insert(wants.end(), {w.wanted, w.query_tiles, w.scores, w.squares, w.proposals});
+    all.emplace_back("wants", Tensor::of({std::ssize(wants_), kChoiceFields}, wants));
     return all;
   }
 
@@ -167,11 +175,11 @@ class BlockTopk final : public RoutedMechanism {
     const Tensor& thresholds = find_state(state, "thresholds");
     const Tensor& wants = find_state(state, "wants");
     if (thresholds.dtype() != DType::f64 || thresholds.numel() != std::ssize(thresholds_) ||
-        wants.dtype() != DType::f64 || wants.numel() != 5 * std::ssize(wants_))
+        wants.dtype() != DType::f64 || wants.numel() != kChoiceFields * std::ssize(wants_))
       fail(ErrorKind::data, "the checkpoint's thresholds of {} are for other heads", heads().name);
     std::ranges::copy(thresholds.values<double>(), thresholds_.begin());
     for (std::size_t g = 0; g < wants_.size(); ++g) {
-      const double* w = wants.data<double>() + 5 * g;
+      const double* w = wants.data<double>() + kChoiceFields * g;
       wants_[g] = {w[0], w[1], w[2], w[3], w[4]};
     }
     const auto counts = std::ranges::find(state, "counts", &LearnState::value_type::first);
@@ -238,26 +246,33 @@ class BlockTopk final : public RoutedMechanism {
 
   // Means of the keys of whole tiles: [B, N, G, D] -> [B, tiles, G, D].
   Var pooled(const Var& k, std::int64_t tiles) const {
-    const std::int64_t B = k.dim(0), N = k.dim(1), G = k.dim(2), D = k.dim(3), T = heads().geometry.tile;
-    Tensor mean = Tensor::zeros({tiles, N}, DType::f32);
-    for (std::int64_t t = 0; t < tiles; ++t)
-      for (std::int64_t r = 0; r < T; ++r)
-        mean.data<float>()[t * N + t * T + r] = 1.0f / static_cast<float>(T);
-    constexpr int first[] = {1, 0, 2, 3}, back[] = {1, 0, 2, 3};
-    const Var by_row = ops::reshape(ops::permute(k, first), {N, B * G * D});
-    const Var means = ops::matmul(Var(mean.to(k.dtype()).to(k.device())), by_row);
-    return ops::permute(ops::reshape(means, {tiles, B, G, D}), back);
+    const std::int64_t B = k.dim(0), N = k.dim(1), C = k.dim(2) * k.dim(3), T = heads().geometry.tile;
+    Var whole = k;
+    if (tiles * T < N) {
+      const std::int64_t sizes[] = {tiles * T * C, (N - tiles * T) * C};
+      whole = ops::split_last(ops::reshape(k, {B, N * C}), sizes)[0];
+    }
+    if (!tile_rows_.defined() || tile_rows_.dim(0) != B * tiles || tile_rows_.device() != k.device()) {
+      std::vector<std::int32_t> rows;
+      for (std::int64_t i = 0; i < B * tiles; ++i) rows.insert(rows.end(), {0, static_cast<std::int32_t>(T)});
+      tile_rows_ = Tensor::of({B * tiles, 2}, rows, k.device());
+    }
+    const Var means = ops::mean_rows(ops::reshape(whole, {B * tiles, T, C}), tile_rows_);
+    return ops::reshape(means, {B, tiles, k.dim(2), k.dim(3)});
   }
 
   Var gates_of(const Var& rows, const Var& keys, const std::vector<std::int32_t>& row_ids,
                const std::vector<std::int32_t>& key_ids) const {
     if (row_ids.empty()) return {};
-    const auto pick = [&](const Var& from, const std::vector<std::int32_t>& ids) {
-      const Tensor index = Tensor::of({std::ssize(ids)}, ids).to(from.device());
+    std::vector<std::int32_t> ids = row_ids;
+    ids.insert(ids.end(), key_ids.begin(), key_ids.end());
+    const Tensor both = Tensor::of({std::ssize(ids)}, ids, rows.device());
+    const auto pick = [&](const Var& from, const Tensor& index) {
       const Var picked = ops::embedding(ops::reshape(from, {-1, dim_}), index);
       return ops::convert(picked, accumulation_dtype(from.dtype()));
     };
-    const Var score = ops::sum_last(ops::mul(pick(rows, row_ids), pick(keys, key_ids)));
+    const Var score = ops::sum_last(ops::mul(pick(rows, both.slice(0, std::ssize(row_ids))),
+                                             pick(keys, both.slice(std::ssize(row_ids), std::ssize(ids)))));
     return ops::scale(ops::sigmoid(ops::scale(score, scale())), 2);
   }
 
@@ -269,27 +284,39 @@ class BlockTopk final : public RoutedMechanism {
           list.push_back({static_cast<std::int32_t>(q), static_cast<std::int32_t>(k), 0, 0});
   }
 
-  // scores [G * B, N, tiles].
-  void choose(const Tensor& scores, const Tensor& bounds, bool training, Routing& routing) const {
-    const std::int64_t G = heads().n_kv_heads, B = scores.dim(0) / G;
-    std::mutex mutex;
-    std::vector<Wants> wants(static_cast<std::size_t>(G * B));
-    parallel_tasks(G * B, [&](std::int64_t gb) {
-      const std::int64_t g = gb / B, b = gb % B;
-      auto& tiles = routing.tiles[static_cast<std::size_t>(b * G + g)];
-      const std::int32_t* row_bounds =
-          bounds.defined() ? bounds.data<std::int32_t>() + 2 * b * scores.dim(1) : nullptr;
-      wants[static_cast<std::size_t>(gb)] =
-          choose_sample(scores.data<float>() + gb * scores.dim(1) * scores.dim(2), scores.dim(1),
-                        scores.dim(2), row_bounds, thresholds_[static_cast<std::size_t>(g)], tiles);
-    });
+  // scores [G * B, N, tiles], row_bounds as in AttentionOptions. Waits for the device.
+  void choose(const Tensor& scores, const Tensor& row_bounds, bool training, Routing& routing) const {
+    const TileChoice in{scores,
+                        row_bounds,
+                        thresholds_,
+                        heads().geometry.tile,
+                        options_.topk,
+                        options_.sinks,
+                        heads().geometry.causal};
+    const Device device = scores.device();
+    Tensor chosen = Tensor::empty({scores.dim(0), in.query_tiles(), in.places(), 2}, DType::i32, device);
+    Tensor sums = Tensor::empty({scores.dim(0), kChoiceFields}, DType::f64, device);
+    on_device(device, [&](auto context) { choose_tiles(context, in, chosen, sums); });
+    const auto* pairs = static_cast<const std::int32_t*>(chosen_.fetch(chosen));
+    const auto* of_samples = static_cast<const ChoiceSums*>(sums_.fetch(sums));
+    synchronize(device);
+    const std::int64_t G = heads().n_kv_heads, B = in.batch(), per_sample = chosen.numel() / (G * B);
+    for (std::int64_t gb = 0; gb < G * B; ++gb)
+      read_choice(in, pairs + gb * per_sample, routing.tiles[static_cast<std::size_t>(gb % B * G + gb / B)]);
     count(routing);
     if (!training) return;
-    for (std::int64_t gb = 0; gb < G * B; ++gb) {  // in a fixed order
-      Wants& to = wants_[static_cast<std::size_t>(gb / B)];
-      const Wants& w = wants[static_cast<std::size_t>(gb)];
-      to = {to.tiles + w.tiles, to.query_tiles + w.query_tiles, to.sum + w.sum, to.squares + w.squares,
-            to.proposals + w.proposals};
+    for (std::int64_t gb = 0; gb < G * B; ++gb)  // in a fixed order
+      wants_[static_cast<std::size_t>(gb / B)] += of_samples[gb];
+  }
+
+  // The tiles of one sequence and kv head, of each query tile in the order of keys.
+  static void read_choice(const TileChoice& in, const std::int32_t* pairs, std::vector<RoutedTile>& out) {
+    for (std::int32_t q = 0; q < in.query_tiles(); ++q, pairs += 2 * in.places()) {
+      const auto first = std::ssize(out);
+      for (std::int64_t place = 0; place < in.places() && pairs[2 * place] >= 0; ++place)
+        out.push_back({q, pairs[2 * place], pairs[2 * place + 1], 0});
+      std::sort(out.begin() + first, out.end(),
+                [](const RoutedTile& a, const RoutedTile& b) { return a.k < b.k; });
     }
   }
 
@@ -303,46 +330,6 @@ class BlockTopk final : public RoutedMechanism {
               1;
   }
 
-  Wants choose_sample(const float* scores, std::int64_t N, std::int64_t tiles, const std::int32_t* row_bounds,
-                      double threshold, std::vector<RoutedTile>& out) const {
-    const std::int64_t T = heads().geometry.tile;
-    Wants wants;
-    std::vector<bool> chosen(static_cast<std::size_t>(tiles));
-    for (std::int64_t q = 0; q * T < N; ++q) {
-      const std::size_t first = out.size();
-      std::fill(chosen.begin(), chosen.end(), false);
-      const std::int64_t end = heads().geometry.causal ? std::min(q, tiles) : tiles;
-      if (options_.sinks < end) ++wants.query_tiles;
-      for (std::int64_t r = 0; r < T && q * T + r < N; ++r) {
-        const std::int64_t i = q * T + r;
-        std::int64_t low = options_.sinks, high = end;
-        if (row_bounds) {  // tiles that the row's document touches
-          low = std::max<std::int64_t>(low, row_bounds[2 * i] / T);
-          high = std::min<std::int64_t>(high, (row_bounds[2 * i + 1] + T - 1) / T);
-        }
-        std::int64_t best = -1;
-        for (std::int64_t t = low; t < high; ++t)
-          if (!chosen[static_cast<std::size_t>(t)] && t != q &&
-              (best < 0 || scores[i * tiles + t] > scores[i * tiles + best]))
-            best = t;
-        if (best < 0) continue;
-        const double score = scores[i * tiles + best];
-        wants.sum += score;
-        wants.squares += score * score;
-        ++wants.proposals;
-        if (!(score > threshold)) continue;
-        ++wants.tiles;
-        if (std::ssize(out) - static_cast<std::ptrdiff_t>(first) >= options_.topk) continue;
-        chosen[static_cast<std::size_t>(best)] = true;
-        out.push_back(
-            {static_cast<std::int32_t>(q), static_cast<std::int32_t>(best), static_cast<std::int32_t>(r), 0});
-      }
-      std::sort(out.begin() + static_cast<std::ptrdiff_t>(first), out.end(),
-                [](const RoutedTile& a, const RoutedTile& b) { return a.k < b.k; });
-    }
-    return wants;
-  }
-
   // x [in] times the weights [G, in, dim] of one kv head.
   std::vector<double> times(const double* x, const Tensor& weights, std::int64_t g) const {
     const std::int64_t in = weights.dim(1);
@@ -353,7 +340,7 @@ class BlockTopk final : public RoutedMechanism {
     return y;
   }
 
-  // One step of choose_sample, for a row that comes alone.
+  // One step of choose_tiles (kernels.inc), for a row that comes alone.
   void choose_row(const double* q, std::int64_t g, const RouterMemory& m,
                   std::vector<RouterMemory::Chosen>& chosen) const {
     const auto& keys = m.keys[static_cast<std::size_t>(g)];
@@ -389,9 +376,11 @@ class BlockTopk final : public RoutedMechanism {
   int group_;              // query heads of a kv head
   Parameter query_, key_;  // [G, group D, dim], [G, D, dim]
   std::vector<double> thresholds_;
-  mutable std::vector<Wants> wants_;   // since the last adapt()
-  mutable std::vector<float> counts_;  // [G, side, side]; empty: not counted
+  mutable std::vector<ChoiceSums> wants_;  // since the last adapt()
+  mutable std::vector<float> counts_;      // [G, side, side]; empty: not counted
   std::vector<float> by_distance_;
+  mutable Tensor tile_rows_;  // i32 [B tiles, 2]: all rows of a tile
+  mutable OnHost chosen_, sums_;
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
 #include "attention/learned/learned_layer.h"
 
 #include <algorithm>
-#include <unordered_map>
 
 #include "core/ops.h"
+#include "core/parallel.h"
 
 namespace filigree {
 namespace {
@@ -27,6 +27,56 @@ std::int32_t append_row_masks(int height, MaskTable& masks) {
     masks.append(mask);
   }
   return first - 1;
+}
+
+// The computed tiles of one query tile.
+class RowOfTiles {
+ public:
+  void add(std::int32_t column, std::int32_t mask_id, std::int32_t entry) {
+    tiles_.push_back({column, mask_id, entry});
+  }
+  // As a pattern's next row, in the order of TileLayout's, so that gates keep their tiles. Then it is empty.
+  void append_to(TilePattern& pattern, std::vector<std::int32_t>& entries) {
+    std::ranges::sort(tiles_, {}, [](const Tile& t) { return std::pair(t.mask_id == kFullTile, t.column); });
+    for (const Tile& t : tiles_) {
+      pattern.columns.push_back(t.column);
+      pattern.mask_id.push_back(t.mask_id);
+      entries.push_back(t.entry);
+    }
+    pattern.row_offsets.push_back(static_cast<std::int32_t>(pattern.columns.size()));
+    tiles_.clear();
+  }
+
+ private:
+  struct Tile {
+    std::int32_t column, mask_id, entry;
+  };
+  std::vector<Tile> tiles_;
+};
+
+// Undefined where all entries are 0, whose gate is 1.
+Tensor index_of(const std::vector<std::int32_t>& entries, Device device) {
+  if (std::ranges::all_of(entries, [](std::int32_t e) { return e == 0; })) return {};
+  return Tensor::of({std::ssize(entries)}, entries, device);
+}
+
+// The layout of the last n heads.
+LayoutPtr last_heads(const TileLayout& layout, int n) {
+  std::vector<TilePattern> patterns;
+  std::vector<std::int32_t> head_pattern;
+  for (int head = layout.n_heads() - n; head < layout.n_heads(); ++head) {
+    head_pattern.push_back(static_cast<std::int32_t>(patterns.size()));
+    patterns.push_back(layout.of_head(head));
+  }
+  return std::make_shared<const TileLayout>(layout.n_queries(), layout.n_keys(), layout.tile(),
+                                            layout.causal(), std::move(patterns), std::move(head_pattern),
+                                            layout.masks());
+}
+
+// The gates of a layout: entries of the table.
+Var pick(const Var& table, const Tensor& index) {
+  const Var picked = ops::embedding(ops::reshape(table, {table.numel(), 1}), index);
+  return ops::reshape(picked, {index.numel()});
 }
 
 }  // namespace
@@ -79,11 +129,18 @@ const LearnedLayer::Everything& LearnedLayer::everything(std::int64_t n) const {
   geometry.n = n;
   TileLayout layout = build_layout(*pattern_, geometry, n_heads_);
   MaskTable masks = layout.masks();
-  made = std::make_unique<Everything>(Everything{std::move(layout), std::move(masks)});
-  if (std::ranges::none_of(groups_, [](const Group& g) { return g.routed != nullptr; })) return *made;
+  made = std::make_unique<Everything>(Everything{std::move(layout), std::move(masks), 0, 0, {}});
+  const auto router = std::ranges::find_if(groups_, [](const Group& g) { return g.routed != nullptr; });
+  if (router == groups_.end()) return *made;
   const int last = static_cast<int>(n - (made->layout.query_tiles() - 1) * geometry_.tile);
   made->rows_from = append_row_masks(geometry_.tile, made->masks);
   made->last_rows_from = append_row_masks(last, made->masks);
+  const TilePattern& pattern = made->layout.of_head(router->first_head);  // which has all tiles
+  for (std::int64_t q = 0; q < made->layout.query_tiles(); ++q) {
+    const auto row = pattern.columns.begin() + pattern.row_offsets[q];
+    const auto t = std::find(row, pattern.columns.begin() + pattern.row_offsets[q + 1], q);
+    made->diagonal.push_back(pattern.mask_id[static_cast<std::size_t>(t - pattern.columns.begin())]);
+  }
   return *made;
 }
 
@@ -93,50 +150,46 @@ const LearnedLayer::Group* LearnedLayer::group_of(int head) const {
   return found == groups_.end() ? nullptr : &*found;
 }
 
+LearnedLayer::HeadView LearnedLayer::assemble_head(int head, const Everything& all,
+                                                   const Chooser& chooser) const {
+  const TilePattern& from = all.layout.of_head(head);
+  const Group* group = group_of(head);
+  HeadView made;
+  RowOfTiles row;
+  made.pattern.row_offsets.push_back(0);
+  for (std::int64_t q = 0; q < all.layout.query_tiles(); ++q) {
+    for (std::int64_t t = from.row_offsets[q]; t < from.row_offsets[q + 1]; ++t) {
+      const std::int32_t k = from.columns[t];
+      const auto choice = group ? chooser(*group, head - group->first_head, q, k, from.mask_id[t])
+                                : std::optional(Choice{from.mask_id[t], 0});
+      if (choice) row.add(k, choice->mask_id, choice->entry);
+    }
+    row.append_to(made.pattern, made.entries);
+  }
+  return made;
+}
+
 LearnedLayer::View LearnedLayer::assemble(std::int64_t n, Chooser chooser) const {
   const Everything& all = everything(n);
-  struct Tile {
-    std::int32_t column;
-    Choice choice;
-  };
+  std::vector<HeadView> heads(static_cast<std::size_t>(n_heads_));
+  parallel_tasks(n_heads_, [&](std::int64_t head) {
+    heads[static_cast<std::size_t>(head)] = assemble_head(static_cast<int>(head), all, chooser);
+  });
+  View view;
   std::vector<TilePattern> patterns;
-  std::vector<std::int32_t> head_pattern, index;
-  std::vector<Tile> row;
-  bool gated = false;
-  for (int head = 0; head < n_heads_; ++head) {
-    const TilePattern& from = all.layout.of_head(head);
-    const Group* group = group_of(head);
-    TilePattern made;
-    made.row_offsets.push_back(0);
-    for (std::int64_t q = 0; q < all.layout.query_tiles(); ++q) {
-      row.clear();
-      for (std::int64_t t = from.row_offsets[q]; t < from.row_offsets[q + 1]; ++t) {
-        const std::int32_t k = from.columns[t];
-        const auto choice = group ? chooser(*group, head - group->first_head, q, k, from.mask_id[t])
-                                  : std::optional(Choice{from.mask_id[t], 0});
-        if (choice) row.push_back({k, *choice});
-      }
-      // As TileLayout orders them, so that gates keep their tiles.
-      std::ranges::sort(row, {},
-                        [](const Tile& t) { return std::pair(t.choice.mask_id == kFullTile, t.column); });
-      for (const Tile& t : row) {
-        made.columns.push_back(t.column);
-        made.mask_id.push_back(t.choice.mask_id);
-        index.push_back(t.choice.entry);
-        gated = gated || t.choice.entry != 0;
-      }
-      made.row_offsets.push_back(static_cast<std::int32_t>(made.columns.size()));
-    }
+  std::vector<std::int32_t> head_pattern;
+  for (HeadView& head : heads) {
+    view.entries.insert(view.entries.end(), head.entries.begin(), head.entries.end());
     const auto equal = std::ranges::find_if(patterns, [&](const TilePattern& p) {
-      return p.row_offsets == made.row_offsets && p.columns == made.columns && p.mask_id == made.mask_id;
+      return p.row_offsets == head.pattern.row_offsets && p.columns == head.pattern.columns &&
+             p.mask_id == head.pattern.mask_id;
     });
     head_pattern.push_back(static_cast<std::int32_t>(equal - patterns.begin()));
-    if (equal == patterns.end()) patterns.push_back(std::move(made));
+    if (equal == patterns.end()) patterns.push_back(std::move(head.pattern));
   }
-  View view;
   view.layout = std::make_shared<const TileLayout>(n, n, geometry_.tile, geometry_.causal,
                                                    std::move(patterns), std::move(head_pattern), all.masks);
-  if (gated) view.index = Tensor::of({std::ssize(index)}, index).to(device_);
+  view.index = index_of(view.entries, device_);
   view.chooser = std::move(chooser);
   return view;
 }
@@ -210,6 +263,8 @@ void LearnedLayer::advance(const LearnStage& stage) {
   for (Group& group : groups_)
     if (group.gated && group.phase == LearnPhase::learning) group.gated->draw_noise(stage);
   training_ = assemble(geometry_.n, by_gates(geometry_.n, true));
+  // Now, while the device is idle, and not in the middle of the forward pass.
+  if (device_.is_cuda() && !routes()) training_.layout->on(device_, n_kv_heads_);
   forget_evaluation();
 }
 
@@ -274,59 +329,14 @@ const LearnedLayer::View& LearnedLayer::view(std::int64_t n, bool training) cons
   return kept;
 }
 
-namespace {
-
-// The gates of a layout: entries of the table.
-Var pick(const Var& table, const Tensor& index) {
-  const Var picked = ops::embedding(ops::reshape(table, {table.numel(), 1}), index);
-  return ops::reshape(picked, {index.numel()});
-}
-
-}  // namespace
-
 LearnedLayer::Connection LearnedLayer::connect(std::int64_t n, bool training) const {
   const View& v = view(n, training);
   if (!v.index.defined()) return {v.layout, {}};
   return {v.layout, pick(table(training), v.index)};
 }
 
-// The tiles of routers for one sequence, the others' as `others` says.
-LearnedLayer::Chooser LearnedLayer::by_routing(
-    const Chooser& others, std::int64_t n, std::int64_t sample,
-    const std::map<const Group*, Routing>& routings,
-    const std::map<const Group*, std::int64_t>& first_entries) const {
-  const Everything& all = everything(n);
-  const std::int64_t side = all.layout.query_tiles();
-  using Routed = std::unordered_map<std::int64_t, RoutedTile>;  // by q side + k
-  auto by_kv_head = std::make_shared<std::map<const Group*, std::vector<Routed>>>();
-  for (const auto& [group, routing] : routings) {
-    const int heads = group->mechanism->heads().n_kv_heads;
-    auto& maps = (*by_kv_head)[group];
-    maps.resize(static_cast<std::size_t>(heads));
-    for (int g = 0; g < heads; ++g)
-      for (const RoutedTile& t : routing.tiles[static_cast<std::size_t>(sample * heads + g)])
-        maps[static_cast<std::size_t>(g)].emplace(t.q * side + t.k, t);
-  }
-  return [&all, others, side, by_kv_head, first_entries](const Group& group, int head, std::int64_t q,
-                                                         std::int64_t k,
-                                                         std::int32_t mask_id) -> std::optional<Choice> {
-    if (!group.routes()) return others(group, head, q, k, mask_id);
-    if (group.routed->always(q, k)) return Choice{mask_id, 0};
-    const LearnedHeads& heads = group.mechanism->heads();
-    const Routed& routed =
-        by_kv_head->at(&group)[static_cast<std::size_t>(head * heads.n_kv_heads / heads.n_heads)];
-    const auto found = routed.find(q * side + k);
-    if (found == routed.end()) return {};
-    const RoutedTile& t = found->second;
-    const std::int32_t rows = q == side - 1 ? all.last_rows_from : all.rows_from;
-    return Choice{t.first_row == 0 ? mask_id : rows + t.first_row,
-                  static_cast<std::int32_t>(first_entries.at(&group) + t.gate)};
-  };
-}
-
-std::vector<LearnedLayer::Connection> LearnedLayer::connect_each(const Var& q, const Var& k,
-                                                                 const Tensor& row_bounds,
-                                                                 bool training) const {
+LearnedLayer::Routings LearnedLayer::route(const Var& q, const Var& k, const Tensor& row_bounds,
+                                           bool training) const {
   const std::int64_t B = q.dim(0), n = q.dim(1), D = q.dim(3);
   // Heads [first, first + count) of x.
   const auto heads_of = [&](const Var& x, std::int64_t first, std::int64_t count) {
@@ -338,9 +348,7 @@ std::vector<LearnedLayer::Connection> LearnedLayer::connect_each(const Var& q, c
     const auto parts = ops::split_last(ops::reshape(x, {B, n, x.dim(2) * D}), sizes);
     return ops::reshape(parts[place], {B, n, count, D});
   };
-  std::map<const Group*, Routing> routings;
-  std::map<const Group*, std::int64_t> first_entries;
-  std::vector<Var> parts{table(training)};
+  Routings all;
   std::int64_t entries = entries_;
   for (const Group& group : groups_) {
     if (!group.routes()) continue;
@@ -349,22 +357,94 @@ std::vector<LearnedLayer::Connection> LearnedLayer::connect_each(const Var& q, c
         heads_of(q, group.first_head, heads.n_heads),
         heads_of(k, std::int64_t{group.first_head} * n_kv_heads_ / n_heads_, heads.n_kv_heads), row_bounds,
         training);
-    first_entries[&group] = entries;
+    all.first_entries[&group] = entries;
     if (routing.gates.defined()) {
       entries += routing.gates.numel();
-      parts.push_back(routing.gates);
+      all.gates.push_back(routing.gates);
     }
-    routings[&group] = std::move(routing);
+    all.of[&group] = std::move(routing);
   }
-  const Var gates = ops::concat_last(parts);
-  const Chooser& others = view(n, training).chooser;
-  std::vector<Connection> connections;
-  for (std::int64_t b = 0; b < B; ++b) {
-    View v = assemble(n, by_routing(others, n, b, routings, first_entries));
-    connections.push_back({v.layout, v.index.defined() ? pick(gates, v.index) : Var{}});
+  return all;
+}
+
+// What the heads of one of a router's kv heads compute of one sequence.
+LearnedLayer::HeadView LearnedLayer::routed_head(const Group& group, const Everything& all,
+                                                 const std::vector<RoutedTile>& tiles,
+                                                 std::int64_t first_entry) const {
+  const std::int64_t side = all.layout.query_tiles(), sinks = group.routed->sinks();
+  HeadView made;
+  RowOfTiles row;
+  made.pattern.row_offsets.push_back(0);
+  auto tile = tiles.begin();
+  for (std::int64_t q = 0; q < side; ++q) {
+    const std::int32_t rows = q == side - 1 ? all.last_rows_from : all.rows_from;
+    const auto diagonal = static_cast<std::int32_t>(q);
+    for (std::int32_t k = 0; k < std::min(sinks, geometry_.causal ? q : side); ++k)
+      if (k != diagonal) row.add(k, kFullTile, 0);
+    row.add(diagonal, all.diagonal[static_cast<std::size_t>(q)], 0);
+    for (; tile != tiles.end() && tile->q == q; ++tile)
+      row.add(tile->k, tile->first_row == 0 ? kFullTile : rows + tile->first_row,
+              static_cast<std::int32_t>(first_entry + tile->gate));
+    row.append_to(made.pattern, made.entries);
   }
-  routed_ = connections.back().layout;
-  return connections;
+  return made;
+}
+
+// The tiles of routers sequence by sequence, the other heads' as `others` has them.
+LearnedLayer::View LearnedLayer::assemble_each(std::int64_t batch, std::int64_t n, const View& others,
+                                               const Routings& routings) const {
+  const Everything& all = everything(n);
+  View view;
+  std::vector<TilePattern> patterns = others.layout->patterns();  // then those of routers
+  std::vector<std::int32_t> head_pattern(static_cast<std::size_t>(batch * n_heads_));
+  std::vector<std::vector<std::int32_t>> entries(head_pattern.size());
+  for (int head = 0; head < n_heads_; ++head)
+    for (std::int64_t b = 0; b < batch; ++b) {
+      const auto place = static_cast<std::size_t>(b * n_heads_ + head);
+      head_pattern[place] = others.layout->head_pattern()[static_cast<std::size_t>(head)];
+      const auto first = others.entries.begin() + others.layout->gate_offset(head);
+      entries[place].assign(first, first + others.layout->of_head(head).tiles());
+    }
+  for (const auto& [group, routing] : routings.of) {
+    const std::int64_t kv_heads = group->mechanism->heads().n_kv_heads, each = group->n_heads() / kv_heads;
+    const auto first_pattern = std::ssize(patterns);
+    patterns.resize(patterns.size() + routing.tiles.size());
+    parallel_tasks(std::ssize(routing.tiles), [&, group = group, &routing = routing](std::int64_t i) {
+      HeadView made = routed_head(*group, all, routing.tiles[static_cast<std::size_t>(i)],
+                                  routings.first_entries.at(group));
+      for (std::int64_t h = 0; h < each; ++h) {
+        const auto place =
+            static_cast<std::size_t>(i / kv_heads * n_heads_ + group->first_head + i % kv_heads * each + h);
+        head_pattern[place] = static_cast<std::int32_t>(first_pattern + i);
+        entries[place] = made.entries;
+      }
+      patterns[static_cast<std::size_t>(first_pattern + i)] = std::move(made.pattern);
+    });
+  }
+  view.layout = std::make_shared<const TileLayout>(n, n, geometry_.tile, geometry_.causal,
+                                                   std::move(patterns), std::move(head_pattern), all.masks);
+  for (const auto& e : entries) view.entries.insert(view.entries.end(), e.begin(), e.end());
+  view.index = index_of(view.entries, device_);
+  return view;
+}
+
+LearnedLayer::Connection LearnedLayer::connect_each(const Var& q, const Var& k, const Tensor& row_bounds,
+                                                    bool training) const {
+  const std::int64_t B = q.dim(0), n = q.dim(1);
+  const Routings routings = route(q, k, row_bounds, training);
+  const View v = assemble_each(B, n, view(n, training), routings);
+  routed_ = v.layout;
+  routed_last_ = nullptr;
+  if (!v.index.defined()) return {v.layout, {}};
+  std::vector<Var> gates{table(training)};
+  gates.insert(gates.end(), routings.gates.begin(), routings.gates.end());
+  return {v.layout, pick(ops::concat_last(gates), v.index)};
+}
+
+LayoutPtr LearnedLayer::training_layout() const {
+  if (!routes() || !routed_) return training_.layout;
+  if (!routed_last_) routed_last_ = last_heads(*routed_, n_heads_);
+  return routed_last_;
 }
 
 LayoutPtr LearnedLayer::everything_layout(std::int64_t n) const {

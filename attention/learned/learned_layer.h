@@ -49,10 +49,9 @@ class LearnedLayer : public Module {
   Connection connect(std::int64_t n, bool training) const;
   // Whether the tiles depend on the input now: then connect_each() takes the place of connect().
   bool routes() const;
-  // For each sequence of the batch; q [B, N, H, D] and k [B, N, G, D] before positions are applied,
-  // row_bounds as in AttentionOptions.
-  std::vector<Connection> connect_each(const Var& q, const Var& k, const Tensor& row_bounds,
-                                       bool training) const;
+  // For each sequence of the batch, in one layout of B H heads; q [B, N, H, D] and k [B, N, G, D] before
+  // positions are applied, row_bounds as in AttentionOptions. Waits for the device.
+  Connection connect_each(const Var& q, const Var& k, const Tensor& row_bounds, bool training) const;
   // The same for texts that grow token by token: of each router of the layer, what it remembers of one text.
   using Memory = std::vector<RouterMemory>;
   // Reads rows of a text, qkv [rows, H + 2 G, D] before positions are applied; for a text of at most n
@@ -62,8 +61,8 @@ class LearnedLayer : public Module {
   LayoutPtr everything_layout(std::int64_t n) const;
   // The parameters have changed: evaluation chooses its tiles anew.
   void forget_evaluation() const { evaluation_.clear(); }
-  // What advance() chose, or the newest routing.
-  const LayoutPtr& training_layout() const { return routes() && routed_ ? routed_ : training_.layout; }
+  // What advance() chose, or of the newest routing the last sequence's.
+  LayoutPtr training_layout() const;
   // The layout of n tokens as harden() would make it now.
   LayoutPtr hardened_layout(std::int64_t n) const;
   // Tiles of all heads once everything is hardened, at the length of training; of a router that stays one, at
@@ -101,29 +100,44 @@ class LearnedLayer : public Module {
   // computed.
   using Chooser = std::function<std::optional<Choice>(const Group&, int head, std::int64_t q, std::int64_t k,
                                                       std::int32_t mask_id)>;
-  // A layout, and for each of its tiles the entry of the table of gates; undefined: no gates.
+  // A layout, and for each of its tiles the entry of the table of gates.
   struct View {
     LayoutPtr layout;
-    Tensor index;
+    std::vector<std::int32_t> entries;
+    Tensor index;     // the entries on the device; undefined: no gates
     Chooser chooser;  // what the layout was made with
+  };
+  // A head's pattern, and of each of its tiles the entry of the table of gates.
+  struct HeadView {
+    TilePattern pattern;
+    std::vector<std::int32_t> entries;
+  };
+  // What the routers of a layer chose for a batch, and where the gates of each begin in the table.
+  struct Routings {
+    std::map<const Group*, Routing> of;
+    std::map<const Group*, std::int64_t> first_entries;
+    std::vector<Var> gates;
   };
   // All that may be computed, and masks for routed tiles: of the rows from r on, r >= 1.
   struct Everything {
     TileLayout layout;
     MaskTable masks;
     std::int32_t rows_from = 0,
-                 last_rows_from = 0;  // the mask of r = 0 would be here; in the last query tile
+                 last_rows_from = 0;     // the mask of r = 0 would be here; in the last query tile
+    std::vector<std::int32_t> diagonal;  // of each query tile: the mask of its diagonal tile
   };
 
   const Everything& everything(std::int64_t n) const;
   const Group* group_of(int head) const;
+  HeadView assemble_head(int head, const Everything& all, const Chooser& chooser) const;
   View assemble(std::int64_t n, Chooser chooser) const;
   Chooser by_gates(std::int64_t n, bool training) const;
   Chooser by_hardened(std::int64_t n, bool all) const;
   const View& view(std::int64_t n, bool training) const;
-  Chooser by_routing(const Chooser& others, std::int64_t n, std::int64_t sample,
-                     const std::map<const Group*, Routing>& routings,
-                     const std::map<const Group*, std::int64_t>& first_entries) const;
+  Routings route(const Var& q, const Var& k, const Tensor& row_bounds, bool training) const;
+  HeadView routed_head(const Group& group, const Everything& all, const std::vector<RoutedTile>& tiles,
+                       std::int64_t first_entry) const;
+  View assemble_each(std::int64_t batch, std::int64_t n, const View& others, const Routings& routings) const;
   Var table(bool training) const;
   bool keeps_choice() const;
 
@@ -138,8 +152,9 @@ class LearnedLayer : public Module {
   LearnStage stage_;
   std::int64_t chosen_at_ = -1;  // the step of the view that training uses; -1: none yet
   View training_;
-  mutable LayoutPtr routed_;                                                // of the sequence routed last
-  mutable std::map<std::int64_t, View> evaluation_;                         // by length
+  mutable LayoutPtr routed_;                         // of the batch routed last
+  mutable LayoutPtr routed_last_;                    // of its last sequence; nullptr: not made yet
+  mutable std::map<std::int64_t, View> evaluation_;  // by length
   mutable std::map<std::int64_t, std::unique_ptr<Everything>> everything_;  // by length
 };
 

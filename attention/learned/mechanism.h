@@ -184,7 +184,8 @@ class RoutedMechanism : public Mechanism {
   // The same row by row: reads the next row of a text, q [n_heads, D] and k [n_kv_heads, D], and, if asked,
   // chooses for it. `memory` begins empty.
   virtual void read_row(const double* q, const double* k, bool choose, RouterMemory& memory) const = 0;
-  virtual bool always(std::int64_t q, std::int64_t k) const = 0;
+  virtual std::int64_t sinks() const = 0;
+  bool always(std::int64_t q, std::int64_t k) const { return q == k || k < sinks(); }
   // Tiles of all heads that a sequence of n tokens computes at most.
   virtual std::int64_t most_tiles(std::int64_t n) const = 0;
   // Before each step of training: learns from what the last one routed.
