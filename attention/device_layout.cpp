@@ -1,8 +1,12 @@
 #include "attention/device_layout.h"
 
+#include <functional>
 #include <limits>
 #include <map>
 #include <mutex>
+#include <numeric>
+
+#include "core/parallel.h"
 
 namespace filigree {
 namespace {
@@ -13,35 +17,38 @@ constexpr std::int64_t kMaxTiles = std::numeric_limits<std::int32_t>::max();
 template <class T>
 class Upload {
  public:
-  // `to` will have the values after send().
-  void add(Tensor& to, const Shape& shape, std::span<const T> values) {
-    parts_.push_back({&to, shape, std::ssize(values_)});
-    values_.insert(values_.end(), values.begin(), values.end());
-    values_.resize((values_.size() + kStep - 1) / kStep * kStep);
+  // `to` will have what `fill` writes, once send() has called it.
+  void add(Tensor& to, const Shape& shape, std::function<void(T*)> fill) {
+    parts_.push_back({&to, shape, size_, std::move(fill)});
+    size_ += (shape.numel() + kStep - 1) / kStep * kStep;
   }
-  void add(Tensor& to, const std::vector<T>& values) { add(to, {std::ssize(values)}, values); }
+  void add(Tensor& to, const Shape& shape, std::vector<T> values) {
+    add(to, shape, [values = std::move(values)](T* out) { std::ranges::copy(values, out); });
+  }
   void send(Device device) const {
-    const Tensor all = Tensor::of({std::ssize(values_)}, values_, device);
+    Tensor all = Tensor::empty({size_}, dtype_of<T>());
+    parallel_tasks(std::ssize(parts_), [&](std::int64_t i) {
+      const Part& part = parts_[static_cast<std::size_t>(i)];
+      part.fill(all.data<T>() + part.begin);
+    });
+    all = all.to(device);
     for (const Part& part : parts_)
       *part.to = all.slice(part.begin, part.begin + part.shape.numel()).reshape(part.shape);
   }
 
  private:
-  static constexpr std::size_t kStep = 256 / sizeof(T);
+  static constexpr std::int64_t kStep = 256 / sizeof(T);
   struct Part {
     Tensor* to;
     Shape shape;
     std::int64_t begin;
+    std::function<void(T*)> fill;
   };
-  std::vector<T> values_;
+  std::int64_t size_ = 0;
   std::vector<Part> parts_;
 };
 using Upload32 = Upload<std::int32_t>;
 using Upload64 = Upload<std::int64_t>;
-
-void append(std::vector<std::int32_t>& to, std::span<const std::int32_t> values, std::int64_t added) {
-  for (const std::int32_t value : values) to.push_back(static_cast<std::int32_t>(value + added));
-}
 
 // Where each pattern's tiles begin among those of all patterns.
 std::vector<std::int64_t> first_tiles(const TileLayout& layout) {
@@ -61,24 +68,24 @@ std::vector<std::int64_t> first_tiles(const TileLayout& layout) {
 // Every pattern behind the one before.
 void add_patterns(const TileLayout& layout, const std::vector<std::int64_t>& first, Upload32& upload,
                   DeviceLayout& to) {
-  std::vector<std::int32_t> row_offsets, full_begin, columns, mask_id, col_offsets, rows, tile_of;
-  for (std::size_t i = 0; i < first.size(); ++i) {
-    const TilePattern& p = layout.patterns()[i];
-    append(row_offsets, p.row_offsets, first[i]);
-    append(full_begin, p.full_begin, first[i]);
-    append(columns, p.columns, 0);
-    append(mask_id, p.mask_id, 0);
-    append(col_offsets, p.col_offsets, first[i]);
-    append(rows, p.rows, 0);
-    append(tile_of, p.tile_of, first[i]);
-  }
-  upload.add(to.row_offsets, row_offsets);
-  upload.add(to.full_begin, full_begin);
-  upload.add(to.columns, columns);
-  upload.add(to.mask_id, mask_id);
-  upload.add(to.col_offsets, col_offsets);
-  upload.add(to.rows, rows);
-  upload.add(to.tile_of, tile_of);
+  // `counts_tiles`: the array's values are tile numbers, which become absolute.
+  const auto add = [&](Tensor& tensor, std::vector<std::int32_t> TilePattern::*array, bool counts_tiles) {
+    std::int64_t size = 0;
+    for (const TilePattern& p : layout.patterns()) size += std::ssize(p.*array);
+    upload.add(tensor, {size}, [&layout, &first, array, counts_tiles](std::int32_t* out) {
+      for (std::size_t i = 0; i < first.size(); ++i) {
+        const auto added = static_cast<std::int32_t>(counts_tiles ? first[i] : 0);
+        for (const std::int32_t value : layout.patterns()[i].*array) *out++ = value + added;
+      }
+    });
+  };
+  add(to.row_offsets, &TilePattern::row_offsets, true);
+  add(to.full_begin, &TilePattern::full_begin, true);
+  add(to.columns, &TilePattern::columns, false);
+  add(to.mask_id, &TilePattern::mask_id, false);
+  add(to.col_offsets, &TilePattern::col_offsets, true);
+  add(to.rows, &TilePattern::rows, false);
+  add(to.tile_of, &TilePattern::tile_of, true);
 }
 
 void add_masks(const MaskTable& masks, Upload64& upload, DeviceLayout& to) {
@@ -88,7 +95,8 @@ void add_masks(const MaskTable& masks, Upload64& upload, DeviceLayout& to) {
   for (std::int32_t id = 0; id < masks.size(); ++id)
     for (const std::uint64_t word : masks.mask(id)) values.push_back(std::bit_cast<std::int64_t>(word));
   if (values.empty()) values.resize(static_cast<std::size_t>(words));
-  upload.add(to.masks, {std::ssize(values) / words, words}, values);
+  const std::int64_t n = std::ssize(values) / words;
+  upload.add(to.masks, {n, words}, std::move(values));
 }
 
 // Collects the items of one list and cuts the long ones.
@@ -107,16 +115,27 @@ class Work {
   }
 
   void finish(Upload32& upload, WorkList& list) {
-    std::stable_sort(items_.begin(), items_.end(),
-                     [](const WorkItem& a, const WorkItem& b) { return a.end - a.begin > b.end - b.begin; });
     list.n_items = static_cast<std::int64_t>(items_.size());
     list.n_splits = static_cast<std::int64_t>(splits_.size());
     list.n_slots = slots_;
-    add(items_, upload, list.items);
+    add(longest_first(), upload, list.items);
     add(splits_, upload, list.splits);
   }
 
  private:
+  // By descending number of tiles, which is at most split_tiles_; equals stay in order.
+  std::vector<WorkItem> longest_first() const {
+    std::vector<std::int64_t> place(static_cast<std::size_t>(split_tiles_) + 2);
+    const auto rank = [&](const WorkItem& item) {
+      return static_cast<std::size_t>(split_tiles_ - (item.end - item.begin));
+    };
+    for (const WorkItem& item : items_) ++place[rank(item) + 1];
+    std::partial_sum(place.begin(), place.end(), place.begin());
+    std::vector<WorkItem> sorted(items_.size());
+    for (const WorkItem& item : items_) sorted[static_cast<std::size_t>(place[rank(item)]++)] = item;
+    return sorted;
+  }
+
   void add_item(std::int64_t head, std::int64_t tile, std::int64_t begin, std::int64_t end,
                 std::int64_t slot) {
     items_.push_back({static_cast<std::int32_t>(head), static_cast<std::int32_t>(tile),
@@ -129,7 +148,7 @@ class Work {
     constexpr std::size_t kFields = sizeof(T) / sizeof(std::int32_t);
     std::vector<std::int32_t> fields(structs.size() * kFields);
     std::copy_n(reinterpret_cast<const std::int32_t*>(structs.data()), fields.size(), fields.data());
-    upload.add(to, {std::ssize(structs), kFields}, fields);
+    upload.add(to, {std::ssize(structs), kFields}, std::move(fields));
   }
 
   std::int64_t split_tiles_;
@@ -178,13 +197,13 @@ DeviceLayout make_device_layout(const TileLayout& layout, int n_kv_heads, Device
   DeviceLayout made;
   Upload32 indices;
   add_patterns(layout, first, indices, made);
-  indices.add(made.head_pattern, layout.head_pattern());
+  indices.add(made.head_pattern, {layout.n_heads()}, layout.head_pattern());
   add_query_work(layout, first, indices, made.query_work);
   add_key_work(layout, n_kv_heads, indices, made.key_work);
   indices.send(device);
   Upload64 words;
   add_masks(layout.masks(), words, made);
-  words.add(made.gate_base, gate_base);
+  words.add(made.gate_base, {layout.n_heads()}, std::move(gate_base));
   words.send(device);
   return made;
 }

@@ -6,6 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "core/parallel.h"
+
 namespace filigree {
 namespace {
 
@@ -182,7 +184,9 @@ TileLayout::TileLayout(std::int64_t n_queries, std::int64_t n_keys, int tile, bo
           "head {} uses pattern {}, but there are {} patterns", h, head_pattern_[h], patterns_.size());
   }
   const Completer completer(*this, masks_);
-  for (std::size_t p = 0; p < patterns_.size(); ++p) completer.complete(patterns_[p], p);
+  parallel_tasks(std::ssize(patterns_), [&](std::int64_t p) {
+    completer.complete(patterns_[static_cast<std::size_t>(p)], static_cast<std::size_t>(p));
+  });
   gate_offsets_.assign(1, 0);
   for (auto p : head_pattern_) gate_offsets_.push_back(gate_offsets_.back() + patterns_[p].tiles());
 }

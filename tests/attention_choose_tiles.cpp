@@ -61,17 +61,12 @@ std::vector<int64_t> candidates(const TileChoice& in, int64_t gb, int64_t i, con
   std::vector<int64_t> all;
   const int64_t q = i / in.tile;
   for (int64_t t = in.sinks; t < in.key_tiles(); ++t) {
-    bool touched = !in.row_bounds.defined();
-    for (int64_t j = t * in.tile; j < (t + 1) * in.tile && !touched; ++j) {
+    bool touched = true;
+    if (in.row_bounds.defined()) {
       const int64_t row = 2 * (gb % in.batch() * in.rows() + i);
-      const double low = in.row_bounds.item(row), high = in.row_bounds.item(row + 1);
-      const auto from = static_cast<double>(t * in.tile);
-      // A row without keys has bounds that touch tiles in the middle of which both lie: as the kernel, not
-      // the tokens.
-      touched = low < high
-                    ? low <= static_cast<double>(j) && static_cast<double>(j) < high
-                    : std::floor(low / static_cast<double>(in.tile)) * static_cast<double>(in.tile) <= from &&
-                          from < high;
+      const double first = in.row_bounds.item(row) / static_cast<double>(in.tile);
+      const double end = in.row_bounds.item(row + 1) / static_cast<double>(in.tile);
+      touched = std::floor(first) <= static_cast<double>(t) && static_cast<double>(t) < end;
     }
     if (t != q && !(in.causal && t > q) && touched && !taken.contains(t)) all.push_back(t);
   }

@@ -439,6 +439,36 @@ TEST(BlockTopk, KeepsItsBudgetInEveryRowAndShowsTilesToLaterRowsOnly) {
   }
 }
 
+// Beside heads that are fixed or have gates, and whatever else is in the batch.
+TEST(BlockTopk, RoutesEachSequenceAsIfItWereAlone) {
+  Random random(test_seed(), 12);
+  for (int round = 0; round < 10; ++round) {
+    const int64_t n = random.size(40, 200), B = 3;
+    const auto l = layer(
+        "heads: [{count: 2, pattern: {block_topk: {topk: 2}}}, {count: 2, pattern: {local: {window: 20}}}, "
+        "{count: 2, pattern: {learned_layout: {budget: 0.9}}}, {count: 2, pattern: {block_topk: {topk: 1, "
+        "sinks: "
+        "0}}}]",
+        {n, true, 16}, 8, 4);
+    l->advance({0, 0.5, 1});
+    const Inputs in = random_inputs(random, B, heads(n, 8, 4));
+    const bool training = random.coin();
+    const Routed together = attend_routed(*l, in, training);
+    ASSERT_EQ(together.layout->n_heads(), 8 * B);
+    for (int64_t b = 0; b < B; ++b) {
+      const Inputs one{ops::slice(in.q, b, b + 1), ops::slice(in.k, b, b + 1), ops::slice(in.v, b, b + 1)};
+      const Routed alone = attend_routed(*l, one, training);
+      for (int head = 0; head < 8; ++head)
+        EXPECT_EQ(together.layout->of_head(static_cast<int>(b) * 8 + head), alone.layout->of_head(head));
+      for (int64_t i = 0; i < alone.o.numel(); ++i)
+        ASSERT_NEAR(alone.o.value().item(i), together.o.value().item(b * alone.o.numel() + i), 1e-12);
+    }
+    EXPECT_EQ(*attend_routed(*l, in, training).layout, *together.layout);
+    for (int head = 0; head < 8; ++head)  // of the last sequence
+      EXPECT_EQ(l->training_layout()->of_head(head), together.layout->of_head(16 + head));
+  }
+}
+
 // What a query computes depends on nothing that comes after it.
 TEST(BlockTopk, IsCausalToTheToken) {
   Random random(test_seed(), 7);

@@ -90,11 +90,8 @@ class BlockTopk final : public RoutedMechanism {
     const Var rows = project(q, query_, N), keys = project(pooled(k, tiles), key_, tiles);
     {
       const NoGrad no_tape;
-      const Tensor scores = ops::matmul(rows, ops::scale(keys, scale()), false, true).value().to(DType::f32);
-      if (scores.device().is_meta())
-        fill(routing);
-      else
-        choose(scores, row_bounds, training, routing);
+      const Var scores = ops::matmul(rows, ops::scale(keys, scale()), false, true);
+      choose(scores.value().to(DType::f32), row_bounds, training, routing);
     }
     std::vector<std::int32_t> row_ids, key_ids;
     for (std::int64_t g = 0; g < heads().n_kv_heads; ++g)
@@ -296,6 +293,7 @@ class BlockTopk final : public RoutedMechanism {
     const Device device = scores.device();
     Tensor chosen = Tensor::empty({scores.dim(0), in.query_tiles(), in.places(), 2}, DType::i32, device);
     Tensor sums = Tensor::empty({scores.dim(0), kChoiceFields}, DType::f64, device);
+    if (device.is_meta()) return fill(routing);
     on_device(device, [&](auto context) { choose_tiles(context, in, chosen, sums); });
     const auto* pairs = static_cast<const std::int32_t*>(chosen_.fetch(chosen));
     const auto* of_samples = static_cast<const ChoiceSums*>(sums_.fetch(sums));

@@ -1,7 +1,8 @@
 // What a training step of a GPT-like model costs while its heads learn their connectivity, and after: full
 // attention; learned_layout with gates set so that the share of tiles in the table is what is computed,
 // exploration included; the same hardened, against a fixed layout of exactly the same tiles, in turns;
-// block_topk while it routes, hardened and fixed. Random tokens, AdamW at rate 0, medians.
+// block_topk while it routes, hardened and fixed. Random tokens, AdamW at rate 0, medians; "over fixed" is
+// the median of the ratios of neighbouring steps, which a busy machine slows both.
 //
 //   bench_learned_step --device cuda --seq 4096 --batch 8
 //   bench_learned_step --device cpu --dim 128 --layers 2 --heads 4 --seq 2048 --batch 2 --vocab 256
@@ -157,17 +158,15 @@ struct Phase {
   std::int64_t first_step;
 };
 
-// Median seconds of each, measured in turns.
-std::vector<double> measure(const Options& o, const std::vector<Phase>& phases) {
+// Seconds of each one's steps, measured in turns.
+std::vector<std::vector<double>> measure(const Options& o, const std::vector<Phase>& phases) {
   std::vector<std::vector<double>> times(phases.size());
   for (int i = 0; i < kWarmUp + o.steps; ++i)
     for (std::size_t p = 0; p < phases.size(); ++p) {
       const double seconds = phases[p].training->step(phases[p].first_step);
       if (i >= kWarmUp) times[p].push_back(seconds);
     }
-  std::vector<double> medians;
-  for (auto& t : times) medians.push_back(median(t));
-  return medians;
+  return times;
 }
 
 class Table {
@@ -176,9 +175,10 @@ class Table {
     fmt::print("| step | tiles | ms | over full | over fixed |\n|---|---|---|---|---|\n");
     row("full attention", 1, full_seconds, 0);
   }
-  void row(const std::string& what, double share, double seconds, double fixed) const {
+  // over_fixed: 0 if there is nothing to compare with.
+  void row(const std::string& what, double share, double seconds, double over_fixed) const {
     fmt::print("| {} | {:.3f} | {:.2f} | {:.3f} | {} |\n", what, share, 1e3 * seconds, seconds / full_,
-               fixed > 0 ? fmt::format("{:.3f}", seconds / fixed) : "");
+               over_fixed > 0 ? fmt::format("{:.3f}", over_fixed) : "");
     std::fflush(stdout);
   }
 
@@ -188,21 +188,23 @@ class Table {
 
 // While learning, hardened, and fixed at the tiles of hardened.
 void compare(const Options& o, const Table& table, const std::string& name, Training& learned) {
-  const double learning = measure(o, {{&learned, kLearning}})[0];
+  const double learning = median(measure(o, {{&learned, kLearning}})[0]);
   const double share = learned.share();
   learned.step(kHardened);
   Training fixed(o, learned.fixed());
   const auto seconds = measure(o, {{&learned, kHardened}, {&fixed, 0}});
+  std::vector<double> ratios;
+  for (std::size_t i = 0; i < seconds[0].size(); ++i) ratios.push_back(seconds[0][i] / seconds[1][i]);
   table.row(name + ", learning", share, learning, 0);
-  table.row(name + ", hardened", learned.share(), seconds[0], seconds[1]);
-  table.row(name + ", fixed", fixed.share(), seconds[1], 0);
+  table.row(name + ", hardened", learned.share(), median(seconds[0]), median(ratios));
+  table.row(name + ", fixed", fixed.share(), median(seconds[1]), 0);
 }
 
 void run(const Options& o) {
   double full_seconds = 0;
   {
     Training full(o, patterns_of(o, "{full: {}}"));
-    full_seconds = measure(o, {{&full, 0}})[0];
+    full_seconds = median(measure(o, {{&full, 0}})[0]);
   }
   const Table table(full_seconds);
   for (const double budget : o.budgets) {
