@@ -9,15 +9,15 @@ jobs=${JOBS:-8}
 
 # tune RUN LAYOUTS NAME STEPS LR: the weights of RUN with the layouts of a folder, judged as they are and after STEPS more.
 tune() {
-  local run=$1 pattern
-  pattern=$(sed -n 's/^pattern: //p' "$2/pattern.yaml")
-  local common=("$run/config.yaml" "pattern=$pattern" "train.init_from=$run" train.warmup_steps=0 threads=1)
-  "$filigree" train "${common[@]}" train.steps=1 train.lr=1e-12 train.min_lr=0 train.out="$3.before" >"$3.before.log" 2>&1
-  "$filigree" train "${common[@]}" train.steps="$4" train.lr="$5" train.min_lr=1e-5 train.out="$3.after" >"$3.after.log" 2>&1
+  local run=$1 name=$3
+  { echo "extends: $(realpath "$run")/config.yaml"; cat "$2/pattern.yaml"; } >"$name.yaml"
+  local common=("$name.yaml" "train.init_from=$run" train.warmup_steps=0 threads=1)
+  "$filigree" train "${common[@]}" train.steps=1 train.lr=1e-12 train.min_lr=0 train.out="$name.before" >"$name.before.log" 2>&1
+  "$filigree" train "${common[@]}" train.steps="$4" train.lr="$5" train.min_lr=1e-5 train.out="$name.after" >"$name.after.log" 2>&1
   local before after
-  before=$(grep validation "$3.before.log" | tail -n 1 | sed 's/.*| //')
-  after=$(grep validation "$3.after.log" | tail -n 1 | sed 's/.*| //')
-  echo "$(basename "$3"): before: $before; after $4 steps: $after"
+  before=$(grep validation "$name.before.log" | tail -n 1 | sed 's/.*| //')
+  after=$(grep validation "$name.after.log" | tail -n 1 | sed 's/.*| //')
+  echo "$(basename "$name"): before: $before; after $4 steps: $after"
 }
 
 # controls FOLDER LEARNED FULL SHARE STEPS LR: for each seed the learned layout, the same with its heads shuffled, and the
