@@ -240,15 +240,6 @@ std::vector<LayoutPtr> Transformer::hardened_layouts(std::vector<LayoutPtr> layo
   return layouts;
 }
 
-Var Transformer::pattern_penalty() const {
-  Var total;
-  for (const auto& layer : learned_) {
-    const Var p = layer ? layer->penalty() : Var{};
-    if (p.defined()) total = total.defined() ? ops::add(total, p) : p;
-  }
-  return total;
-}
-
 std::vector<Tensor> Transformer::attention_mass(const ModelInput& input) const {
   const NoGrad no_tape;
   const ModelInput in = checked(input);

@@ -117,7 +117,6 @@ class Transformer : public Module {
   bool patterns_are_static() const;  // no layer's layout changes any more
   void advance_patterns(const LearnStage& stage);
   void forget_evaluated_patterns() const;
-  Var pattern_penalty() const;  // see LearnedLayer::penalty
   // `layouts` with those of the learned layers in their place: as training computes them now, or as they
   // would be if they were hardened now.
   std::vector<LayoutPtr> training_layouts(std::vector<LayoutPtr> layouts) const;

@@ -207,6 +207,27 @@ TEST(LearnedBudget, TheTargetFallsFromAllToTheBudget) {
   EXPECT_NEAR(m->target_share(0.9), 0.25, 1e-12);
 }
 
+TEST(LearnedBudget, AimingHoldsTheExpectedShare) {
+  Random random(test_seed(), 7);
+  for (int round = 0; round < 40; ++round) {
+    const std::string name = random.coin() ? "learned_span" : "learned_layout";
+    const LearnedHeads h =
+        heads(random.size(80, 500), static_cast<int>(random.range(1, 4)), 0, 16, random.coin());
+    const auto m = mechanism<GatedMechanism>(name + ": {budget: 0.5}", h);
+    set_parameters(*m, [&](const std::string&) { return random.stream().normal(); });
+    const double progress = random.stream().uniform();
+    m->aim(progress);
+    EXPECT_NEAR(m->expected_share().value().item(), std::min(0.99, m->target_share(progress)), 1e-9)
+        << name << ", " << h.geometry.n << " tokens, progress " << progress;
+    const auto copy = mechanism<GatedMechanism>(name + ": {budget: 0.5}", h);  // as a checkpoint restores it
+    std::size_t i = 0;
+    const auto values = leaves_of(*m);
+    copy->visit([&](Parameter& p) { p.var.value().copy_from(values[i++].value()); });
+    copy->load_state(m->state());
+    EXPECT_EQ(copy->expected_share().value().item(), m->expected_share().value().item());
+  }
+}
+
 // --- gradients ---
 
 struct Inputs {
@@ -260,15 +281,29 @@ TEST(LearnedGradients, OfGatedMechanismsThroughTheKernel) {
       const LayoutPtr all = std::make_shared<const TileLayout>(
           build_layout(*pattern("full", h.n_heads), h.geometry, h.n_heads));
       const Inputs in = random_inputs(random, 1, h);
-      EXPECT_TRUE(gradients_agree(
-          [&] {
-            const Var o = attend_all(*m, in, all);
-            const Var parts[] = {ops::reshape(o, {o.numel()}), m->penalty(0.5)};
-            return ops::concat_last(parts);
-          },
-          leaves_of(*m), {.max_elements = 12}))
+      EXPECT_TRUE(
+          gradients_agree([&] { return attend_all(*m, in, all); }, leaves_of(*m), {.max_elements = 12}))
           << name << ", " << h.geometry.n << " tokens";
     }
+}
+
+// Raising one level lowers the others, as they share the budget.
+TEST(LearnedGradients, CountWhatMakesRoom) {
+  Random random(test_seed(), 8);
+  for (int round = 0; round < 10; ++round) {
+    const LearnedHeads h = heads(random.size(49, 90), static_cast<int>(random.range(1, 3)));
+    const auto m =
+        mechanism<GatedMechanism>("learned_layout: {budget: 0.9, distances: 2, columns: [2], sinks: 0}", h);
+    set_parameters(*m, [&](const std::string&) { return 0.2 * (random.stream().uniform() - 0.5); });
+    const Var weights(random.normal({m->entries()}));
+    EXPECT_TRUE(gradients_agree(
+        [&] {
+          m->aim(1);
+          return ops::mul(m->gates(false), weights);
+        },
+        leaves_of(*m)))
+        << h.geometry.n << " tokens";
+  }
 }
 
 // A unit whose gate is exactly 0 gets the gradient with which it would come back.
@@ -319,7 +354,6 @@ TEST(LearnedLayer, PassesThroughItsPhases) {
   l->advance({0, 0, 7});
   LearnedLayer::Connection c = l->connect(160, true);
   EXPECT_FALSE(c.gate.defined());
-  EXPECT_FALSE(l->penalty().defined());
   EXPECT_EQ(c.layout->of_head(0).tiles(),
             10 + 9 + 8);  // a window of 20 reaches into the tile before the last
   for (int head = 1; head < 4; ++head) EXPECT_EQ(c.layout->of_head(head).tiles(), 55);
@@ -329,7 +363,6 @@ TEST(LearnedLayer, PassesThroughItsPhases) {
   ASSERT_TRUE(c.gate.defined());
   EXPECT_EQ(c.gate.numel(), c.layout->gate_size());
   for (int64_t t = 0; t < c.layout->of_head(0).tiles(); ++t) EXPECT_EQ(c.gate.value().item(t), 1);
-  EXPECT_TRUE(l->penalty().defined());
   EXPECT_FALSE(l->is_static());
 
   l->advance({80, 0.8, 7});

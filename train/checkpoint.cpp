@@ -188,7 +188,8 @@ YamlNode model_part(const Config& config) {
       ->set("dropout", YamlNode::make(0))
       .set("activation_checkpointing", YamlNode::make(false));
   const bool bpe = config.data.tokenizer.starts_with("bpe:");  // whose content counts, not its path
-  data.add("tokenizer", bpe ? YamlNode::make("bpe:") : *root.find("data")->find("tokenizer"));
+  const YamlNode* tokenizer = root.find("data")->find("tokenizer");  // generated tasks have none
+  if (tokenizer) data.add("tokenizer", bpe ? YamlNode::make("bpe:") : *tokenizer);
   return part.add("data", std::move(data));
 }
 

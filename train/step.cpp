@@ -99,7 +99,6 @@ void Stepper::run() {
       ops::add_in_place(total, loss.value());
     backward(loss);
   }
-  if (const Var penalty = model_.pattern_penalty(); penalty.defined()) backward(penalty);
   const StepControl control{scalars_.slice(0, 3), optimizer_.sum_of_squares(), halted_, options_.clip};
   on_device(device_,
             [&](auto context) { halt_if_not_finite(context, total, control.sum_of_squares, halted_); });

@@ -261,7 +261,10 @@ void LearnedLayer::advance(const LearnStage& stage) {
   if (!due) return;
   chosen_at_ = stage.step;
   for (Group& group : groups_)
-    if (group.gated && group.phase == LearnPhase::learning) group.gated->draw_noise(stage);
+    if (group.gated && group.phase == LearnPhase::learning) {
+      group.gated->aim(stage.progress);
+      group.gated->draw_noise(stage);
+    }
   training_ = assemble(geometry_.n, by_gates(geometry_.n, true));
   // Now, while the device is idle, and not in the middle of the forward pass.
   if (device_.is_cuda() && !routes()) training_.layout->on(device_, n_kv_heads_);
@@ -495,16 +498,6 @@ Tensor LearnedLayer::read_rows(const Tensor& qkv, std::int64_t n, Memory& memory
       to[c.tile] = c.gate;
   }
   return of_row;
-}
-
-Var LearnedLayer::penalty() const {
-  Var total;
-  for (const Group& group : groups_) {
-    if (!group.gated || group.phase != LearnPhase::learning) continue;
-    const Var p = group.gated->penalty(stage_.progress);
-    total = total.defined() ? ops::add(total, p) : p;
-  }
-  return total;
 }
 
 void LearnedLayer::visit(const Visitor& visitor) {

@@ -72,8 +72,6 @@ class LearnedLayer : public Module {
   bool can_harden() const;  // a router first has to count what it chooses
   void start_counting();
 
-  // Added to the loss while something is learning, [1]; undefined otherwise.
-  Var penalty() const;
   LearnTelemetry telemetry() const;
   void visit(const Visitor& visitor) override;
   LearnState state() const;

@@ -23,7 +23,7 @@ class LearnedLayout final : public GatedMechanism {
  public:
   LearnedLayout(const LearnedHeads& heads, const TileBudget& budget, const LearnSchedule& schedule,
                 const UnitOptions& units, const ParameterFactory& make)
-      : GatedMechanism(heads, budget, schedule, make),
+      : GatedMechanism(heads, budget, schedule),
         dictionary_(units, heads.geometry),
         site_(random_site(heads.name + ".noise")),
         log_alpha_(
@@ -56,7 +56,7 @@ class LearnedLayout final : public GatedMechanism {
 
   // The same for any number of classes: log(1 - m) = sum over units of log(1 - z).
   Var gates(bool training) const override {
-    const Var alpha = shifted();
+    const Var alpha = levels();
     const Var s = training && noise_.defined()
                       ? ops::sigmoid(ops::scale(ops::add(alpha, Var(noise_)), 1 / kTemperature))
                       : ops::sigmoid(alpha);
@@ -66,27 +66,41 @@ class LearnedLayout final : public GatedMechanism {
 
   Tensor unit_gates() const override {
     const NoGrad no_tape;
-    const Var s = ops::sigmoid(shifted());
+    const Var s = ops::sigmoid(levels());
     return ops::clamp(plus(ops::scale(s, kStretch), -kShift), 0, 1).value().to(Device::cpu());
   }
 
-  // A unit is not off with probability sigmoid(log_alpha - T log(0.1 / 1.1)) (Louizos et al. 2018, equation
-  // 12).
-  Var expected_share() const override {
-    const double shift = -kTemperature * std::log(kShift / (kStretch - kShift));
-    const Var off = ops::sigmoid(ops::scale(plus(shifted(), shift), -1));
-    const Var on = ops::mul(one_minus_product(off), Var(share_));
-    const double diagonal = static_cast<double>(query_tiles(heads().geometry.n) * heads().n_heads) /
-                            static_cast<double>(full_tiles(heads().geometry.n));
-    return plus(ops::sum(on), diagonal);
-  }
-
-  void visit(const Visitor& visitor) override {
-    visitor(log_alpha_);
-    GatedMechanism::visit(visitor);
-  }
+  void visit(const Visitor& visitor) override { visitor(log_alpha_); }
 
  protected:
+  // Sharper as the budget closes in, so that units that hardly differ do not share it by chance, each on now
+  // and then and none of them without noise.
+  Var raw_levels() const override { return ops::scale(ops::add(log_alpha_.var, Var(initial_)), sharpness()); }
+
+  // A unit is not off with probability sigmoid(log_alpha - T log(0.1 / 1.1)) (Louizos et al. 2018, equation
+  // 12).
+  Var share(const Var& alpha) const override {
+    const Var off = ops::sigmoid(ops::scale(plus(alpha, on_shift()), -1));
+    const Var on = ops::mul(one_minus_product(off), Var(share_));
+    return plus(ops::sum(on), share_of_diagonal());
+  }
+
+  double share_at(const Tensor& alpha, double shift) const override {
+    std::vector<double> off(static_cast<std::size_t>(dictionary_.n_units()));
+    double on = 0;
+    for (std::int64_t head = 0; head < heads().n_heads; ++head) {
+      const double* row = alpha.data<double>() + head * dictionary_.n_units();
+      for (std::size_t u = 0; u < off.size(); ++u) off[u] = 1 / (1 + std::exp(row[u] - shift + on_shift()));
+      for (int c = 0; c < dictionary_.n_classes(); ++c) {
+        double product = 1;
+        for (const std::int32_t u : dictionary_.units_of_class(c))
+          product *= off[static_cast<std::size_t>(u)];
+        on += (1 - product) * static_cast<double>(dictionary_.tiles_of_class(c));
+      }
+    }
+    return on / static_cast<double>(full_tiles(heads().geometry.n)) + share_of_diagonal();
+  }
+
   void prepare_scores() override { scores_ = log_alpha_.var.value().to(DType::f32).to(Device::cpu()); }
   float score(int head, std::int64_t q, std::int64_t k) const override {
     dictionary_.units_of(q, k, units_);
@@ -100,7 +114,11 @@ class LearnedLayout final : public GatedMechanism {
   static Var plus(const Var& x, double constant) {
     return ops::add(x, Var(Tensor::full({x.dim(x.rank() - 1)}, constant, x.dtype(), x.device())));
   }
-  Var shifted() const { return ops::add(log_alpha_.var, Var(initial_)); }
+  static double on_shift() { return -kTemperature * std::log(kShift / (kStretch - kShift)); }
+  double share_of_diagonal() const {
+    return static_cast<double>(query_tiles(heads().geometry.n) * heads().n_heads) /
+           static_cast<double>(full_tiles(heads().geometry.n));
+  }
 
   // 1 - the product, over the units of each class, of off [H, U]: [H, C].
   Var one_minus_product(const Var& off) const {

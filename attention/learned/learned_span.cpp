@@ -1,6 +1,7 @@
 // Each head learns how far back it sees (Sukhbaatar et al. 2019): with span z in [0, 1] of the S tiles there
 // are, a tile at distance d has the gate clip((R + z S - d) / R, 0, 1); R, `ramp`, is a number of tiles.
 // Trimming is per head: a head pays for its own span, not for its layer's longest.
+#include <algorithm>
 #include <cmath>
 
 #include "attention/learned/mechanism.h"
@@ -19,7 +20,7 @@ class LearnedSpan final : public GatedMechanism {
  public:
   LearnedSpan(const LearnedHeads& heads, const TileBudget& budget, const LearnSchedule& schedule,
               const SpanOptions& options, const ParameterFactory& make)
-      : GatedMechanism(heads, budget, schedule, make),
+      : GatedMechanism(heads, budget, schedule),
         ramp_(options.ramp),
         side_(query_tiles(heads.geometry.n)),
         span_(make.constant(heads.name + ".span", {heads.n_heads, 1}, options.initial)) {
@@ -43,18 +44,26 @@ class LearnedSpan final : public GatedMechanism {
     const std::int64_t d = std::abs(q - k);
     return d < side_ ? static_cast<std::int32_t>(head * side_ + d) : kOff;
   }
-  Var gates(bool) const override { return ops::reshape(by_distance(), {entries()}); }
-  Var expected_share() const override { return ops::sum(ops::mul(by_distance(), Var(share_))); }
+  Var gates(bool) const override { return ops::reshape(by_distance(levels()), {entries()}); }
   Tensor unit_gates() const override {
     const NoGrad no_tape;
-    return by_distance().value().to(Device::cpu());
+    return by_distance(levels()).value().to(Device::cpu());
   }
-  void visit(const Visitor& visitor) override {
-    visitor(span_);
-    GatedMechanism::visit(visitor);
-  }
+  void visit(const Visitor& visitor) override { visitor(span_); }
 
  protected:
+  Var raw_levels() const override { return span_.var; }
+  Var share(const Var& span) const override { return ops::sum(ops::mul(by_distance(span), Var(share_))); }
+  double share_at(const Tensor& span, double shift) const override {
+    double tiles = 0;
+    for (std::int64_t head = 0; head < heads().n_heads; ++head)
+      for (std::int64_t d = 0; d < side_; ++d) {
+        const double reach = std::clamp(span.item(head) - shift, 0.0, 1.0) * static_cast<double>(side_ - 1);
+        const double gate = std::clamp((ramp_ + reach - static_cast<double>(d)) / ramp_, 0.0, 1.0);
+        tiles += gate * static_cast<double>((side_ - d) * (heads().geometry.causal || d == 0 ? 1 : 2));
+      }
+    return tiles / static_cast<double>(full_tiles(heads().geometry.n));
+  }
   void prepare_scores() override { scores_ = span_.var.value().to(DType::f32).to(Device::cpu()); }
   float score(int head, std::int64_t q, std::int64_t k) const override {
     return scores_.data<float>()[head] * static_cast<float>(side_ - 1) - static_cast<float>(std::abs(q - k));
@@ -62,8 +71,8 @@ class LearnedSpan final : public GatedMechanism {
 
  private:
   // [H, S + 1]. A span outside [0, 1] is cut, but may come back.
-  Var by_distance() const {
-    const Var span = ops::clamp(span_.var, 0, 1, ops::Cut::through);
+  Var by_distance(const Var& level) const {
+    const Var span = ops::clamp(level, 0, 1, ops::Cut::through);
     return ops::clamp(ops::add(ops::matmul(span, Var(spans_)), Var(rest_)), 0, 1);
   }
 

@@ -9,6 +9,11 @@
 namespace filigree {
 namespace {
 
+constexpr double kGreatestShare = 0.99;  // aimed at: all tiles would take levels without bound
+constexpr double kGreatestShift = 64, kStep = 1e-4, kLeastSlope = 1e-9;
+constexpr int kBisections = 50;
+constexpr double kSharpest = 8;
+
 // Of one head.
 std::int64_t full_tiles_of_head(const Geometry& g, std::int64_t n) {
   const std::int64_t side = (n + g.tile - 1) / g.tile;
@@ -58,8 +63,11 @@ std::int64_t Mechanism::budget_tiles(std::int64_t n) const {
 }
 
 double Mechanism::target_share(double progress) const {
-  const double way = (progress - schedule_.warmup) / (schedule_.anneal - schedule_.warmup);
-  return std::pow(budget_share(), std::clamp(way, 0.0, 1.0));
+  return std::pow(budget_share(), way(progress));
+}
+
+double Mechanism::way(double progress) const {
+  return std::clamp((progress - schedule_.warmup) / (schedule_.anneal - schedule_.warmup), 0.0, 1.0);
 }
 
 std::vector<HeadTile> Mechanism::hardened_tiles(std::int64_t n) {
@@ -92,18 +100,48 @@ std::vector<HeadTile> Mechanism::hardened_tiles(std::int64_t n) {
   return chosen;
 }
 
-GatedMechanism::GatedMechanism(LearnedHeads heads, const TileBudget& budget, const LearnSchedule& schedule,
-                               const ParameterFactory& make)
-    : Mechanism(std::move(heads), budget, schedule),
-      lagrange_(make.constant(this->heads().name + ".lagrange", {2}, 0)) {
-  lagrange_.lr_factor = -schedule.lr;  // ascent
+void GatedMechanism::aim(double progress) {
+  const NoGrad no_tape;
+  sharpness_ = std::pow(kSharpest, way(progress));
+  const Var raw = raw_levels();
+  if (raw.device().is_meta()) return;
+  const Tensor levels = raw.value().to(DType::f64).to(Device::cpu());
+  const double target = std::min(target_share(progress), kGreatestShare);
+  double low = -kGreatestShift, high = kGreatestShift;
+  for (int i = 0; i < kBisections; ++i) {
+    const double middle = 0.5 * (low + high);
+    (share_at(levels, middle) > target ? low : high) = middle;
+  }
+  shift_ = 0.5 * (low + high);
+  slope_ = (share_at(levels, shift_ - kStep) - share_at(levels, shift_ + kStep)) / (2 * kStep);
 }
 
-Var GatedMechanism::penalty(double progress) const {
-  const Var target(Tensor::full({1}, target_share(progress), lagrange_.var.dtype(), lagrange_.var.device()));
-  const Var excess = ops::sub(expected_share(), target);
-  const Var powers[] = {excess, ops::mul(excess, excess)};
-  return ops::sum(ops::mul(ops::concat_last(powers), lagrange_.var));
+Var GatedMechanism::levels() const {
+  const Var raw = raw_levels();
+  const std::int64_t units = raw.dim(1);
+  const auto filled = [&](Shape shape, double value) {
+    return Var(Tensor::full(shape, value, raw.dtype(), raw.device()));
+  };
+  const Var at = ops::add(raw, filled({units}, -shift_));
+  if (slope_ < kLeastSlope) return at;
+  const Var now = share(at);
+  const Var excess = ops::scale(ops::sub(now, Var(now.value())), -1 / slope_);  // 0, but for its gradient
+  const Var each = ops::matmul(ops::reshape(excess, {1, 1}), filled({1, units}, 1));
+  return ops::add(at, ops::reshape(each, {units}));
+}
+
+LearnState GatedMechanism::state() const {
+  return {{"shift", Tensor::of({3}, std::vector{shift_, slope_, sharpness_})}};
+}
+
+void GatedMechanism::load_state(const LearnState& state) {
+  const Tensor& shift = find_state(state, "shift");
+  if (shift.dtype() != DType::f64 || shift.shape() != Shape{3})
+    fail(ErrorKind::data, "the checkpoint's {}.shift is not a shift, its slope and a sharpness",
+         heads().name);
+  shift_ = shift.item(0);
+  slope_ = shift.item(1);
+  sharpness_ = shift.item(2);
 }
 
 TileBudget read_budget(MapReader& map) {

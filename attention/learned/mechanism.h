@@ -8,6 +8,12 @@
 // A run passes three phases, by the share of its steps that is done: a warm-up, where everything is computed
 // and no gate acts; learning, where the expected number of tiles is led from all down to the budget; and
 // hardened: a static layout of exactly the budget, which costs what any fixed layout of these tiles costs.
+//
+// The expected number of tiles is kept at what it should be by shifting all levels (logits, spans) of a
+// mechanism's heads alike, so that they compete for the budget and for nothing else. A penalty with
+// multipliers that are ascended (PruLong: Bhaskar et al. 2025) came first, and overshot: an adaptive
+// optimizer moves every level by the same step whatever its worth, and a language model's heads were left
+// with their diagonals before the multipliers turned (tests/bench/LEARNED.md).
 #pragma once
 
 #include <cstdint>
@@ -95,6 +101,7 @@ class Mechanism : public Module {
   double budget_share() const;
   // What learning aims at: from 1 at the end of the warm-up geometrically down to the budget.
   double target_share(double progress) const;
+  double way(double progress) const;  // of it, in [0, 1]
 
   // The layout of exactly budget_tiles(n): the diagonal, then the tiles of the highest score; among equals
   // the nearest, then the later query tile, then the lower head. Sorted by head, q, k.
@@ -122,8 +129,7 @@ class Mechanism : public Module {
 // entries of a table, one per class of tiles.
 class GatedMechanism : public Mechanism {
  public:
-  GatedMechanism(LearnedHeads heads, const TileBudget& budget, const LearnSchedule& schedule,
-                 const ParameterFactory& make);
+  using Mechanism::Mechanism;
 
   static constexpr std::int32_t kOff = -1;
   // The table's entry of a tile off the diagonal; kOff where the mechanism never computes it (at a length
@@ -138,14 +144,30 @@ class GatedMechanism : public Mechanism {
   virtual Tensor unit_gates() const = 0;
 
   // Expected share of full_tiles, [1].
-  virtual Var expected_share() const = 0;
-  // Added to the loss: lambda_1 (s - t) + lambda_2 (s - t)^2 for the expected share s and the target t, the
-  // lambdas ascended (PruLong: Bhaskar et al. 2025).
-  Var penalty(double progress) const;
-  void visit(const Visitor& visitor) override { visitor(lagrange_); }
+  Var expected_share() const { return share(levels()); }
+  // Sets the sharpness, and the shift with which the expected share is what learning aims at now. Waits for
+  // the device.
+  void aim(double progress);
+
+  LearnState state() const override;
+  void load_state(const LearnState& state) override;
+
+ protected:
+  // What decides about each unit, [n_heads, units]: the higher, the more of its tiles are expected.
+  virtual Var raw_levels() const = 0;
+  // Expected share of full_tiles at these levels, [1].
+  virtual Var share(const Var& levels) const = 0;
+  // The same at levels[i] - shift, levels f64 on the CPU.
+  virtual double share_at(const Tensor& levels, double shift) const = 0;
+  // The raw levels less the shift, which is a function of them: the gradient of a level is what raising it
+  // brings, less what the other levels lose that make room for it.
+  Var levels() const;
+  // From 1 at the end of the warm-up to kSharpest at the end of the way down to the budget.
+  double sharpness() const { return sharpness_; }
 
  private:
-  Parameter lagrange_;  // [2]
+  double shift_ = 0, slope_ = 0;  // -d share / d shift there; 0: not aimed yet
+  double sharpness_ = 1;
 };
 
 // A tile that a router has chosen for some heads: the rows of query tile q from `first_row` on see key tile

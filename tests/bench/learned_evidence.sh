@@ -1,0 +1,52 @@
+#!/bin/bash
+# The runs of tests/bench/LEARNED.md, on one GPU, from the repository's root:
+#   bash tests/bench/learned_evidence.sh FILIGREE OUT PART..
+# FILIGREE: the program; OUT: a new folder for the runs; PART: planted, language, recall. JOBS runs go at a time.
+set -u
+filigree=$1 out=$2
+shift 2
+jobs=${JOBS:-8}
+
+# tune RUN LAYOUTS NAME STEPS LR: the weights of RUN with the layouts of a folder, judged as they are and after STEPS more.
+tune() {
+  local run=$1 name=$3
+  { echo "extends: $(realpath "$run")/config.yaml"; cat "$2/pattern.yaml"; } >"$name.yaml"
+  local common=("$name.yaml" "train.init_from=$run" train.warmup_steps=0 threads=1)
+  "$filigree" train "${common[@]}" train.steps=1 train.lr=1e-12 train.min_lr=0 train.out="$name.before" >"$name.before.log" 2>&1
+  "$filigree" train "${common[@]}" train.steps="$4" train.lr="$5" train.min_lr=1e-5 train.out="$name.after" >"$name.after.log" 2>&1
+  local before after
+  before=$(grep validation "$name.before.log" | tail -n 1 | sed 's/.*| //')
+  after=$(grep validation "$name.after.log" | tail -n 1 | sed 's/.*| //')
+  echo "$(basename "$name"): before: $before; after $4 steps: $after"
+}
+
+# controls FOLDER LEARNED FULL SHARE STEPS LR: for each seed the learned layout, the same with its heads shuffled, and the
+# tiles of most attention in the run FULL (SHARE of all).
+controls() {
+  local folder=$1 seed
+  for seed in 1 2 3; do
+    local learned=$folder/$2_seed-$seed full=$folder/$3_seed-$seed
+    "$filigree" harden "$learned" --layouts "$learned.same" >/dev/null
+    "$filigree" harden "$learned" --shuffle-heads "$seed" --layouts "$learned.shuffled" >/dev/null
+    "$filigree" harden "$full" --budget "$4" --layouts "$full.calibrated" >/dev/null
+    tune "$learned" "$learned.same" "$learned.same/tuned-same-$seed" "$5" "$6" &
+    tune "$learned" "$learned.shuffled" "$learned.shuffled/tuned-shuffled-$seed" "$5" "$6" &
+    tune "$full" "$full.calibrated" "$full.calibrated/tuned-calibrated-$seed" "$5" "$6" &
+  done
+  wait
+}
+
+planted() {
+  "$filigree" ablate configs/learned/planted-1024.yaml --jobs "$jobs" --out "$out/planted"
+  for run in "$out"/planted/*_seed-[0-9]; do
+    echo "$(basename "$run"): $("$filigree" eval "$run" | tee "$run/eval.txt" | grep -E ': loss|planted tiles' | sed 's/.*: //' | paste -sd' ')"
+  done
+  controls "$out/planted" learned full 0.2739 600 5.0e-4
+}
+
+language() {
+  "$filigree" ablate configs/learned/lm.yaml --jobs "$jobs" --out "$out/language"
+  controls "$out/language" learned_layout full 0.231 300 3.0e-4
+}
+
+for part in "$@"; do "$part"; done
