@@ -47,6 +47,7 @@ class AttentionCudaOracle : public CudaTest {
 
   void compare_plain(int cases, const CaseRange& range, std::uint32_t site) const;
   void compare_half(int cases, const CaseRange& range, std::uint32_t site) const;
+  void compare_own_layouts(int tile) const;
 };
 
 // --- f32 and f64 ---
@@ -281,13 +282,13 @@ TEST_F(AttentionCudaOracle, CutRowsAndColumns) {
 // --- sequences with layouts of their own ---
 
 // Cut rows and columns too: each sequence gives the bits that it gives alone.
-TEST_F(AttentionCudaOracle, SequencesWithTheirOwnLayoutsAreComputedAsAlone) {
-  Random random(test_seed(), 19);
+void AttentionCudaOracle::compare_own_layouts(int tile) const {
+  Random random(test_seed(), 20);
   std::vector<Case> alone;
   std::vector<LayoutPtr> layouts;
   for (const char* pattern : {"{longformer: {window: 64, global: 2}}", "{local: {window: 40}}",
                               "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"}) {
-    alone.push_back(long_case(random, pattern, 64));
+    alone.push_back(long_case(random, pattern, 64, tile));
     alone.back().gate = alone.back().gate.reshape({alone.back().gate.numel()});
     layouts.push_back(alone.back().layout);
   }
@@ -324,6 +325,10 @@ TEST_F(AttentionCudaOracle, SequencesWithTheirOwnLayoutsAreComputedAsAlone) {
       first_gate = end;
     }
   }
+}
+TEST_F(AttentionCudaOracle, SequencesWithTheirOwnLayoutsAreComputedAsAlone) {
+  compare_own_layouts(32);
+  compare_own_layouts(64);  // on Hopper, its own kernels
 }
 
 // --- q, k and v in one tensor ---
