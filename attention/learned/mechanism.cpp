@@ -11,7 +11,8 @@ namespace {
 
 constexpr double kGreatestShare = 0.99;  // aimed at: all tiles would take levels without bound
 constexpr double kGreatestShift = 64, kStep = 1e-4, kLeastSlope = 1e-9;
-constexpr int kBisections = 50;
+constexpr int kMostSteps = 100;
+constexpr double kExact = 1e-12;
 constexpr double kSharpest = 8;
 
 // Of one head.
@@ -107,13 +108,17 @@ void GatedMechanism::aim(double progress) {
   if (raw.device().is_meta()) return;
   const Tensor levels = raw.value().to(DType::f64).to(Device::cpu());
   const double target = std::min(target_share(progress), kGreatestShare);
+  // Newton's method from the last shift, bisection where it leaves what is known to hold the root: the share
+  // falls as the shift grows.
   double low = -kGreatestShift, high = kGreatestShift;
-  for (int i = 0; i < kBisections; ++i) {
-    const double middle = 0.5 * (low + high);
-    (share_at(levels, middle) > target ? low : high) = middle;
+  for (int i = 0; i < kMostSteps; ++i) {
+    slope_ = (share_at(levels, shift_ - kStep) - share_at(levels, shift_ + kStep)) / (2 * kStep);
+    const double excess = share_at(levels, shift_) - target;
+    if (std::abs(excess) < kExact || high - low < kExact) break;
+    (excess > 0 ? low : high) = shift_;
+    shift_ += slope_ > kLeastSlope ? excess / slope_ : 0;
+    if (!(shift_ > low && shift_ < high)) shift_ = 0.5 * (low + high);
   }
-  shift_ = 0.5 * (low + high);
-  slope_ = (share_at(levels, shift_ - kStep) - share_at(levels, shift_ + kStep)) / (2 * kStep);
 }
 
 Var GatedMechanism::levels() const {
