@@ -66,11 +66,13 @@ TEST_F(LearnedRun, LearnsHardensAndTellsAboutIt) {
 TEST_F(LearnedRun, AGeneratedTaskStartsFromWeightsToo) {
   const auto task = [this](const std::string& pattern, const std::string& out, const std::string& from) {
     std::vector<std::string> all =
-        command(pattern, out, {"data.train=null", "data.val=null", "data.task={planted: {}}"});
+        command("pattern=" + pattern, out,
+                {"data.train=null", "data.val_fraction=null", "data.task={mqar: {vocab: 32, pairs: 4}}"});
     if (!from.empty()) all.push_back("train.init_from=" + from);
     return all;
   };
-  ASSERT_EQ(run(task("full", "first", "")).exit_code, 0);
+  const Outcome first = run(task("full", "first", ""));
+  ASSERT_EQ(first.exit_code, 0) << first.output;
   const Outcome outcome = run(task("{local: {window: 20}}", "second", "first"));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_NE(outcome.output.find("from the weights of first"), std::string::npos) << outcome.output;
