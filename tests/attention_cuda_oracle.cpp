@@ -47,6 +47,7 @@ class AttentionCudaOracle : public CudaTest {
 
   void compare_plain(int cases, const CaseRange& range, std::uint32_t site) const;
   void compare_half(int cases, const CaseRange& range, std::uint32_t site) const;
+  void compare_own_layouts(int tile) const;
 };
 
 // --- f32 and f64 ---
@@ -198,17 +199,42 @@ TEST_F(AttentionCudaOracle, LargerCasesInHalf) {
                15);
 }
 
+// What Hopper's products take; and the same with the kernels of other cards.
+constexpr CaseRange kHopperRange = {
+    .greatest_n = 300, .least_tile = 64, .least_dim = 64, .greatest_dim = 128, .dim_step = 64};
+
+TEST_F(AttentionCudaOracle, ShapesOfHopperInHalf) {
+  compare_half(200, kHopperRange, 17);
+  compare_half(8,
+               {.least_n = 700,
+                .greatest_n = 1500,
+                .least_tile = 64,
+                .least_dim = 64,
+                .greatest_dim = 128,
+                .dim_step = 64,
+                .greatest_batch = 1,
+                .greatest_kv_heads = 1,
+                .greatest_group = 2},
+               18);
+}
+TEST_F(AttentionCudaOracle, ShapesOfHopperOnPortableKernelsInHalf) {
+  ASSERT_EQ(setenv("FILIGREE_CUDA_KERNELS", "portable", 1), 0);
+  compare_half(60, kHopperRange, 19);
+  ASSERT_EQ(unsetenv("FILIGREE_CUDA_KERNELS"), 0);
+}
+
 // --- rows and columns that are cut ---
 
-// Of the pattern's global tokens, rows see and columns are seen by all 10,021 positions: 314 tiles, where a
-// segment has 256, and twice as many entries for the key tile, which two heads share.
-Case long_case(Random& random, const std::string& pattern, std::int64_t D) {
+// Of the pattern's global tokens, rows see and columns are seen by all 10,021 positions: 314 tiles of 32,
+// where a segment has 256 (157 of 64, where it has 128), and twice as many entries for the key tile, which
+// two heads share.
+Case long_case(Random& random, const std::string& pattern, std::int64_t D, int tile) {
   constexpr std::int64_t kN = 10021;
   constexpr int kHeads = 2;
   Case c;
   c.text = pattern;
   c.layout = std::make_shared<TileLayout>(
-      build_layout(*test::parse_pattern(pattern, kHeads), Geometry{kN, false, kLeastTile}, kHeads));
+      build_layout(*test::parse_pattern(pattern, kHeads), Geometry{kN, false, tile}, kHeads));
   test::choose_inputs(random, c, 1, kHeads, 1, D);
   c.gate = random.uniform({1, c.layout->gate_size()}, 0.5, 2);
   c.row_bounds = Tensor::zeros({1, kN, 2}, DType::i32);
@@ -222,12 +248,17 @@ Case long_case(Random& random, const std::string& pattern, std::int64_t D) {
 }
 
 TEST_F(AttentionCudaOracle, CutRowsAndColumns) {
-  int i = 0;
-  for (const std::int64_t D : {32, 64}) {
-    Random random(test_seed(), 16 + static_cast<std::uint32_t>(i));
-    const char* pattern = i++ ? "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"
-                              : "{longformer: {window: 64, global: 2}}";
-    const Case c = rounded(long_case(random, pattern, D));
+  struct {
+    std::int64_t head_dim;
+    int tile;
+    const char* pattern;
+  } const cases[] = {{32, 32, "{longformer: {window: 64, global: 2}}"},
+                     {64, 32, "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"},
+                     {128, 64, "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"}};
+  std::uint32_t site = 16 << 8;
+  for (const auto& [head_dim, tile, pattern] : cases) {
+    Random random(test_seed(), site++);
+    const Case c = rounded(long_case(random, pattern, head_dim, tile));
     SCOPED_TRACE(c.text);
     const Outcome oracle = test::run_sparse(c, DType::f64);
     const char* names[] = {"dq", "dk", "dv", "dgate"};
@@ -251,13 +282,13 @@ TEST_F(AttentionCudaOracle, CutRowsAndColumns) {
 // --- sequences with layouts of their own ---
 
 // Cut rows and columns too: each sequence gives the bits that it gives alone.
-TEST_F(AttentionCudaOracle, SequencesWithTheirOwnLayoutsAreComputedAsAlone) {
-  Random random(test_seed(), 19);
+void AttentionCudaOracle::compare_own_layouts(int tile) const {
+  Random random(test_seed(), 20);
   std::vector<Case> alone;
   std::vector<LayoutPtr> layouts;
   for (const char* pattern : {"{longformer: {window: 64, global: 2}}", "{local: {window: 40}}",
                               "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"}) {
-    alone.push_back(long_case(random, pattern, 64));
+    alone.push_back(long_case(random, pattern, 64, tile));
     alone.back().gate = alone.back().gate.reshape({alone.back().gate.numel()});
     layouts.push_back(alone.back().layout);
   }
@@ -294,6 +325,10 @@ TEST_F(AttentionCudaOracle, SequencesWithTheirOwnLayoutsAreComputedAsAlone) {
       first_gate = end;
     }
   }
+}
+TEST_F(AttentionCudaOracle, SequencesWithTheirOwnLayoutsAreComputedAsAlone) {
+  compare_own_layouts(32);
+  compare_own_layouts(64);  // on Hopper, its own kernels
 }
 
 // --- q, k and v in one tensor ---

@@ -111,10 +111,12 @@ double mean_gap(double power_a) {
   return sum / (500 * pairs);
 }
 
-TEST(Tasks, MqarAsksSoonByThePowerLaw) {
+TEST(Tasks, MqarAsksSoonOrLateByThePowerLaw) {
   EXPECT_NEAR(mean_gap(1), 247.0 / 2, 5);  // uniform over [0, 248); 2.2 standard deviations are 2.5
   EXPECT_LT(mean_gap(0.01), 60);
   EXPECT_LT(mean_gap(0.01), mean_gap(0.5));
+  EXPECT_NEAR(mean_gap(2), 247 * 2.0 / 3, 7);  // of a density that rises evenly
+  EXPECT_GT(mean_gap(100), 235);
 }
 
 TEST(Tasks, WeightedDrawsFollowTheirWeights) {

@@ -1,6 +1,7 @@
 // Sweeps: what a file means, what is held equal, and whole sweeps of the binary that are killed, damaged and
 // changed.
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "tests/gradcheck.h"
@@ -10,6 +11,8 @@
 #include "train/ablate/fairness.h"
 #include "train/ablate/sweep.h"
 #include "train/layouts.h"
+#include "train/loaded_model.h"
+#include "train/report/svg.h"
 
 namespace filigree {
 namespace {
@@ -135,6 +138,37 @@ TEST_F(SweepFile, PatternsAreFittedToTheSameTiles) {
     EXPECT_EQ(cell.fitted->tiles, tiles_per_layer(cell.config));
     EXPECT_NEAR(cell.fitted->tiles, 2 * 26, 0.1 * 2 * 26) << cell.name;
   }
+}
+
+// Learned patterns count what they will have once they are static; a router, what it computes at most.
+TEST_F(SweepFile, LearnedPatternsAreFittedToWhatTheyWillCompute) {
+  const Sweep sweep = load(
+      "axes:\n  pattern:\n    near: {local: {window: 33}}\n    units: learned_layout\n"
+      "    span: {learned_span: {tiles: fit, ramp: 16}}\n    top: {block_topk: {sinks: 1}}\n"
+      "    static: {block_topk: {sinks: 1, topk: 1, budget: 0.5, harden: 0.6}}\n"
+      "    mixed: {heads: [{count: 1, pattern: {local: {window: 33}}}, {count: 1, pattern: {learned_layout: "
+      "{tiles: fit}}}]}\n"
+      "equal: {tiles: {like: near, tolerance: 0.15}}\n");
+  // Rows of 8 tiles: 1 + 2 + 6 * 3 of each of two heads; the router's topk of 1 adds to the diagonal and a
+  // sink. Half of all 36 tiles are 18.
+  const std::map<std::string, std::pair<std::string, std::int64_t>> expected = {
+      {"units", {"tiles", 42}}, {"span", {"tiles", 42}}, {"top", {"topk", 1}}, {"mixed", {"tiles", 21}}};
+  for (const Cell& cell : sweep.cells) {
+    const bool is_static = cell.name == "static";
+    EXPECT_EQ(tiles_per_layer(cell.config), is_static ? 36 : 42) << cell.name;
+    if (cell.name == "near" || is_static) continue;
+    ASSERT_TRUE(cell.fitted) << cell.name;
+    EXPECT_EQ(std::pair(cell.fitted->parameter, cell.fitted->value), expected.at(cell.name)) << cell.name;
+  }
+  const auto refused = [&](int target) {
+    return refusal(
+        fmt::format("axes: {{pattern: {{units: {{learned_layout: {{tiles: fit}}}}}}}}\n"
+                    "equal: {{tiles: {{per_layer: {}, tolerance: 0.02}}}}\n",
+                    target));
+  };
+  EXPECT_NE(refused(10).find("tiles 16 gives 16 (+60.0 %)"), std::string::npos) << refused(10);
+  EXPECT_NE(refused(7).find("no tiles is possible"), std::string::npos) << refused(7);
+  EXPECT_NE(refused(7).find("cannot hold the diagonal"), std::string::npos) << refused(7);
 }
 
 TEST_F(SweepFile, WhatCannotBeFittedIsRefusedWithTheNumbers) {
@@ -391,6 +425,43 @@ TEST_F(AblateTest, EqualTimeMeasuresOnceAndKeepsItsSteps) {
   EXPECT_EQ(again.output.find("measuring"), std::string::npos) << again.output;
 }
 
+// A sweep of learned patterns runs to its end, and the page draws what each head has learned.
+TEST_F(AblateTest, LearnedPatternsFinishAndAreDrawn) {
+  write("sweep.yaml",
+        "base: config.yaml\naxes:\n  pattern:\n    near: {local: {window: 33}}\n"
+        "    units: {learned_layout: {tiles: fit, warmup: 0.1, anneal: 0.5, harden: 0.7}}\n"
+        "    span: {learned_span: {tiles: fit, warmup: 0.1, anneal: 0.5, harden: 0.7}}\n"
+        "    top: {block_topk: {topk: fit, sinks: 1, warmup: 0.2}}\n"
+        "equal: {tiles: {like: near, tolerance: 0.05}}\nout: sweep\n");
+  const Outcome outcome = run({"ablate", "sweep.yaml", "--jobs", "2", "data.seq_len=96"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const std::string html = slurp(path("sweep/report.html"));
+  EXPECT_EQ(html.find("No picture"), std::string::npos);
+  EXPECT_NE(html.find("choose for the first sequence"), std::string::npos);
+  const std::string top = "top";
+  for (const std::string cell : {"near", "units", "span", "top"}) {
+    // 6 query tiles of 2 heads: at most 1 + 2 + 4 * 3 each.
+    for (const auto& layers : json(fmt::format("sweep/{}/summary.json", cell)).at("layers")) {
+      EXPECT_LE(layers.at("computed_tiles"), 30) << cell;
+      EXPECT_GE(layers.at("computed_tiles"), cell == top ? 12 : 30) << cell;
+    }
+    if (cell == top || cell == "near") continue;
+    const LoadedModel loaded = load_model(path("sweep") / cell);
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      const LayoutPtr learned = loaded.model->learned(layer)->connect(96, false).layout;
+      for (int head = 0; head < 2; ++head) {
+        const std::string picture = pattern_picture(*learned, head, "");
+        const std::string drawing = picture.substr(picture.find("<path"));
+        EXPECT_NE(html.find(drawing), std::string::npos) << cell << " layer " << layer << " head " << head;
+      }
+    }
+  }
+  // What cannot be drawn any more is said, and costs no more than its picture.
+  for (const auto& entry : fs::directory_iterator(path("sweep/units/checkpoints"))) fs::remove(entry.path());
+  ASSERT_EQ(run({"report", "sweep", "-o", "page.html"}).exit_code, 0);
+  EXPECT_NE(slurp(path("page.html")).find("No picture: sweep/units"), std::string::npos);
+}
+
 TEST_F(AblateTest, WhatASweepWritesIsNotItsData) {
   const Outcome outcome = run({"ablate", "sweep.yaml", "--out", "text/sweep"});
   EXPECT_EQ(outcome.exit_code, 2);
@@ -405,11 +476,19 @@ TEST(ReadySweeps, AreWhatTheirCommentsSay) {
   };
   for (const Cell& cell : cells("small.yaml"))
     EXPECT_NEAR(tiles_per_layer(cell.config), cell.labels[0] == "full" ? 2112 : 600, 1) << cell.name;
-  EXPECT_EQ(cells("window-size.yaml").size(), 24u);
+  EXPECT_EQ(cells("window-size.yaml").size(), 15u);
   EXPECT_EQ(cells("tile-size.yaml").size(), 15u);
-  for (const Cell& cell : cells("patterns-lm.yaml")) {
-    const double target = cell.labels[0] == "full" ? 16640 : 4320;
-    EXPECT_NEAR(tiles_per_layer(cell.config) / target, 1, 0.05) << cell.name;
+  EXPECT_EQ(cells("passkey.yaml").size(), 16u);
+  for (const char* name :
+       {"patterns-lm.yaml", "patterns-mqar.yaml", "patterns-listops.yaml", "passkey.yaml"}) {
+    const Sweep sweep = load_sweep(folder / name);
+    for (const Cell& cell : sweep.cells) {
+      if (std::ranges::count(cell.labels, "full") > 0) continue;
+      const double target = tiles_per_layer(sweep.like(cell, "bigbird")->config);
+      EXPECT_NEAR(tiles_per_layer(cell.config) / target, 1, sweep.equal.tolerance)
+          << name << " " << cell.name;
+      EXPECT_LT(target, 0.7 * tiles_per_layer(sweep.like(cell, "full")->config));
+    }
   }
 }
 

@@ -194,6 +194,50 @@ TEST(Config, ATaskTakesThePlaceOfFiles) {
             "induction");
 }
 
+TEST(Config, LengthsToEvaluateAt) {
+  const auto text = [](const std::string& lengths, const std::string& model = "positions: rope",
+                       const std::string& task = "{mqar: {pairs: 5}}") {
+    std::string config = with_task(task, "", model);
+    config.insert(config.rfind('}'), ", eval_lengths: " + lengths);
+    return config;
+  };
+  const Config c = parse(text("[64, 1024]"));
+  EXPECT_EQ(c.train.eval_lengths, (std::vector<std::int64_t>{64, 1024}));
+  EXPECT_EQ(parse_config(parse_yaml(to_yaml(c.to_yaml()), "again")), c);
+  EXPECT_NE(config_hash(c), config_hash(parse(text("[1024, 64]"))));
+  EXPECT_EQ(c.model.max_seq_len, 128);
+
+  const Config there = at_length(c, 1000);
+  EXPECT_EQ(there.data.seq_len, 1000);
+  EXPECT_EQ(there.train.micro_batch_size, 1) << "8 sequences of 128 tokens are 1024 tokens";
+  EXPECT_EQ(at_length(c, 64).train.micro_batch_size, 16);
+  EXPECT_EQ(parse(text("[100]", "max_seq_len: 128")).train.eval_lengths.size(), 1u);
+  EXPECT_EQ(parse(text("[256]", "max_seq_len: 256")).train.eval_lengths.size(), 1u);
+
+  const std::pair<std::string, std::string> mistakes[] = {
+      {text("64"), "c.yaml:3:60: train.eval_lengths must be a list of lengths | for example [512, "},
+      {text("[]"), "c.yaml:3:60: train.eval_lengths must be a list of lengths"},
+      {text("[64, big]"), "c.yaml:3:65: train.eval_lengths must be an integer, not 'big'"},
+      {text("[64, 0]"), "c.yaml:3:65: train.eval_lengths must be"},
+      {text("[64, 64]"), "c.yaml:3:65: train.eval_lengths lists 64 twice"},
+      {text("[64, 8]"),
+       "c.yaml:3:65: train.eval_lengths: at 8 tokens: data.task.mqar: 5 pairs (2 tokens each, and 2 for each "
+       "query) need 20 tokens, data.seq_len is 8 | remove this length"},
+      {text("[256]", "positions: learned"),
+       "c.yaml:3:61: train.eval_lengths: at 256 tokens: learned positions end at model.max_seq_len, 128"},
+      {text("[256]", "positions: rope", "{mqar: {val_samples: 0}}"),
+       "c.yaml:3:46: train.eval_lengths is not used without validation data"},
+      {text("[256]", "positions: rope") + "pattern: {global: {positions: [127]}}\n", ""},
+      {text("[128, 64]", "positions: rope") + "pattern: {global: {positions: [127]}}\n",
+       "c.yaml:3:66: train.eval_lengths: c.yaml:4:31: global.positions names token 127"},
+  };
+  for (const auto& [config, expected] : mistakes)
+    EXPECT_TRUE(expected.empty() ? parse(config).train.eval_lengths.size() == 1
+                                 : error_of(config).starts_with(expected))
+        << error_of(config) << "\n"
+        << config;
+}
+
 struct Mistake {
   std::string text;
   std::string expected;  // the message starts with it, or contains it after "..."
@@ -303,6 +347,9 @@ TEST(Config, EveryMistakeIsNamedWhereItStands) {
       {with("", "", "schedule: constant, min_lr: 0"), "... train.min_lr is not used by schedule: constant"},
       {with("", "val_fraction: 0", "eval_interval: 5"),
        "c.yaml:3:46: train.eval_interval is not used without validation data"},
+      {with("", "", "eval_lengths: [5]"),
+       "c.yaml:3:46: train.eval_lengths is not used by data that is read from files | remove it, or set "
+       "data.task"},
       {with("", "val_fraction: 0", "", "checkpoint: {best: true}\n"),
        "c.yaml:4:20: checkpoint.best needs validation data"},
       // values against each other

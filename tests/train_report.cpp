@@ -275,6 +275,36 @@ TEST(ReportPage, AccuracyByDepthAndLength) {
             std::string::npos);
 }
 
+TEST(ReportPage, AccuracyByLengthIsAMapForEachVariant) {
+  Collection collection{"Needles", "", {}};
+  for (const int seed : {1, 2})
+    for (const char* label : {"near", "all"}) {
+      RunData run = made_run(label, seed, 1.0, 10);
+      run.summary["val_accuracy"] = 0.5;
+      // At 128 tokens the second seed has no needle at one depth.
+      run.summary["val_by_length"] = {
+          {{"length", 128}, {"accuracy", 0.25 * seed}, {"accuracy_of", {{"depth 0 %", 0.3 * seed}}}},
+          {{"length", 64}, {"accuracy", 1.0}, {"accuracy_of", {{"depth 0 %", 1.0}, {"depth 100 %", 0.5}}}}};
+      if (seed == 1) run.summary["val_by_length"][0]["accuracy_of"]["depth 100 %"] = 0.125;
+      if (label == std::string("all")) run.summary.erase("val_by_length");
+      collection.runs.push_back(run);
+    }
+  const std::string html = report_html(collection, analyse(collection));
+  expect_well_formed(html);
+  for (const char* part :
+       {"Accuracy of near, trained on 64 tokens, in %",
+        "<th scope=\"col\">tokens</th><th scope=\"col\">64</th><th scope=\"col\">128</th>",
+        "<th scope=\"row\">depth 0 %</th><td class=\"h6\">100</td><td class=\"h3\">45</td>",
+        "<th scope=\"row\">depth 100 %</th><td class=\"h3\">50</td><td class=\"h1\">12</td>",
+        "<th scope=\"row\">all</th><td class=\"h6\">100</td><td class=\"h2\">38</td>"})
+    EXPECT_NE(html.find(part), std::string::npos) << part;
+  EXPECT_EQ(html.find("Accuracy of all"), std::string::npos);
+  const std::string markdown = results_markdown(collection, analyse(collection));
+  EXPECT_NE(markdown.find("| pattern | 64 | 128 |\n| --- | ---: | ---: |\n"), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("| near | 100.0 % | 37.5 % |\n"), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("| all | – | – |\n"), std::string::npos) << markdown;
+}
+
 TEST(ReportPage, HostileNamesStayText) {
   const std::string evil =
       "<script>alert('x')</script>\"&|,\n\x01\xE2\x80\xA6 a name that is much longer than its place";
@@ -344,6 +374,11 @@ TEST_F(RunTest, ReportsAnyRuns) {
   write("slow/summary.json", "{\"layers\": [{\"layers\": 3}], \"timing\": {}}");
   ASSERT_EQ(run({"report", "full", "slow", "-o", "page.html"}).exit_code, 0);
   EXPECT_NE(slurp(path("page.html")).find("<code>slow</code>: its files are damaged"), std::string::npos);
+  auto summary = nlohmann::json::parse(slurp(path("full/summary.json")));
+  summary["val_by_length"] = {{{"length", "far"}}};
+  write("full/summary.json", summary.dump());
+  ASSERT_EQ(run({"report", "full", "dense", "-o", "page.html"}).exit_code, 0);
+  EXPECT_NE(slurp(path("page.html")).find("<code>full</code>: its files are damaged"), std::string::npos);
   const Outcome nothing = run({"report", "text", "-o", "none.html"});
   EXPECT_EQ(nothing.exit_code, 3);
   EXPECT_NE(nothing.output.find("text is no folder of a run or a sweep"), std::string::npos)

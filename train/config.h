@@ -55,6 +55,7 @@ struct TrainConfig {
   std::optional<std::int64_t> decay_steps;   // wsd; default 20 % of steps; empty only without `steps`
   std::int64_t eval_interval = 250;          // steps; 0: only at the end. Both need validation data
   std::int64_t eval_batches = 20;            // micro batches; 0: all
+  std::vector<std::int64_t> eval_lengths;    // of a generated task: the last evaluation is also made at these
   std::int64_t log_interval = 10;            // steps
   std::string init_from;                     // checkpoint or run to take the first weights from; empty: none
   std::string out;                           // run folder; default runs/<name of the config file>
@@ -117,6 +118,11 @@ Config parse_config(const YamlNode& root, const std::string& name = "run");
 // Turns `epochs` into `steps` once the data's size is known and fills the defaults that depend on it. Without
 // `epochs` the config is returned as it is. Error(usage) if warmup_steps or decay_steps do not fit.
 Config resolve_steps(Config config, std::int64_t steps_per_epoch);
+
+// The config for sequences of `seq_len` tokens: its task made for that length, and micro batches of about as
+// many tokens (batch_size stays). Error(usage) if the task or the pattern cannot be had at that length, or if
+// learned positions end before it.
+Config at_length(const Config& config, std::int64_t seq_len);
 
 // Hex xxhash64 of the resolved config without what does not change what is computed: threads, cuda_graph,
 // train.out, train.log_interval, checkpoint, log, and the path of the tokenizer's file, whose content is

@@ -11,6 +11,12 @@ YamlNode paths_node(const std::vector<std::string>& paths) {
   return list;
 }
 
+YamlNode lengths_node(const std::vector<std::int64_t>& lengths) {
+  YamlNode list = YamlNode::make_sequence();
+  for (const std::int64_t length : lengths) list.items.push_back(YamlNode::make(length));
+  return list;
+}
+
 YamlNode model_node(const ModelConfig& model) {
   YamlNode node = YamlNode::make_map();
   node.add("type", YamlNode::make(word(model.type)));
@@ -89,6 +95,7 @@ YamlNode train_node(const TrainConfig& train, bool has_validation) {
   if (has_validation) {
     node.add("eval_interval", YamlNode::make(train.eval_interval));
     node.add("eval_batches", YamlNode::make(train.eval_batches));
+    if (!train.eval_lengths.empty()) node.add("eval_lengths", lengths_node(train.eval_lengths));
   }
   node.add("log_interval", YamlNode::make(train.log_interval));
   if (!train.init_from.empty()) node.add("init_from", YamlNode::make(train.init_from));

@@ -287,14 +287,44 @@ void read_schedule(MapReader& reader, TrainConfig& train) {
     train.decay_steps = reader.integer("decay_steps", 1, kMaxCount);
 }
 
-void read_evaluation(MapReader& reader, TrainConfig& train, bool has_validation) {
+void read_eval_lengths(MapReader& reader, TrainConfig& train) {
+  const YamlNode* list = reader.find("eval_lengths");
+  if (!list) return;
+  if (!list->is_sequence() || list->items.empty())
+    fail_at(list->mark, "train.eval_lengths must be a list of lengths", "for example [512, 1024, 2048]");
+  for (const YamlNode& item : list->items) {
+    const std::int64_t length = as_integer(item, "train.eval_lengths", 1, kMaxSeqLen);
+    if (std::ranges::count(train.eval_lengths, length) > 0)
+      fail_at(item.mark, fmt::format("train.eval_lengths lists {} twice", length));
+    train.eval_lengths.push_back(length);
+  }
+}
+
+void read_evaluation(MapReader& reader, TrainConfig& train, const DataConfig& data) {
   train.log_interval = reader.integer("log_interval", 1, kMaxCount, train.log_interval);
-  if (has_validation) {
+  if (data.has_validation()) {
     train.eval_interval = reader.integer("eval_interval", 0, kMaxCount, train.eval_interval);
     train.eval_batches = reader.integer("eval_batches", 0, kMaxCount, train.eval_batches);
   } else {
-    for (const char* key : {"eval_interval", "eval_batches"})
+    for (const char* key : {"eval_interval", "eval_batches", "eval_lengths"})
       refuse_unused(reader, key, "without validation data", "set data.val or data.val_fraction");
+  }
+  if (data.task)
+    read_eval_lengths(reader, train);
+  else
+    refuse_unused(reader, "eval_lengths", "by data that is read from files", "set data.task");
+}
+
+// Once everything else is known.
+void check_eval_lengths(const MapReader& reader, const Config& config) {
+  const YamlNode* list = reader.node().find("eval_lengths");
+  for (std::size_t i = 0; i < config.train.eval_lengths.size(); ++i) {
+    try {
+      at_length(config, config.train.eval_lengths[i]);
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::usage) throw;
+      fail_at(list->items[i].mark, fmt::format("train.eval_lengths: {}", e.what()), "remove this length");
+    }
   }
 }
 
@@ -317,13 +347,13 @@ std::pair<std::string, std::string> schedule_conflict(const TrainConfig& train) 
   return {};
 }
 
-TrainConfig read_train(MapReader reader, bool has_validation, const std::string& name) {
+TrainConfig read_train(MapReader reader, const DataConfig& data, const std::string& name) {
   TrainConfig train;
   read_length(reader, train);
   read_batch(reader, train);
   read_optimizer(reader, train);
   read_schedule(reader, train);
-  read_evaluation(reader, train, has_validation);
+  read_evaluation(reader, train, data);
   train.init_from = reader.string("init_from", "");
   train.out = reader.string("out", "runs/" + name);
   reader.done();
@@ -439,9 +469,8 @@ Config parse_config(const YamlNode& root_node, const std::string& name) {
   const ModelType type = read_enum(type_reader, "type", ModelType::decoder);
   config.data = read_data(section(root, "data", none), type);
   config.model = read_model(section(root, "model", none), config.data.seq_len);
-  const bool has_validation = config.data.has_validation();
-  config.train = read_train(section(root, "train", none), has_validation, name);
-  config.checkpoint = read_checkpoint(section(root, "checkpoint", none), has_validation);
+  config.train = read_train(section(root, "train", none), config.data, name);
+  config.checkpoint = read_checkpoint(section(root, "checkpoint", none), config.data.has_validation());
   config.log = read_log(section(root, "log", none));
 
   const bool decoder = type == ModelType::decoder;
@@ -451,6 +480,7 @@ Config parse_config(const YamlNode& root_node, const std::string& name) {
             "a decoder predicts the next token and must not see it: causal must be true",
             "set causal: true, or model.type: encoder_mlm");
   validate_pattern(config);
+  check_eval_lengths(section(root, "train", none), config);
   return config;
 }
 

@@ -16,6 +16,7 @@ namespace filigree {
 struct GroupScore {
   std::string name;
   std::int64_t targets = 0, right = 0;
+  double accuracy() const { return static_cast<double>(right) / static_cast<double>(targets); }
 };
 
 struct Evaluation {

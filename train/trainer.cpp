@@ -17,6 +17,7 @@
 #include "train/event_file.h"
 #include "train/initial_weights.h"
 #include "train/layouts.h"
+#include "train/length_scores.h"
 #include "train/loss_by_position.h"
 #include "train/run_folder.h"
 #include "train/run_setup.h"
@@ -280,15 +281,28 @@ class Trainer {
   // False if a signal came first; the evaluation stays due.
   bool evaluate_now(TrainLog& log) {
     const auto begin = Clock::now();
-    const bool last = at_.step == config_.train.steps && config_.model.type != ModelType::encoder_classifier;
+    const bool last = at_.step == config_.train.steps;
+    const bool by_position = last && config_.model.type != ModelType::encoder_classifier;
     LossByPosition positions;
     const auto watch = [&](const EvaluatedBatch& evaluated) {
       positions.add(evaluated.batch, evaluated.row_losses);
     };
     const auto result =
         evaluate(model_, config_, setup_.layouts, *setup_.data.validation, config_.train.eval_batches,
-                 StopSignals::requested, last ? watch : std::function<void(const EvaluatedBatch&)>{});
+                 StopSignals::requested, by_position ? watch : std::function<void(const EvaluatedBatch&)>{});
     if (!result) return false;
+    std::optional<Evaluation> hard;
+    if (!model_.patterns_are_static() && model_.patterns_can_harden()) {
+      hard = evaluate(model_, config_, model_.hardened_layouts(setup_.layouts), *setup_.data.validation,
+                      config_.train.eval_batches, StopSignals::requested, {}, true);
+      if (!hard) return false;
+    }
+    std::vector<LengthScore> lengths;
+    if (last) {
+      auto scores = evaluate_lengths(model_, config_, config_.train.eval_batches, StopSignals::requested);
+      if (!scores) return false;
+      lengths = *std::move(scores);
+    }
     at_.evaluation_due = false;
     const bool best = result->loss < at_.best_loss;
     if (best) at_.best_loss = result->loss;
@@ -300,15 +314,10 @@ class Trainer {
                                               {"last", bucket.last},
                                               {"targets", bucket.targets},
                                               {"loss", bucket.loss}});
+    if (!lengths.empty()) line["val_by_length"] = to_json(lengths);
     for (const GroupScore& group : result->groups)
-      if (group.targets > 0)
-        line["val_accuracy_of"][group.name] =
-            static_cast<double>(group.right) / static_cast<double>(group.targets);
-    if (!model_.patterns_are_static() && model_.patterns_can_harden()) {
-      const auto hard =
-          evaluate(model_, config_, model_.hardened_layouts(setup_.layouts), *setup_.data.validation,
-                   config_.train.eval_batches, StopSignals::requested, {}, true);
-      if (!hard) return false;
+      if (group.targets > 0) line["val_accuracy_of"][group.name] = group.accuracy();
+    if (hard) {
       line["val_loss_hardened"] = hard->loss;
       log.note(fmt::format("step {}/{} | hardened now, validation {}", at_.step, config_.train.steps,
                            describe(*hard)));
@@ -317,6 +326,7 @@ class Trainer {
     log_patterns(log);
     if (events_) append_evaluation(*result);
     log.evaluation(at_.step, *result, best);
+    if (!lengths.empty()) log.note(accuracy_table(lengths));
     if (best && config_.checkpoint.best) folder_.save_best(contents());
     last_evaluation_ = *result;
     last_result_ = Clock::now();  // an evaluation is no part of the next step

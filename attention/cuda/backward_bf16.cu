@@ -187,6 +187,7 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
   using namespace backward16;
   const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), in.layout_kv_heads());
   Problem p = make_problem(context, in, layout);
+  if (p.B == 0) return;
   p.o_grad = head_rows<const bfloat16>(Heads::all(o_grad));
   p.q_grad = head_rows<bfloat16>(q_grad);
   p.k_grad = head_rows<bfloat16>(k_grad);
@@ -207,8 +208,15 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
     p.tile_bounds = data<TileBounds>(bounds);
   }
   const int D = static_cast<int>(in.q.dim());
-  key_gradients(context, p, D, layout.key_work);
-  query_gradients(context, p, D, layout.query_work);
+  if (takes_hopper_kernels(context, D, p.tile)) {
+    const hopper::Maps maps{tensor_map(in.q, p.tile), tensor_map(in.k, p.tile), tensor_map(in.v, p.tile),
+                            tensor_map(Heads::all(o_grad), p.tile)};
+    hopper::key_gradients(context, p, maps, D, layout.key_work);
+    hopper::query_gradients(context, p, maps, D, layout.query_work);
+  } else {
+    key_gradients(context, p, D, layout.key_work);
+    query_gradients(context, p, D, layout.query_work);
+  }
 }
 
 }  // namespace filigree::cuda

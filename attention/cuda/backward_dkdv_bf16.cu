@@ -4,24 +4,10 @@
 //   dS^T Q
 // So P and dS are already what the sums need as their left operand, and queries that are missing from the
 // last tile, which are read as zeros, add nothing.
-#include "attention/cuda/backward_bf16.cuh"
+#include "attention/cuda/backward_bf16_warp.cuh"
 
 namespace filigree::cuda::backward16 {
 namespace {
-
-// Entry i of the item: the columns of the group's heads lie behind each other.
-__device__ Tile tile_of_column(const Problem& p, const Place& at, int i) {
-  int head = at.item.head * (p.H / p.G);
-  for (;; ++head) {
-    const std::int32_t* offsets =
-        p.col_offsets +
-        static_cast<std::int64_t>(p.head_pattern[p.layout_head(at.b, head)]) * (p.key_tiles + 1) +
-        at.item.tile;
-    const int begin = offsets[0], entries = offsets[1] - begin;
-    if (i < entries) return {p.tile_of[begin + i], p.rows[begin + i], head};
-    i -= entries;
-  }
-}
 
 // Thread i also copies what belongs to query i of the tile.
 template <int D>

@@ -2,7 +2,7 @@
 // segment of its row, and streams the keys that they meet:
 //   S = Q K^T,  P0 = e^(S - lse),  dP = dO V^T,  dS = m P0 (dP - Delta),  dq += dS K
 // and, each tile being visited by one CTA, dm = the sum of P0 (dP - Delta) over the tile.
-#include "attention/cuda/backward_bf16.cuh"
+#include "attention/cuda/backward_bf16_warp.cuh"
 
 namespace filigree::cuda::backward16 {
 namespace {

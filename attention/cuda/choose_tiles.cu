@@ -72,6 +72,7 @@ __device__ void propose(const Problem& p, const Place& at, int row, int n, Share
     best = other;
     best_score = score;
   }
+  __syncwarp();  // all lanes have read what is replaced
   if (lane > 0) return;
   shared.best[row] = best;
   shared.score[row] = best_score;

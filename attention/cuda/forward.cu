@@ -1,5 +1,9 @@
 // Refuses what the CUDA kernels do not compute, and chooses the forward kernel by dtype.
+#include <cstdlib>
+#include <string_view>
+
 #include "attention/cuda/attention.h"
+#include "core/cuda/cuda.h"
 
 namespace filigree::cuda {
 namespace {
@@ -26,6 +30,12 @@ void check_supported(const AttentionInput& in) {
 }
 
 }  // namespace
+
+bool takes_hopper_kernels(Context context, std::int64_t head_dim, int tile) {
+  const char* const kernels = std::getenv("FILIGREE_CUDA_KERNELS");
+  if (kernels && std::string_view(kernels) == "portable") return false;
+  return is_hopper(context) && (head_dim == 64 || head_dim == 128) && (tile == 64 || tile == 128);
+}
 
 void sparse_attention_forward(Context context, const AttentionInput& in, Tensor& /*packed*/, Tensor& o,
                               Tensor& lse) {

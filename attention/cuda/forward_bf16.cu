@@ -507,7 +507,10 @@ void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& 
   p.segment_lse = data<float>(segment_lse);
   p.o = data<bfloat16>(o);
   p.lse = data<float>(lse);
-  launch_forward(context, p, work.n_items, D);
+  if (takes_hopper_kernels(context, D, p.tile))
+    launch_hopper(context, p, in, grid_size(work.n_items * p.sharing));
+  else
+    launch_forward(context, p, work.n_items, D);
   if (work.n_splits == 0) return;
   combine_kernel<<<grid_size(work.n_splits * p.sharing * (p.tile / kCombineWarps)), kCombineWarps * kWarpSize,
                    0, stream(context)>>>(p, static_cast<const SplitRow*>(work.splits.raw_data()), D);

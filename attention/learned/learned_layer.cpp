@@ -441,8 +441,10 @@ LearnedLayer::Connection LearnedLayer::connect_each(const Var& q, const Var& k, 
   const std::int64_t B = q.dim(0), n = q.dim(1);
   const Routings routings = route(q, k, row_bounds, training);
   const View v = assemble_each(B, n, view(n, training), routings);
-  routed_ = v.layout;
-  routed_last_ = nullptr;
+  if (n == geometry_.n) {
+    routed_ = v.layout;
+    routed_last_ = nullptr;
+  }
   if (!v.index.defined()) return {v.layout, {}};
   std::vector<Var> gates{table(training)};
   gates.insert(gates.end(), routings.gates.begin(), routings.gates.end());

@@ -61,7 +61,7 @@ class LearnedLayer : public Module {
   LayoutPtr everything_layout(std::int64_t n) const;
   // The parameters have changed: evaluation chooses its tiles anew.
   void forget_evaluation() const { evaluation_.clear(); }
-  // What advance() chose, or of the newest routing the last sequence's.
+  // What advance() chose, or of the newest routing the last sequence's; at the length of training.
   LayoutPtr training_layout() const;
   // The layout of n tokens as harden() would make it now.
   LayoutPtr hardened_layout(std::int64_t n) const;
@@ -150,7 +150,7 @@ class LearnedLayer : public Module {
   LearnStage stage_;
   std::int64_t chosen_at_ = -1;  // the step of the view that training uses; -1: none yet
   View training_;
-  mutable LayoutPtr routed_;                         // of the batch routed last
+  mutable LayoutPtr routed_;                         // of the newest routing, at the length of training
   mutable LayoutPtr routed_last_;                    // of its last sequence; nullptr: not made yet
   mutable std::map<std::int64_t, View> evaluation_;  // by length
   mutable std::map<std::int64_t, std::unique_ptr<Everything>> everything_;  // by length

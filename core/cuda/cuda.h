@@ -20,6 +20,7 @@ inline void check_launch(std::source_location where = std::source_location::curr
 
 cudaStream_t stream(Context context);
 int multiprocessors(Context context);
+bool is_hopper(Context context);  // compute capability 9.0: code for sm_90a runs
 bool capturing(Context context);  // into a graph: nothing may wait or be timed
 
 using bfloat16 = __nv_bfloat16;

@@ -16,6 +16,7 @@ constexpr int kLeastMajor = 8;  // compute capability: bf16 tensor cores, cp.asy
 struct State {
   cudaStream_t stream = nullptr;
   int multiprocessors = 0;
+  int major = 0, minor = 0;  // compute capability
 };
 
 State& state(int device) {
@@ -27,6 +28,8 @@ State& state(int device) {
     check_cuda(cudaSetDevice(device));
     check_cuda(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking));
     check_cuda(cudaDeviceGetAttribute(&s.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    check_cuda(cudaDeviceGetAttribute(&s.major, cudaDevAttrComputeCapabilityMajor, device));
+    check_cuda(cudaDeviceGetAttribute(&s.minor, cudaDevAttrComputeCapabilityMinor, device));
   });
   return states[static_cast<std::size_t>(device)];
 }
@@ -65,6 +68,11 @@ cudaStream_t stream(Context context) {
 }
 int multiprocessors(Context context) {
   return state(context.device).multiprocessors;
+}
+
+bool is_hopper(Context context) {
+  const State& s = state(context.device);
+  return s.major == 9 && s.minor == 0;
 }
 
 bool capturing(Context context) {

@@ -4,7 +4,8 @@
 //
 // Keys are drawn without repetition from [1, vocab / 2), values from [vocab / 2, vocab). A key comes back at
 // an even distance 2 g from the end of the pairs, g in [0, (seq_len - 2 pairs) / 2) drawn without repetition
-// with probability proportional to (g + 1)^(power_a - 1): small powers ask soon after, 1 asks anywhere.
+// with probability proportional to (g + 1)^(power_a - 1): small powers ask soon after, 1 asks anywhere,
+// larger ones ask late.
 #include <algorithm>
 #include <cmath>
 
@@ -28,8 +29,10 @@ class MqarTask : public GeneratedTask {
               fmt::format("set vocab to at least {}", 2 * (pairs_ + 1)));
     require_seq_len(reader, seq_len, 4 * pairs_,
                     fmt::format("{} pairs (2 tokens each, and 2 for each query)", pairs_));
-    for (std::int64_t g = 0; g < (seq_len - 2 * pairs_) / 2; ++g)
-      gap_weights_.push_back(fixed_weight(std::pow(static_cast<double>(g + 1), power_a_ - 1)));
+    const std::int64_t gaps = (seq_len - 2 * pairs_) / 2;
+    const double power = power_a_ - 1, likeliest = power > 0 ? static_cast<double>(gaps) : 1;
+    for (std::int64_t g = 0; g < gaps; ++g)
+      gap_weights_.push_back(fixed_weight(std::pow(static_cast<double>(g + 1) / likeliest, power)));
   }
 
   std::string name() const override { return "mqar"; }

@@ -1,9 +1,12 @@
 // filigree eval: the loss of a checkpoint on its validation data or on other data.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "train/commands/commands.h"
+#include "train/config_internal.h"
 #include "train/evaluate.h"
 #include "train/layouts.h"
+#include "train/length_scores.h"
 #include "train/loaded_model.h"
 #include "train/logits_file.h"
 #include "train/loss_by_position.h"
@@ -16,14 +19,38 @@ namespace {
 
 struct EvalArguments {
   std::string model, logits;
+  std::vector<std::string> overrides;
   DeviceChoice device = DeviceChoice::automatic;
   std::vector<std::string> data;
   std::int64_t batches = 0;
   bool json = false;
 };
 
-Dataset evaluation_data(const LoadedModel& loaded, const std::vector<std::string>& named) {
-  DataRequest request = data_request(loaded.config);
+// The run's config with other data or another length of it, and micro batches of about as many tokens. The
+// model stays what it is; other lengths are looked at only if they are among the overrides.
+Config evaluation_config(const LoadedModel& loaded, const std::vector<std::string>& overrides) {
+  if (overrides.empty()) return loaded.config;
+  YamlNode tree = parse_yaml(to_yaml(loaded.config.to_yaml()), loaded.checkpoint.string() + ": config");
+  if (tree.find("train")->find("eval_lengths")) set_config_key(tree, "train.eval_lengths", YamlNode{}, {});
+  for (const std::string& text : overrides) {
+    const std::string key = text.substr(0, text.find('='));
+    if (!key.starts_with("data.") && key != "train.eval_lengths")
+      throw Error(ErrorKind::usage, fmt::format("eval cannot override '{}': the model is trained", key),
+                  "data.seq_len, data.task, other data.* and train.eval_lengths can be");
+    apply_override(tree, text);
+  }
+  // It bounds learned positions only.
+  if (loaded.config.model.positions != Positions::learned)
+    set_config_key(tree, "model.max_seq_len", YamlNode{}, {});
+  Config config = parse_config(tree);
+  const std::int64_t tokens = config.train.micro_batch_size * loaded.config.data.seq_len;
+  config.train.micro_batch_size = std::max<std::int64_t>(1, tokens / config.data.seq_len);
+  return config;
+}
+
+Dataset evaluation_data(const LoadedModel& loaded, const Config& config,
+                        const std::vector<std::string>& named) {
+  DataRequest request = data_request(config);
   request.trained_with = loaded.tokenizer;
   if (!named.empty()) {
     request.task.reset();
@@ -62,12 +89,15 @@ LogitsFile logits_file(const EvalArguments& arguments, const Config& config, con
           classifier ? Shape{model.n_classes} : Shape{config.data.seq_len, model.vocab_size}};
 }
 
-std::string to_json(const std::string& checkpoint, const Evaluation& result,
-                    const LossByPosition& positions) {
+std::string to_json(const std::string& checkpoint, const Evaluation& result, const LossByPosition& positions,
+                    const std::vector<LengthScore>& lengths) {
   nlohmann::ordered_json json = {
       {"checkpoint", checkpoint}, {"loss", result.loss}, {"targets", result.targets}};
   if (result.bits_per_byte) json["bits_per_byte"] = *result.bits_per_byte;
   if (result.accuracy) json["accuracy"] = *result.accuracy;
+  for (const GroupScore& group : result.groups)
+    if (group.targets > 0) json["accuracy_of"][group.name] = group.accuracy();
+  if (!lengths.empty()) json["by_length"] = filigree::to_json(lengths);
   for (const LossByPosition::Bucket& bucket : positions.buckets())
     json["loss_by_position"].push_back(
         {{"first", bucket.first}, {"last", bucket.last}, {"targets", bucket.targets}, {"loss", bucket.loss}});
@@ -76,35 +106,38 @@ std::string to_json(const std::string& checkpoint, const Evaluation& result,
 
 void run(const EvalArguments& arguments) {
   const LoadedModel loaded = load_model(arguments.model, arguments.device);
-  const Dataset data = evaluation_data(loaded, arguments.data);
+  const Config config = evaluation_config(loaded, arguments.overrides);
+  const Dataset data = evaluation_data(loaded, config, arguments.data);
   check_vocabulary(loaded, data);
-  const auto layouts = build_layouts(loaded.config, loaded.config.data.seq_len);
+  const auto layouts = build_layouts(config, config.data.seq_len);
   std::optional<LogitsFile> logits;
-  if (!arguments.logits.empty()) logits.emplace(logits_file(arguments, loaded.config, data));
+  if (!arguments.logits.empty()) logits.emplace(logits_file(arguments, config, data));
   LossByPosition positions;
   const auto watch = [&](const EvaluatedBatch& evaluated) {
-    if (loaded.config.model.type != ModelType::encoder_classifier)
+    if (config.model.type != ModelType::encoder_classifier)
       positions.add(evaluated.batch, evaluated.row_losses);
     if (logits)
       logits->add(evaluated.batch,
                   loaded.model->logits(evaluated.input, {}).value().to(DType::f32).to(Device::cpu()));
   };
-  const auto result = evaluate(*loaded.model, loaded.config, layouts, data, arguments.batches, {}, watch);
+  const auto result = evaluate(*loaded.model, config, layouts, data, arguments.batches, {}, watch);
+  std::vector<LengthScore> lengths;
+  if (arguments.data.empty()) lengths = *evaluate_lengths(*loaded.model, config, arguments.batches);
   if (logits) logits->commit();
   if (arguments.json) {
-    fmt::print("{}\n", to_json(loaded.checkpoint.string(), *result, positions));
+    fmt::print("{}\n", to_json(loaded.checkpoint.string(), *result, positions, lengths));
     return;
   }
   fmt::print("{}: {} over {} targets\n", loaded.checkpoint.string(), describe(*result), result->targets);
   for (const GroupScore& group : result->groups)
     if (group.targets > 0)
-      fmt::print("  {:<28} accuracy {:.1f} % of {}\n", group.name,
-                 100 * static_cast<double>(group.right) / static_cast<double>(group.targets), group.targets);
-  if (const auto score = score_planted(*loaded.model, data, loaded.config.data.seq_len))
+      fmt::print("  {:<28} accuracy {:.1f} % of {}\n", group.name, 100 * group.accuracy(), group.targets);
+  if (const auto score = score_planted(*loaded.model, data, config.data.seq_len))
     fmt::print("planted tiles: precision {:.3f} ({} of {} chosen), recall {:.3f} ({} of {})\n",
                score->precision(), score->chosen_planted, score->chosen, score->recall(),
                score->planted_found, score->planted);
   if (!positions.buckets().empty()) fmt::print("{}", positions.table());
+  if (!lengths.empty()) fmt::print("{}\n", accuracy_table(lengths));
   if (logits) fmt::print("{}\n", logits->describe());
 }
 
@@ -114,6 +147,8 @@ void add_eval(CLI::App& app, Invocation&) {
   auto* command = app.add_subcommand("eval", "Evaluate a checkpoint");
   const auto arguments = std::make_shared<EvalArguments>();
   command->add_option("model", arguments->model, "Checkpoint file or run folder")->required();
+  command->add_option("overrides", arguments->overrides,
+                      "key=value of other data, e.g. data.seq_len=4096 or 'train.eval_lengths=[512, 4096]'");
   command->add_option("--data", arguments->data,
                       "Files, folders or globs; default: the run's validation data");
   command->add_option("--batches", arguments->batches, "At most this many micro batches; 0: all")

@@ -49,6 +49,10 @@ void check_summary(const Json& summary) {
     if (summary.contains(key)) summary.at(key).get<double>();
   for (const Json& bucket : summary.value("val_loss_by_position", Json::array()))
     for (const char* key : {"first", "last", "loss"}) bucket.at(key).get<double>();
+  for (const Json& there : summary.value("val_by_length", Json::array())) {
+    there.at("length").get<std::int64_t>();
+    if (there.contains("accuracy")) there.at("accuracy").get<double>();
+  }
 }
 
 void fill(RunData& run) {

@@ -119,13 +119,13 @@ std::string across_settings(const Analysis& analysis) {
 
 std::string pictures(const Analysis& analysis) {
   std::string text =
-      "<section>\n<h2>What the heads see</h2>\n<p>Queries run downward, keys to the right; the darker, the "
+      "<section>\n<h2>What the heads see</h2>\n<p>Queries run downward, keys to the right; the stronger the "
+      "colour, the "
       "larger the share of allowed pairs.</p>\n<div class=\"pictures\">\n";
   for (const Setting& setting : analysis.settings)
     for (const Variant& v : setting.variants)
       text += fmt::format(
-          "<article class=\"card\">\n<h3><span class=\"swatch s{}\"></span>{}{}</h3>\n<div "
-          "class=\"panels\">\n{}</div>\n</article>\n",
+          "<article class=\"card\">\n<h3><span class=\"swatch s{}\"></span>{}{}</h3>\n{}</article>\n",
           v.style % 8, escape_html(v.label),
           setting.label.empty() ? "" : escape_html(" (" + setting.label + ")"), variant_pictures(v));
   return text + "</div>\n</section>\n";

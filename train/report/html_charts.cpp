@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <span>
 
 #include "attention/explain_picture.h"
 #include "data/progress.h"
-#include "train/layouts.h"
-#include "train/loaded_model.h"
+#include "train/report/head_layouts.h"
 #include "train/report/html.h"
 #include "train/report/svg.h"
 #include "train/report/tables.h"
@@ -17,8 +17,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::size_t kMaxPoints = 150;   // of a curve; more than a screen shows
-constexpr std::size_t kMaxPictures = 12;  // of a variant
+constexpr std::size_t kMaxPoints = 150;                         // of a curve; more than a screen shows
+constexpr std::size_t kOpenPictures = 8, kFoldedPictures = 56;  // of a variant, at most
 
 std::string figure(const std::string& title, const std::string& note, const std::string& svg) {
   return fmt::format(
@@ -176,7 +176,8 @@ std::string position_figure(const Setting& setting) {
     for (const Curve& curve : curves) pointers.push_back(&curve);
     if (!pointers.empty()) series.push_back(mean_curve(v, pointers));
   }
-  if (series.empty()) return "";
+  // Where all targets stand at much the same place there is nothing to see.
+  if (std::ranges::all_of(series, [](const Series& s) { return s.points.size() < 2; })) return "";
   const std::string title = "Loss by position.";
   const ChartText text{title, final_values(series), "tokens before the predicted one",
                        "loss, nats per token"};
@@ -244,21 +245,16 @@ Explanation picture_groups(const std::vector<LayoutPtr>& layouts) {
   return out;
 }
 
-// What a run's heads attend to: what they have learned, where they learn.
-std::vector<LayoutPtr> layouts_of(const std::filesystem::path& run, const Config& config) {
-  auto layouts = build_layouts(config, config.data.seq_len);
-  const auto patterns = make_layer_patterns(config.pattern, config.model.n_layers, config.model.n_heads);
-  const auto learns = [&](const PatternPtr& p) {
-    for (int head = 0; head < config.model.n_heads; ++head)
-      if (p->learned(head)) return true;
-    return false;
-  };
-  if (std::ranges::none_of(patterns, learns)) return layouts;
-  const LoadedModel loaded = load_model(run, DeviceChoice::cpu);
-  require(!loaded.model->routes(), "its tiles depend on the input");
-  const auto connections = loaded.model->connections(layouts);
-  for (std::size_t i = 0; i < layouts.size(); ++i) layouts[i] = connections[i].layout;
-  return layouts;
+std::string panel_figures(const Variant& variant, std::span<const Panel> panels) {
+  std::string text = "<div class=\"panels\">\n";
+  for (const Panel& panel : panels)
+    text +=
+        fmt::format("<figure class=\"panel\">{}<figcaption>{}</figcaption></figure>\n",
+                    pattern_picture(*panel.layout, panel.head,
+                                    fmt::format("{}: what {} sees, queries downward and keys to the right",
+                                                variant.label, panel.title)),
+                    escape_html(panel.title));
+  return text + "</div>\n";
 }
 
 }  // namespace
@@ -278,29 +274,27 @@ std::string setting_figures(const Setting& setting, const Metric& metric) {
 }
 
 std::string variant_pictures(const Variant& variant) {
-  const Config& config = variant.runs.front()->config;
-  std::string text;
+  const RunData& run = *variant.runs.front();
   try {
-    const auto layouts = layouts_of(variant.runs.front()->folder, config);
-    const Explanation groups = picture_groups(layouts);
-    auto panels = picture_panels(groups);
-    const std::size_t total = panels.size();
-    panels.resize(std::min(total, kMaxPictures), Panel{});
-    for (const Panel& panel : panels)
-      text +=
-          fmt::format("<figure class=\"panel\">{}<figcaption>{}</figcaption></figure>\n",
-                      pattern_picture(*panel.layout, panel.head,
-                                      fmt::format("{}: what {} sees, queries downward and keys to the right",
-                                                  variant.label, panel.title)),
-                      escape_html(panel.title));
-    if (total > panels.size())
+    const HeadLayouts heads = head_layouts(run.folder, run.config);
+    const Explanation groups = picture_groups(heads.layers);
+    const auto panels = picture_panels(groups);
+    const auto first = std::span(panels).first(std::min(panels.size(), kOpenPictures));
+    const auto rest = std::span(panels).subspan(first.size());
+    std::string text =
+        heads.note.empty() ? "" : fmt::format("<p class=\"note\">{}</p>\n", escape_html(heads.note));
+    text += panel_figures(variant, first);
+    if (!rest.empty())
+      text += fmt::format("<details>\n<summary>{} more</summary>\n{}</details>\n", rest.size(),
+                          panel_figures(variant, rest.first(std::min(rest.size(), kFoldedPictures))));
+    if (rest.size() > kFoldedPictures)
       text +=
           fmt::format("<p>{} more are left out; <code>filigree explain --svg</code> draws them all.</p>\n",
-                      total - panels.size());
+                      rest.size() - kFoldedPictures);
+    return text;
   } catch (const Error& e) {
-    text += fmt::format("<p>No picture: {}</p>\n", escape_html(e.what()));
+    return fmt::format("<p>No picture: {}</p>\n", escape_html(e.what()));
   }
-  return text;
 }
 
 }  // namespace filigree

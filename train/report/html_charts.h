@@ -9,7 +9,7 @@ namespace filigree {
 
 std::string setting_figures(const Setting& setting, const Metric& metric);
 
-// The pictures of what a variant's heads see, from its first run's config.
+// The pictures of what a variant's heads see (head_layouts.h), from its first run.
 std::string variant_pictures(const Variant& variant);
 
 }  // namespace filigree

@@ -40,22 +40,40 @@ std::string table_html(const HeatTable& table) {
   return text + "</tbody>\n</table>\n</div>\n";
 }
 
+using Json = nlohmann::ordered_json;
+
+// By name, the mean over the runs that have it, in the order of first sight.
+class Means {
+ public:
+  void add(const std::string& name, const Json& value) {
+    if (!value.is_number()) return;
+    auto at = std::ranges::find(means_, name, &Mean::name);
+    if (at == means_.end()) at = means_.insert(at, Mean{name});
+    at->sum += value.get<double>();
+    ++at->count;
+  }
+  std::vector<std::pair<std::string, double>> values() const {
+    std::vector<std::pair<std::string, double>> out;
+    for (const Mean& mean : means_) out.emplace_back(mean.name, mean.sum / mean.count);
+    return out;
+  }
+
+ private:
+  struct Mean {
+    std::string name;
+    double sum = 0, count = 0;
+  };
+  std::vector<Mean> means_;
+};
+
 // (group, mean accuracy over runs), in the order of the first run's evaluation.
 std::vector<std::pair<std::string, double>> group_means(const Variant& v) {
-  std::vector<std::pair<std::string, double>> out;
-  const auto groups = v.runs.front()->summary.find("val_accuracy_of");
-  if (groups == v.runs.front()->summary.end() || !groups->is_object()) return out;
-  for (const auto& [name, first] : groups->items()) {
-    double sum = 0, count = 0;
-    for (const RunData* run : v.runs) {
-      const auto theirs = run->summary.find("val_accuracy_of");
-      if (theirs == run->summary.end() || !theirs->contains(name) || !(*theirs)[name].is_number()) continue;
-      sum += (*theirs)[name].get<double>();
-      ++count;
-    }
-    if (count > 0) out.emplace_back(name, sum / count);
+  Means means;
+  for (const RunData* run : v.runs) {
+    const Json groups = run->summary.value("val_accuracy_of", Json::object());
+    for (const auto& [group, accuracy] : groups.items()) means.add(group, accuracy);
   }
-  return out;
+  return means.values();
 }
 
 void add_name(std::vector<std::string>& names, const std::string& name) {
@@ -72,6 +90,45 @@ std::string by_variant(const Setting& setting) {
       table.values[{v.label, group}] = accuracy;
     }
   return table.rows.empty() ? "" : table_html(table);
+}
+
+constexpr const char* kAllTargets = "all";
+
+// val_by_length of a variant's runs: groups downward, lengths to the right.
+HeatTable length_map(const Variant& v) {
+  HeatTable table{"", "tokens", {}, {}, {}};
+  std::map<std::int64_t, Means> by_length;
+  for (const RunData* run : v.runs)
+    for (const Json& there : run->summary.value("val_by_length", Json::array())) {
+      Means& means = by_length[there.at("length").get<std::int64_t>()];
+      const Json groups = there.value("accuracy_of", Json::object());
+      for (const auto& [group, accuracy] : groups.items()) means.add(group, accuracy);
+      means.add(kAllTargets, there.value("accuracy", Json()));
+    }
+  for (const auto& [length, means] : by_length)
+    for (const auto& [group, accuracy] : means.values()) {
+      const std::string column = std::to_string(length);
+      add_name(table.rows, group);
+      add_name(table.columns, column);
+      table.values[{group, column}] = accuracy;
+    }
+  // A group may be missing in the first length; what sums up comes last.
+  if (std::erase(table.rows, kAllTargets) > 0) table.rows.emplace_back(kAllTargets);
+  return table;
+}
+
+std::string by_length_maps(const Analysis& analysis) {
+  std::string text;
+  for (const Setting& setting : analysis.settings)
+    for (const Variant& v : setting.variants) {
+      HeatTable table = length_map(v);
+      if (table.rows.empty()) continue;
+      table.caption = fmt::format("Accuracy of {}{}, trained on {} tokens", v.label,
+                                  setting.label.empty() ? "" : fmt::format(" ({})", setting.label),
+                                  v.runs.front()->config.data.seq_len);
+      text += table_html(table);
+    }
+  return text.empty() ? "" : fmt::format("<div class=\"heats\">\n{}</div>\n", text);
 }
 
 // The length of each setting, if all have one and no two the same.
@@ -109,9 +166,9 @@ std::string by_group_and_length(const std::map<std::int64_t, const Setting*>& le
 }  // namespace
 
 std::string accuracy_section(const Analysis& analysis) {
-  std::string tables;
+  std::string tables = by_length_maps(analysis);
   if (const auto lengths = by_length(analysis))
-    tables = by_group_and_length(*lengths);
+    tables += by_group_and_length(*lengths);
   else
     for (const Setting& setting : analysis.settings) tables += by_variant(setting);
   return tables.empty() ? "" : "<section>\n<h2>Accuracy in detail</h2>\n" + tables + "</section>\n";

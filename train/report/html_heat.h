@@ -1,5 +1,5 @@
-// Accuracy told apart (val_accuracy_of in a summary: a needle's depth, a rule), as tables whose cells are
-// shaded.
+// Accuracy told apart (val_accuracy_of and val_by_length in a summary: a needle's depth, a rule, the length
+// of the text), as tables whose cells are shaded.
 #pragma once
 
 #include <string>
@@ -8,8 +8,9 @@
 
 namespace filigree {
 
-// One table of variants by group; where settings differ in data.seq_len, one of groups by length for each
-// variant. Empty if no run tells anything apart.
+// For each variant that was evaluated at several lengths, a table of groups by length. Then one of variants
+// by group; where settings differ in data.seq_len, again one of groups by length for each variant. Means over
+// seeds. Empty if no run tells anything apart.
 std::string accuracy_section(const Analysis& analysis);
 
 }  // namespace filigree

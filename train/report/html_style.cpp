@@ -10,14 +10,14 @@ const char* report_style() {
   --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --soft: #566172; --rule: #d9dee6; --grid: #e8ebf0;
   --accent: #0b5cad; --best: #eef5fd;
   --s0: #0072b2; --s1: #c44e00; --s2: #007a59; --s3: #a93f86; --s4: #8f6400; --s5: #5a57c9; --s6: #5f6b73; --s7: #8c2f2a;
-  --d0: #f0f2f6; --d1: #c9daf2; --d2: #a3c0e6; --d3: #7aa2d6; --d4: #5182c0; --d5: #2f62a3; --d6: #15428a;
+  --d0: #f0f2f6; --d1: #c9daf2; --d2: #a3c0e6; --d3: #7aa2d6; --d4: #4674b4; --d5: #2f62a3; --d6: #15428a;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #12161c; --card: #1a2028; --ink: #e6eaf0; --soft: #a3aebd; --rule: #364050; --grid: #2a3240;
     --accent: #7ab8f5; --best: #1d2b3a;
     --s0: #5ab4f0; --s1: #ff9a56; --s2: #3cc9a0; --s3: #f08cc8; --s4: #dcae3c; --s5: #a9a4ff; --s6: #a7b3bb; --s7: #ee8578;
-    --d0: #232b36; --d1: #27405f; --d2: #2c5585; --d3: #3a6fae; --d4: #5490d2; --d5: #80b2e8; --d6: #b9d8f8;
+    --d0: #232b36; --d1: #27405f; --d2: #2c5585; --d3: #366aa8; --d4: #5490d2; --d5: #80b2e8; --d6: #b9d8f8;
   }
 }
 @media print {
@@ -26,7 +26,7 @@ const char* report_style() {
     --page: #ffffff; --card: #ffffff; --ink: #000000; --soft: #444444; --rule: #bbbbbb; --grid: #e4e4e4;
     --accent: #0b5cad; --best: #f2f2f2;
     --s0: #0072b2; --s1: #c44e00; --s2: #007a59; --s3: #a93f86; --s4: #8f6400; --s5: #5a57c9; --s6: #5f6b73; --s7: #8c2f2a;
-    --d0: #f0f2f6; --d1: #c9daf2; --d2: #a3c0e6; --d3: #7aa2d6; --d4: #5182c0; --d5: #2f62a3; --d6: #15428a;
+    --d0: #f0f2f6; --d1: #c9daf2; --d2: #a3c0e6; --d3: #7aa2d6; --d4: #4674b4; --d5: #2f62a3; --d6: #15428a;
   }
 }
 * { box-sizing: border-box; }
@@ -36,7 +36,7 @@ h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 0.8rem; }
 h3 { font-size: 1rem; margin: 0 0 0.5rem; overflow-wrap: anywhere; }
 p { margin: 0 0 0.6rem; max-width: 75ch; }
-.sub, caption, figcaption, footer { color: var(--soft); font-size: 0.875rem; }
+.sub, .note, caption, figcaption, footer { color: var(--soft); font-size: 0.875rem; }
 .sub { margin-top: 0.3rem; }
 figcaption strong { color: var(--ink); }
 .card, .short { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 16px; }
@@ -50,7 +50,7 @@ table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-varian
 caption { text-align: left; padding: 12px 14px 4px; }
 th, td { padding: 7px 12px; text-align: right; white-space: nowrap; vertical-align: bottom; }
 thead th { color: var(--soft); font-weight: 600; white-space: normal; min-width: 5.2em; border-bottom: 1px solid var(--rule); }
-th:first-child { text-align: left; white-space: normal; min-width: 11em; }
+th:first-child { text-align: left; white-space: normal; min-width: 12em; }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
 tbody tr + tr > * { border-top: 1px solid var(--grid); }
 tr.best > * { background: var(--best); }
@@ -88,11 +88,21 @@ figure { margin: 0; min-width: 0; }
 .h0 { background: var(--d0); } .h1 { background: var(--d1); } .h2 { background: var(--d2); } .h3 { background: var(--d3); }
 .h4 { background: var(--d4); } .h5 { background: var(--d5); } .h6 { background: var(--d6); }
 .h4, .h5, .h6 { color: var(--card); }
-.heat td { text-align: center; }
+.heat td, .heat thead th:not(:first-child) { text-align: center; }
 .heat { margin-bottom: 16px; }
+.heats { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 0 16px; align-items: start; }
+.heats table { table-layout: fixed; }
+.heats th { min-width: 3em; padding: 5px 8px; }
+.heats td { padding: 5px 8px; }
+.heats th:first-child { width: 8.6em; min-width: 0; overflow-wrap: anywhere; }
+.heats tbody tr:last-child > * { border-top: 2px solid var(--rule); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)); gap: 16px; align-items: start; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(90px, 1fr)); gap: 10px; }
-.picture { display: block; width: 100%; max-width: 240px; height: auto; border: 1px solid var(--rule); }
+.pictures article:has(.panel + .panel) { grid-column: 1 / -1; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 45%), 1fr)); gap: 10px 16px; }
+.panels:has(> :only-child) { grid-template-columns: 1fr; }
+.pictures details { border: 0; padding: 0; margin-top: 12px; }
+.pictures summary { margin-bottom: 10px; font-size: 0.875rem; }
+.picture { display: block; width: 100%; max-width: 320px; height: auto; border: 1px solid var(--rule); }
 .panel figcaption { font-size: 0.75rem; margin-top: 4px; }
 dt { font-weight: 600; }
 dd { margin: 0 0 0.6rem; max-width: 75ch; }
@@ -115,6 +125,7 @@ footer { margin-top: 2.5rem; }
   h2, h3, h2 + p { break-after: avoid; }
   .scroll { overflow: visible; }
   .heat td { print-color-adjust: exact; }
+  .heat { break-inside: avoid; }
   table { font-size: 7.5pt; }
   th, td { padding: 3px 5px; }
   .figures { grid-template-columns: 1fr 1fr; gap: 8px; }

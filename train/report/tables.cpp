@@ -1,6 +1,7 @@
 #include "train/report/tables.h"
 
 #include <algorithm>
+#include <map>
 
 #include "data/progress.h"
 
@@ -102,6 +103,31 @@ std::string markdown_table(const Setting& setting, const Metric& metric) {
   return text;
 }
 
+// Accuracy at each length of val_by_length, the mean over the runs of each variant; empty if there is none.
+std::string length_table(const Setting& setting) {
+  std::map<std::int64_t, std::map<std::string, std::vector<double>>> at;  // by length and variant
+  for (const Variant& v : setting.variants)
+    for (const RunData* run : v.runs)
+      for (const Json& there : run->summary.value("val_by_length", Json::array()))
+        if (there.contains("accuracy")) at[there.at("length")][v.label].push_back(there.at("accuracy"));
+  if (at.empty()) return "";
+  std::string text = "\nAccuracy at other lengths, in tokens:\n\n| pattern |", rule = "| --- |";
+  for (const auto& [length, variants] : at) {
+    text += fmt::format(" {} |", length);
+    rule += " ---: |";
+  }
+  text += '\n' + rule + '\n';
+  for (const Variant& v : setting.variants) {
+    text += fmt::format("| {} |", markdown_cell(v.label));
+    for (const auto& [length, variants] : at) {
+      const auto found = variants.find(v.label);
+      text += found == variants.end() ? " – |" : fmt::format(" {:.1f} % |", 100 * mean_of(found->second));
+    }
+    text += '\n';
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string memory_text(double bytes) {
@@ -172,7 +198,7 @@ std::string results_markdown(const Collection& collection, const Analysis& analy
     if (!setting.label.empty()) text += fmt::format("\n## {}\n", markdown_cell(setting.label));
     text += '\n';
     for (const std::string& sentence : findings(setting, analysis.metric)) text += sentence + '\n';
-    text += '\n' + markdown_table(setting, analysis.metric);
+    text += '\n' + markdown_table(setting, analysis.metric) + length_table(setting);
   }
   if (!analysis.left_out.empty()) text += "\nLeft out:\n\n";
   for (const RunData* run : analysis.left_out)

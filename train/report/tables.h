@@ -1,5 +1,5 @@
 // An analysis as CSV (one line a run), JSON (runs, and what is found per variant) and Markdown (a table for
-// each setting, and the findings).
+// each setting, one of accuracy by length where that was measured, and the findings).
 #pragma once
 
 #include <string>
