@@ -30,6 +30,8 @@ Var relu(const Var& x);
 // straight-through estimator, Bengio et al. 2013).
 enum class Cut { stop, through };
 Var clamp(const Var& x, double low, double high, Cut gradient = Cut::stop);
+// x; its gradient cut to [-limit, limit].
+Var limit_gradient(const Var& x, double limit);
 enum class Gelu { erf, tanh };
 Var gelu(const Var& x, Gelu kind = Gelu::erf);  // Hendrycks & Gimpel 2016
 Var silu(const Var& x);

@@ -173,6 +173,15 @@ Var clamp(const Var& x, double low, double high, Cut gradient) {
   });
 }
 
+Var limit_gradient(const Var& x, double limit) {
+  require_float("limit_gradient", x);
+  require(limit >= 0, "[limit_gradient] the limit {} is negative", limit);
+  return make_result("limit_gradient", x.value(), {x}, [limit](const Tensor& dy) {
+    return std::vector<Tensor>{
+        computed_like(dy, [&](auto context, Tensor& dx) { clamp_forward(context, dy, -limit, limit, dx); })};
+  });
+}
+
 Var gelu(const Var& x, Gelu kind) {
   require_float("gelu", x);
   Tensor y = computed_like(x.value(),

@@ -377,6 +377,18 @@ TEST(LearnedLayer, PassesThroughItsPhases) {
   EXPECT_GT(l->connect(640, false).layout->of_head(1).tiles(), 0);  // at another length
 }
 
+TEST(LearnedLayer, DoesNotBelieveEveryGradientOfAGate) {
+  const auto l = layer("learned_layout: {budget: 0.5, explore: 1}", {160, true, 16}, 2);
+  l->advance({40, 0.4, test_seed()});
+  const LearnedLayer::Connection c = l->connect(160, true);
+  backward(c.gate, Tensor::full({c.gate.numel()}, 1e15, DType::f64));
+  Var alpha = leaves_of(*l)[0];
+  double greatest = 0;
+  for (int64_t i = 0; i < alpha.numel(); ++i) greatest = std::max(greatest, std::abs(alpha.grad().item(i)));
+  EXPECT_GT(greatest, 0);
+  EXPECT_LT(greatest, 1000);
+}
+
 TEST(LearnedLayer, ExploresSwitchedOffTilesAtGateZero) {
   const Geometry g{640, true, 16};
   const auto l = layer("learned_layout: {budget: 0.2, explore: 0.25}", g, 2);

@@ -123,6 +123,7 @@ TEST(ElementwiseErrors, SayWhatIsWrong) {
   EXPECT_EQ(message([&] { ops::mul(b, a); }), "[mul] shape [2, 3] is not that of the last dimensions of [2]");
   EXPECT_EQ(message([&] { ops::sub(a, b); }), "[sub] shapes [2, 3] and [2] differ");
   EXPECT_EQ(message([&] { ops::div(a, d); }), "[div] f32 on cpu with f64 on cpu");
+  EXPECT_EQ(message([&] { ops::limit_gradient(a, -1); }), "[limit_gradient] the limit -1 is negative");
   EXPECT_EQ(message([&] { ops::clamp(a, 1, 0); }), "[clamp] the limits 1 and 0 are in the wrong order");
   EXPECT_EQ(message([&] { ops::exp(Var(Tensor::zeros({2}, DType::i32))); }),
             "[exp] computes in f32 or f64, not i32");

@@ -59,7 +59,23 @@ TEST_F(LearnedRun, LearnsHardensAndTellsAboutIt) {
   std::vector<std::string> names;
   for (const auto& [name, tensor] : end.patterns) names.push_back(name);
   EXPECT_EQ(names, (std::vector<std::string>{"blocks.0.pattern.1.phase", "blocks.0.pattern.1.tiles",
-                                             "blocks.1.pattern.1.phase", "blocks.1.pattern.1.tiles"}));
+                                             "blocks.0.pattern.1.shift", "blocks.1.pattern.1.phase",
+                                             "blocks.1.pattern.1.tiles", "blocks.1.pattern.1.shift"}));
+}
+
+TEST_F(LearnedRun, AGeneratedTaskStartsFromWeightsToo) {
+  const auto task = [this](const std::string& pattern, const std::string& out, const std::string& from) {
+    std::vector<std::string> all =
+        command("pattern=" + pattern, out,
+                {"data.train=null", "data.val_fraction=null", "data.task={mqar: {vocab: 32, pairs: 4}}"});
+    if (!from.empty()) all.push_back("train.init_from=" + from);
+    return all;
+  };
+  const Outcome first = run(task("full", "first", ""));
+  ASSERT_EQ(first.exit_code, 0) << first.output;
+  const Outcome outcome = run(task("{local: {window: 20}}", "second", "first"));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_NE(outcome.output.find("from the weights of first"), std::string::npos) << outcome.output;
 }
 
 TEST_F(LearnedRun, ResumeIsBitwiseTheUninterruptedRunInEveryPhase) {

@@ -335,7 +335,12 @@ const LearnedLayer::View& LearnedLayer::view(std::int64_t n, bool training) cons
 LearnedLayer::Connection LearnedLayer::connect(std::int64_t n, bool training) const {
   const View& v = view(n, training);
   if (!v.index.defined()) return {v.layout, {}};
-  return {v.layout, pick(table(training), v.index)};
+  // The derivative at gate 0 knows no bound: where a tile that is off holds what a row seeks, it is the ratio
+  // of their exponentials. A tile's rows are 1 / query tiles of all: a gain of one nat for each of them is
+  // the most that is believed. Without it such tiles alone make up the norm to which all gradients are
+  // clipped.
+  const double most = 1.0 / static_cast<double>(v.layout->query_tiles());
+  return {v.layout, ops::limit_gradient(pick(table(training), v.index), most)};
 }
 
 LearnedLayer::Routings LearnedLayer::route(const Var& q, const Var& k, const Tensor& row_bounds,

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The runs of tests/bench/LEARNED.md, on one GPU, from the repository's root:
 #   bash tests/bench/learned_evidence.sh FILIGREE OUT PART..
-# FILIGREE: the program; OUT: a new folder for the runs; PART: planted, language, recall. JOBS runs go at a time.
+# FILIGREE: the program; OUT: a new folder for the runs; PART: planted, language, recall, recall_many. JOBS runs go at a time.
 set -u
 filigree=$1 out=$2
 shift 2
@@ -47,6 +47,24 @@ planted() {
 language() {
   "$filigree" ablate configs/learned/lm.yaml --jobs "$jobs" --out "$out/language"
   controls "$out/language" learned_layout full 0.231 300 3.0e-4
+}
+
+# Looking up is learned on short texts, kept on longer ones, and then tried with fewer tiles.
+recall() {
+  local short=configs/learned/recall-short.yaml
+  "$filigree" train $short train.out="$out/recall-64" >"$out/recall-64.log"
+  "$filigree" train $short train.out="$out/recall-256" train.init_from="$out/recall-64" data.seq_len=256 train.batch_size=128 \
+    train.lr=1.0e-3 train.warmup_steps=50 train.steps=1600 \
+    "data.task={mqar: {vocab: 32, pairs: 4, power_a: 1, random_filler: false, val_samples: 300}}" >"$out/recall-256.log"
+  "$filigree" train $short train.out="$out/recall-1024" train.init_from="$out/recall-256" data.seq_len=1024 train.batch_size=32 \
+    train.lr=1.0e-3 train.schedule=wsd train.warmup_steps=50 train.steps=1600 >"$out/recall-1024.log"
+  "$filigree" ablate configs/learned/recall.yaml --jobs "$jobs" --out "$out/recall" train.init_from="$out/recall-1024"
+}
+
+# 32 pairs in four tiles; made for a CPU, whose tiles may be of 16.
+recall_many() {
+  "$filigree" train configs/learned/mqar-short.yaml train.out="$out/mqar-short" >"$out/mqar-short.log"
+  "$filigree" ablate configs/learned/mqar.yaml --jobs "$jobs" --out "$out/mqar" train.init_from="$out/mqar-short"
 }
 
 for part in "$@"; do "$part"; done
