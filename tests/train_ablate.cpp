@@ -469,6 +469,16 @@ TEST_F(AblateTest, WhatASweepWritesIsNotItsData) {
   EXPECT_FALSE(fs::exists(path("text/sweep")));
 }
 
+TEST(ReadySweeps, Load) {
+  int count = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(FILIGREE_SOURCE_DIR "/configs"))
+    if (entry.path().extension() == ".yaml" && parse_yaml_file(entry.path()).find("axes")) {
+      EXPECT_GT(load_sweep(entry.path()).cells.size(), 1u) << entry.path();
+      ++count;
+    }
+  EXPECT_GE(count, 7);
+}
+
 TEST(ReadySweeps, AreWhatTheirCommentsSay) {
   const fs::path folder = FILIGREE_SOURCE_DIR "/configs/ablations";
   const auto cells = [&](const char* name, std::vector<std::string> overrides = {}) {
