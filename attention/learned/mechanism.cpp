@@ -10,9 +10,9 @@ namespace filigree {
 namespace {
 
 constexpr double kGreatestShare = 0.99;  // aimed at: all tiles would take levels without bound
-constexpr double kGreatestShift = 64, kStep = 1e-4, kLeastSlope = 1e-9;
+constexpr double kGreatestShift = 64, kStep = 1e-5, kLeastSlope = 1e-9;
 constexpr int kMostSteps = 100;
-constexpr double kExact = 1e-12;
+constexpr double kClose = 1e-9;
 constexpr double kSharpest = 8;
 
 // Of one head.
@@ -114,9 +114,9 @@ void GatedMechanism::aim(double progress) {
   for (int i = 0; i < kMostSteps; ++i) {
     slope_ = (share_at(levels, shift_ - kStep) - share_at(levels, shift_ + kStep)) / (2 * kStep);
     const double excess = share_at(levels, shift_) - target;
-    if (std::abs(excess) < kExact || high - low < kExact) break;
     (excess > 0 ? low : high) = shift_;
-    shift_ += slope_ > kLeastSlope ? excess / slope_ : 0;
+    if (slope_ > kLeastSlope) shift_ += excess / slope_;
+    if (std::abs(excess) < kClose) break;  // the step just taken leaves about the square of it
     if (!(shift_ > low && shift_ < high)) shift_ = 0.5 * (low + high);
   }
 }
