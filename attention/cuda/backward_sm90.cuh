@@ -193,30 +193,12 @@ __device__ void write_result(const Problem& p, const Room<D>& room, const Sums<D
   const Place& at = shared_memory().at;
   const int first = warpgroup_id() * kStep;
   if (at.item.slot >= 0) return write_segment<D>(sums, factor, segments.at(p, at, which, first, D));
-  const std::uint32_t matrix = room.own(which);
-#pragma unroll
-  for (int d = 0; d < D / 8; ++d)
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      asm volatile("st.shared.b32 [%0], %1;" ::"r"(
-                       matrix + unit_offset(first + lane_row() + 8 * i, d, room.panel_bytes()) +
-                       static_cast<std::uint32_t>(2 * lane_column())),
-                   "r"(pack_bf16(factor * sums[d][2 * i], factor * sums[d][2 * i + 1]))
-                   : "memory");
-  __syncwarp();
-  constexpr int kUnits = D / 8;
-  const int warp_row = first + warp_id() % 4 * 16;
-#pragma unroll 4
-  for (int i = lane_id(); i < 16 * kUnits; i += kWarpSize) {
-    const int row = warp_row + i / kUnits, unit = i % kUnits;
-    uint4 x;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                 : "r"(matrix + unit_offset(row, unit, room.panel_bytes()))
-                 : "memory");
-    if (at.first + row < end)
-      *reinterpret_cast<uint4*>(gradient.at(at.b * end + at.first + row, at.item.head * D + unit * 8)) = x;
-  }
+  write_rounded(
+      sums, factor, room.own(which), room.panel_bytes(), first + warp_id() % 4 * 16,
+      [&](int row, int unit, const uint4& x) {
+        if (at.first + row >= end) return;
+        *reinterpret_cast<uint4*>(gradient.at(at.b * end + at.first + row, at.item.head * D + unit * 8)) = x;
+      });
 }
 
 // --- host ---

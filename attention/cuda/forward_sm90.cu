@@ -235,33 +235,16 @@ __device__ void take_powers(float factor, Sums<D>& sums, Scores& s) {
 
 // --- results ---
 
-// The warp's rows of o go through shared memory, in place of its queries, into whole lines.
+// The warp's rows of o go through shared memory, in place of its queries.
 template <int D>
 __device__ void write_rows(const Problem& p, const Room<D>& room, const Place& at, const Sums<D>& sums) {
-  const int first = warp_id() * kQueryRows;
-#pragma unroll
-  for (int d = 0; d < D / 8; ++d)
-#pragma unroll
-    for (int r = 0; r < 2; ++r)
-      asm volatile("st.shared.b32 [%0], %1;" ::"r"(room.queries() +
-                                                   unit_offset(first + row_of(r), d, room.query_panel()) +
-                                                   static_cast<std::uint32_t>(2 * first_column())),
-                   "r"(pack_bf16(sums.o[d][2 * r], sums.o[d][2 * r + 1]))
-                   : "memory");
-  __syncwarp();
-  constexpr int kUnits = D / 8;
-#pragma unroll 4
-  for (int i = lane_id(); i < kQueryRows * kUnits; i += kWarpSize) {
-    const int row = first + i / kUnits, unit = i % kUnits, n = at.item.tile * p.tile + row;
-    uint4 x;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                 : "r"(room.queries() + unit_offset(row, unit, room.query_panel()))
-                 : "memory");
-    if (n < p.N)
-      *reinterpret_cast<uint4*>(p.o + ((static_cast<std::int64_t>(at.b) * p.N + n) * p.H + at.item.head) * D +
-                                unit * 8) = x;
-  }
+  write_rounded(sums.o, 1, room.queries(), room.query_panel(), warp_id() * kQueryRows,
+                [&](int row, int unit, const uint4& x) {
+                  const int n = at.item.tile * p.tile + row;
+                  if (n >= p.N) return;
+                  const std::int64_t to = (static_cast<std::int64_t>(at.b) * p.N + n) * p.H + at.item.head;
+                  *reinterpret_cast<uint4*>(p.o + to * D + unit * 8) = x;
+                });
 }
 
 template <int D>

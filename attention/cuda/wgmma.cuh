@@ -170,6 +170,34 @@ __device__ inline void round_to_operand(const float (&c)[8][4], std::uint32_t (&
       a[k][i] = pack_bf16(c[2 * k + i / 2][i % 2 * 2], c[2 * k + i / 2][i % 2 * 2 + 1]);
 }
 
+// --- results ---
+
+// The warp's 16 rows of c [64, 8 n] times `factor`, rounded, by way of its rows from `first` on of a matrix
+// in shared memory: write(row of the matrix, unit, the 16 bytes of it). No product may still read those rows.
+template <int n, class Write>
+__device__ inline void write_rounded(const float (&c)[n][4], float factor, std::uint32_t matrix,
+                                     std::uint32_t panel_bytes, int first, Write&& write) {
+  const int row = first + lane_id() / 4;
+  const std::uint32_t bytes = static_cast<std::uint32_t>(lane_id() % 4 * 4);
+#pragma unroll
+  for (int d = 0; d < n; ++d)
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      asm volatile("st.shared.b32 [%0], %1;" ::"r"(matrix + unit_offset(row + 8 * i, d, panel_bytes) + bytes),
+                   "r"(pack_bf16(factor * c[d][2 * i], factor * c[d][2 * i + 1]))
+                   : "memory");
+  __syncwarp();
+#pragma unroll 4
+  for (int i = lane_id(); i < 16 * n; i += kWarpSize) {
+    uint4 x;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "r"(matrix + unit_offset(first + i / n, i % n, panel_bytes))
+                 : "memory");
+    write(first + i / n, i % n, x);
+  }
+}
+
 // --- copies into panels, by the tensor memory accelerator ---
 
 // A barrier in shared memory that a thread arms with a number of bytes and that is passed when so many have
