@@ -144,6 +144,29 @@ __device__ inline void copy_async(void* to, const void* from, bool valid) {
                : "memory");
 }
 
+// What belongs to query i of a visit's tile, into an Extras or its like: in the dk, dv pass the streamed
+// queries' constants, in both passes the row of a partial tile's mask.
+template <class Target>
+__device__ void load_query_extras(const Problem& p, const Visit& visit, int i, Target&& extras) {
+  const int b = shared_memory().at.b;
+  const bool valid = visit.first + i < p.N;
+  const std::int64_t row = (static_cast<std::int64_t>(b) * p.H + visit.head) * p.N + visit.first + i;
+  copy_async<4>(&extras.log2_sum[i], p.log2_sum + row, valid);
+  copy_async<4>(&extras.delta[i], p.delta + row, valid);
+  if (visit.flags & kBounded)
+    copy_async<8>(&extras.bounds[i],
+                  p.row_bounds + 2 * (static_cast<std::int64_t>(b) * p.N + visit.first + i), valid);
+}
+template <class Target>
+__device__ void load_mask_row(const Problem& p, const Visit& visit, int i, Target&& extras) {
+  if (visit.mask == kFullTile) return;
+  const std::uint64_t* mask = p.masks + (static_cast<std::int64_t>(visit.mask) * p.tile + i) * p.mask_words();
+  if (p.mask_words() == 2)
+    copy_async<16>(&extras.masks[2 * i], mask, true);
+  else
+    copy_async<8>(&extras.masks[i], mask, true);
+}
+
 // --- places and roles ---
 
 // One CTA per (work item, sequence that shares it), the longest items first. `heads`: of a sequence, query
@@ -248,9 +271,6 @@ __device__ int list_visits(const Problem& p, const Place& at, TileOf&& tile_of) 
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-__device__ inline std::uint32_t low_bits(int n) {
-  return n <= 0 ? 0u : n >= 32 ? ~0u : (1u << n) - 1u;
-}
 // Bit c: whether `bounds` allow key `first` + c.
 __device__ inline std::uint32_t keys_within(int2 bounds, int first) {
   return low_bits(bounds.y - first) & ~low_bits(bounds.x - first);

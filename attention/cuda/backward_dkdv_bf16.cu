@@ -14,22 +14,12 @@ template <int D>
 __device__ void load_visit(const Problem& p, int v) {
   const Shared& shared = shared_memory();
   const Visit& visit = shared.visits[v];
-  const int i = loading_thread(p), b = shared.at.b;
-  load_rows<D>(p.q, p.o_grad, b, p.N, visit.head, visit.first, p.tile, stage_address<D>(p, v % 2), i);
+  const int i = loading_thread(p);
+  load_rows<D>(p.q, p.o_grad, shared.at.b, p.N, visit.head, visit.first, p.tile, stage_address<D>(p, v % 2),
+               i);
   Extras& extras = shared_memory().extras[v % 2];
-  const bool valid = visit.first + i < p.N;
-  const std::int64_t row = (static_cast<std::int64_t>(b) * p.H + visit.head) * p.N + visit.first + i;
-  copy_async<4>(&extras.log2_sum[i], p.log2_sum + row, valid);
-  copy_async<4>(&extras.delta[i], p.delta + row, valid);
-  if (visit.flags & kBounded)
-    copy_async<8>(&extras.bounds[i],
-                  p.row_bounds + 2 * (static_cast<std::int64_t>(b) * p.N + visit.first + i), valid);
-  if (visit.mask == kFullTile) return;
-  const std::uint64_t* mask = p.masks + (static_cast<std::int64_t>(visit.mask) * p.tile + i) * p.mask_words();
-  if (p.mask_words() == 2)
-    copy_async<16>(&extras.masks[2 * i], mask, true);
-  else
-    copy_async<8>(&extras.masks[i], mask, true);
+  load_query_extras(p, visit, i, extras);
+  load_mask_row(p, visit, i, extras);
 }
 
 // The lane's queries in a block of scores: in products j = 0 and 1, this one and the next. Its keys are

@@ -13,20 +13,14 @@ __device__ void load_visit(const Problem& p, const Maps& maps, const Room<D>& ro
                            int v) {
   const Shared& shared = shared_memory();
   const Visit& visit = shared.visits[v];
-  const int b = shared.at.b, i = static_cast<int>(threadIdx.x);
+  const int i = static_cast<int>(threadIdx.x);
   if (i == 0)
-    load_matrices<D>(room, maps.q, maps.o_grad, b, visit.head, visit.first, room.streamed(v % 2, 0),
+    load_matrices<D>(room, maps.q, maps.o_grad, shared.at.b, visit.head, visit.first, room.streamed(v % 2, 0),
                      room.streamed(v % 2, 1), barriers.streamed[v % 2]);
-  const StepExtras extras = room.extras_of(v % 2);
-  load_masks(p, visit, extras);
   if (i >= p.tile) return;
-  const bool valid = visit.first + i < p.N;
-  const std::int64_t row = (static_cast<std::int64_t>(b) * p.H + visit.head) * p.N + visit.first + i;
-  copy_async<4>(&extras.log2_sum[i], p.log2_sum + row, valid);
-  copy_async<4>(&extras.delta[i], p.delta + row, valid);
-  if (visit.flags & kBounded)
-    copy_async<8>(&extras.bounds[i],
-                  p.row_bounds + 2 * (static_cast<std::int64_t>(b) * p.N + visit.first + i), valid);
+  const StepExtras extras = room.extras_of(v % 2);
+  load_query_extras(p, visit, i, extras);
+  load_mask_row(p, visit, i, extras);
 }
 
 // A step of a visit: queries of the tile from `query` on.

@@ -15,13 +15,7 @@ __device__ void load_visit(const Problem& p, int v) {
   const int i = loading_thread(p);
   load_rows<D>(p.k, p.v, shared.at.b, p.M, shared.at.item.head / (p.H / p.G), visit.first, p.tile,
                stage_address<D>(p, v % 2), i);
-  if (visit.mask == kFullTile) return;
-  Extras& extras = shared_memory().extras[v % 2];
-  const std::uint64_t* mask = p.masks + (static_cast<std::int64_t>(visit.mask) * p.tile + i) * p.mask_words();
-  if (p.mask_words() == 2)
-    copy_async<16>(&extras.masks[2 * i], mask, true);
-  else
-    copy_async<8>(&extras.masks[i], mask, true);
+  load_mask_row(p, visit, i, shared_memory().extras[v % 2]);
 }
 
 // Which keys each of the own queries may see by its bounds; none for missing queries.

@@ -16,7 +16,8 @@ __device__ void load_visit(const Problem& p, const Maps& maps, const Room<D>& ro
   if (threadIdx.x == 0)
     load_matrices<D>(room, maps.k, maps.v, shared.at.b, head, visit.first, room.streamed(v % 2, 0),
                      room.streamed(v % 2, 1), barriers.streamed[v % 2]);
-  load_masks(p, visit, room.extras_of(v % 2));
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < p.tile) load_mask_row(p, visit, i, room.extras_of(v % 2));
 }
 
 // The lane's two queries, and a step of a visit: keys of the tile from `key` on.

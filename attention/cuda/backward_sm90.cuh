@@ -13,11 +13,7 @@
 
 namespace filigree::cuda::backward16::hopper {
 
-constexpr int kStep = 64;  // rows of a warpgroup, and streamed rows of a step
-// Bounds a thread's registers: 255, and 168 at D = 64, so that three warpgroups fit a multiprocessor.
-template <int D>
-inline constexpr int kThreadsAtOnce = D == 64 ? 384 : 256;
-
+constexpr int kStep = 64;            // rows of a warpgroup, and streamed rows of a step
 using Scores = float[kStep / 8][4];  // a step's
 using RoundedScores = std::uint32_t[kStep / 16][4];
 template <int D>
@@ -87,17 +83,6 @@ __device__ inline void init(Barriers& barriers) {
   barriers.own.init();
   for (CopyBarrier& b : barriers.streamed) b.init();
   publish_barriers();
-}
-
-// The mask's row of each query of a tile.
-__device__ inline void load_masks(const Problem& p, const Visit& visit, const StepExtras& to) {
-  const int i = static_cast<int>(threadIdx.x);
-  if (visit.mask == kFullTile || i >= p.tile) return;
-  const std::uint64_t* mask = p.masks + (static_cast<std::int64_t>(visit.mask) * p.tile + i) * p.mask_words();
-  if (p.mask_words() == 2)
-    copy_async<16>(&to.masks[2 * i], mask, true);
-  else
-    copy_async<8>(&to.masks[i], mask, true);
 }
 
 // --- warps ---

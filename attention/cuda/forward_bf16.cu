@@ -21,10 +21,6 @@ namespace {
 constexpr int kResidentWarps = 8;  // of a multiprocessor: 255 registers a thread
 constexpr int kMaxThreads = 128;   // a warp for every 32 queries of a tile of 128
 constexpr int kCombineWarps = 4;
-constexpr float kSlack = 8;
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr float kLn2 = 0.693147180559945309417f;
-constexpr double kLog2E = 1.44269504088896340736;
 
 // --- a warp's arithmetic. Of its 32 queries a lane has rows row_of(r), r = 2 m + e: m is the product, e the
 // half of it ---

@@ -2,14 +2,20 @@
 // of 64 keys of them, and which of those keys each query may see.
 #pragma once
 
+#include <limits>
+
 #include "attention/cuda/mma.cuh"
 #include "attention/device_layout.h"
 #include "attention/kernels.h"
 
 namespace filigree::cuda::forward16 {
 
-constexpr int kStep = 64, kHalf = 32;                 // keys
-constexpr int kWarpRows = 32;                         // queries of a warp
+constexpr int kStep = 64, kHalf = 32;  // keys
+constexpr int kWarpRows = 32;          // queries of a warp
+constexpr float kSlack = 8;            // of shifts, in powers of 2, see forward_bf16.cu
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr float kLn2 = 0.693147180559945309417f;
+constexpr double kLog2E = 1.44269504088896340736;
 constexpr int kNoKey = static_cast<int>(kMaxLength);  // behind every key
 
 // Rows of q, k or v.
@@ -277,10 +283,6 @@ __device__ void copy_masks(const Problem& p, const Shared<D>& shared, int number
 }
 
 // --- which keys a query may see ---
-
-__device__ inline std::uint32_t low_bits(int n) {
-  return n <= 0 ? 0u : n >= 32 ? ~0u : (1u << n) - 1u;
-}
 
 // Bit c of bits[h]: whether the lane's query, the warp's number lane_id(), may see key c of half h.
 struct Allowed {

@@ -15,14 +15,6 @@ namespace {
 constexpr int kGroupRows = 64;  // queries of a warpgroup
 constexpr int kQueryRows = 16;  // of a warp
 constexpr std::uint32_t kStepPanel = kStep * kPanelRowBytes;
-constexpr float kSlack = 8;  // as in forward_bf16.cu
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr float kLn2 = 0.693147180559945309417f;
-constexpr double kLog2E = 1.44269504088896340736;
-
-// Bounds a thread's registers: 255, and 168 at D = 64, so that three warpgroups fit a multiprocessor.
-template <int D>
-constexpr int kThreadsAtOnce = D == 64 ? 384 : 256;
 
 using Scores = float[kStep / 8][4];  // of 16 queries and a step's keys, see wgmma.cuh
 using Powers = std::uint32_t[kStep / 16][4];

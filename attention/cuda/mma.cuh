@@ -60,6 +60,11 @@ __device__ inline float fast_exp2(float x) {
   return y;
 }
 
+// The lowest n bits, none for n <= 0 and all for n >= 32.
+__device__ inline std::uint32_t low_bits(int n) {
+  return n <= 0 ? 0u : n >= 32 ? ~0u : (1u << n) - 1u;
+}
+
 // --- shared memory ---
 
 // Elements from row to row of a matrix [rows, D] in shared memory, D a multiple of 16: an odd number of

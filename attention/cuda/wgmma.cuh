@@ -16,6 +16,11 @@ namespace filigree::cuda {
 inline constexpr int kWarpgroup = 4 * kWarpSize;
 inline constexpr int kPanelColumns = 64, kPanelRowBytes = 128;
 
+// Of an attention kernel, for its launch bounds: they leave a thread 255 registers, and 168 at D = 64, so
+// that three warpgroups fit a multiprocessor.
+template <int D>
+inline constexpr int kThreadsAtOnce = D == 64 ? 384 : 256;
+
 // Before the first product, and after other code wrote accumulators or operands in registers.
 __device__ inline void fence_products() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
