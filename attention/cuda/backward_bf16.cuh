@@ -123,8 +123,8 @@ struct Shared {
   Visit visits[split_tiles(kLeastTile)];  // an item has no more
   // The Hopper kernels have their own order from here on.
   Extras extras[2];
-  int2 bounds[kGreatestTile];         // dq: of the own queries
-  uint4 p[kMaxGroups][2][kWarpSize];  // from the P warp of each group to its dS warp
+  int2 bounds[kGreatestTile];            // dq: of the own queries
+  uint4 p[kMaxGroups][2][2][kWarpSize];  // from the P warp of each group to its dS warp, two blocks in turns
   // As many as there is room for: two stages of T rows, the second of which has the own rows before they are
   // in registers; at the end the results. A row is one of q and one of o_grad, or one of k and one of v, side
   // by side, and 16 bytes, so that the 8 rows which a load reads at once lie in different banks.

@@ -71,9 +71,10 @@ __device__ inline int loading_thread(const Problem& p) {
   return thread & (p.tile - 1);
 }
 
-// For all threads of the CTA, whatever their warps' roles.
+// For all threads of the CTA, whatever their warps' roles. They come from different places in the code, which
+// `bar.sync 0` without a number of threads is not meant for.
 __device__ inline void meet() {
-  asm volatile("bar.sync 0;" ::: "memory");
+  asm volatile("bar.sync 0, %0;" ::"r"(blockDim.x) : "memory");
 }
 
 // --- roles ---
@@ -190,42 +191,47 @@ __device__ inline void raise_cut(float gate, Scores& exponents) {
   }
 }
 
-// --- P on its way from one warp of a pair to the other; a buffer per group, guarded by two barriers ---
+// --- P on its way from one warp of a pair to the other ---
 
-__device__ inline void wait_at(int barrier) {
-  asm volatile("bar.sync %0, 64;" ::"r"(barrier) : "memory");
-}
-__device__ inline void arrive_at(int barrier) {
-  asm volatile("bar.arrive %0, 64;" ::"r"(barrier) : "memory");
-}
-// Barrier 0 is for all.
-__device__ inline int buffer_full(int group) {
-  return 1 + 2 * group;
-}
-__device__ inline int buffer_free(int group) {
-  return 2 + 2 * group;
-}
+// The pair meets once per block, when it has been written. By then the dS warp has read the block before, so
+// that its buffer may be written next.
+class Passage {
+ public:
+  __device__ explicit Passage(int group) : group_(group) {}
 
-__device__ inline void send(int group, const RoundedScores& p) {
-  wait_at(buffer_free(group));
+  __device__ void send(const RoundedScores& p) {
+    uint4(&to)[2][kWarpSize] = next_buffer();
 #pragma unroll
-  for (int half = 0; half < 2; ++half)
-    shared_memory().p[group][half][lane_id()] = {p[half][0], p[half][1], p[half][2], p[half][3]};
-  arrive_at(buffer_full(group));
-}
-
-__device__ inline void receive(int group, RoundedScores& p) {
-  wait_at(buffer_full(group));
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const uint4 x = shared_memory().p[group][half][lane_id()];
-    p[half][0] = x.x;
-    p[half][1] = x.y;
-    p[half][2] = x.z;
-    p[half][3] = x.w;
+    for (int half = 0; half < 2; ++half)
+      to[half][lane_id()] = {p[half][0], p[half][1], p[half][2], p[half][3]};
+    meet_pair();
   }
-  arrive_at(buffer_free(group));
-}
+
+  __device__ void receive(RoundedScores& p) {
+    meet_pair();
+    const uint4(&from)[2][kWarpSize] = next_buffer();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint4 x = from[half][lane_id()];
+      p[half][0] = x.x;
+      p[half][1] = x.y;
+      p[half][2] = x.z;
+      p[half][3] = x.w;
+    }
+  }
+
+ private:
+  __device__ uint4 (&next_buffer())[2][kWarpSize] {
+    odd_ = !odd_;
+    return shared_memory().p[group_][odd_];
+  }
+  __device__ void meet_pair() const {  // barrier 0 is for all
+    asm volatile("bar.sync %0, 64;" ::"r"(1 + group_) : "memory");
+  }
+
+  int group_;
+  bool odd_ = false;
+};
 
 // --- results ---
 

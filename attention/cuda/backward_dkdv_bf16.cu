@@ -148,8 +148,10 @@ template <int D>
 struct PWarp : KeyWarp {
   OwnRows<D> k;
   Sums<D> v_grad;
+  Passage passage;
 
-  __device__ PWarp(const Problem& problem, int number, std::uint32_t rows) : KeyWarp{problem, number} {
+  __device__ PWarp(const Problem& problem, int number, std::uint32_t rows)
+      : KeyWarp{problem, number}, passage(number) {
     load_own<D>(k, rows);
     clear<D>(v_grad);
   }
@@ -161,12 +163,11 @@ struct PWarp : KeyWarp {
     multiply_own<D>(k, at.down, s);
     probabilities<kGeneralVisit>(p, group, at, s[0]);
     round_scores(s[0], rounded);
-    send(group, rounded);
+    passage.send(rounded);
     add_weighted<D>(rounded, at.across + 2 * D, v_grad);
   }
 
   __device__ void finish(const Segments& segments) const {
-    wait_at(buffer_free(group));
     write_result<D>(p, v_grad, 1, p.v_grad, segments, 1, p.M);
   }
 };
@@ -175,11 +176,12 @@ template <int D>
 struct DsWarp : KeyWarp {
   OwnRows<D> v;
   Sums<D> k_grad;
+  Passage passage;
 
-  __device__ DsWarp(const Problem& problem, int number, std::uint32_t rows) : KeyWarp{problem, number} {
+  __device__ DsWarp(const Problem& problem, int number, std::uint32_t rows)
+      : KeyWarp{problem, number}, passage(number) {
     load_own<D>(v, rows + 2 * D);
     clear<D>(k_grad);
-    arrive_at(buffer_free(group));
   }
 
   template <bool kGeneralVisit>
@@ -187,7 +189,7 @@ struct DsWarp : KeyWarp {
     Scores ds[1];
     RoundedScores rounded;
     multiply_own<D>(v, at.down + 2 * D, ds);
-    receive(group, rounded);
+    passage.receive(rounded);
     score_gradients(rounded, at, ds[0]);
     round_scores(ds[0], rounded);
     add_weighted<D>(rounded, at.across, k_grad);

@@ -193,9 +193,10 @@ struct PWarp : QueryWarp {
   static constexpr int kBlocks = 1;
   OwnRows<D> q;
   RowConstants log2_sums;
+  Passage passage;
 
   __device__ PWarp(const Problem& problem, int number, std::uint32_t rows)
-      : QueryWarp(problem, number), log2_sums(problem, number, problem.log2_sum) {
+      : QueryWarp(problem, number), log2_sums(problem, number, problem.log2_sum), passage(number) {
     load_own<D>(q, rows);
   }
 
@@ -206,11 +207,11 @@ struct PWarp : QueryWarp {
     multiply_own<D>(q, at.down, s);
     probabilities<kGeneralVisit>(p, group, log2_sums, at, at.block, s[0]);
     round_scores(s[0], rounded);
-    send(group, rounded);
+    passage.send(rounded);
   }
 
   __device__ void end_visit(int) const {}
-  __device__ void finish(const Segments&) const { wait_at(buffer_free(group)); }
+  __device__ void finish(const Segments&) const {}
 };
 
 template <int D>
@@ -219,12 +220,12 @@ struct DsWarp : QueryWarp {
   OwnRows<D> o_grad;
   Sums<D> q_grad;
   RowConstants deltas;
+  Passage passage;
 
   __device__ DsWarp(const Problem& problem, int number, std::uint32_t rows)
-      : QueryWarp(problem, number), deltas(problem, number, problem.delta) {
+      : QueryWarp(problem, number), deltas(problem, number, problem.delta), passage(number) {
     load_own<D>(o_grad, rows + 2 * D);
     clear<D>(q_grad);
-    arrive_at(buffer_free(group));
   }
 
   template <bool kGeneralVisit>
@@ -232,7 +233,7 @@ struct DsWarp : QueryWarp {
     Scores ds[1];
     RoundedScores rounded;
     multiply_own<D>(o_grad, at.down + 2 * D, ds);
-    receive(group, rounded);
+    passage.receive(rounded);
     score_gradients<kGeneralVisit>(rounded, deltas, at, ds[0]);
     round_scores(ds[0], rounded);
     add_weighted<D>(rounded, at.across, q_grad);
