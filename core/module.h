@@ -17,6 +17,7 @@ struct Parameter {
   Var var;
   bool decay = false;    // weight decay applies: matrices and embeddings, not biases and norms
   double lr_factor = 1;  // times the run's learning rate
+  bool in_norm = true;   // its gradient counts in the norm that all gradients are clipped by
 };
 
 // What a forward pass depends on beside its inputs and parameters.

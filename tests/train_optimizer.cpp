@@ -127,6 +127,21 @@ TEST(Optimizer, NormAndClipping) {
   }
 }
 
+TEST(Optimizer, ParametersOutsideTheNormAreSummedApart) {
+  Random random(test_seed(), 47);
+  Parameters p(random);
+  Optimizer optimizer(config(OptimizerType::adamw), p.pointers());
+  EXPECT_FALSE(optimizer.sum_of_squares(false).defined());  // all are in the norm
+  p.all[2].in_norm = false;
+  const std::vector<Tensor> grads = random_gradients(random, p);
+  p.backward_with(grads);
+  double in_norm = 0, others = 0;
+  for (std::size_t k = 0; k < 3; ++k)
+    for (const double x : grads[k].values<double>()) (k < 2 ? in_norm : others) += x * x;
+  EXPECT_NEAR(optimizer.sum_of_squares().item(), in_norm, 1e-12 * in_norm);
+  EXPECT_NEAR(optimizer.sum_of_squares(false).item(), others, 1e-12 * others);
+}
+
 TEST(Optimizer, NamesTheGradientThatIsNotFinite) {
   Random random(test_seed(), 44);
   for (const double bad :

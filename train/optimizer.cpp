@@ -23,10 +23,15 @@ Optimizer::Optimizer(const TrainConfig& config, std::vector<Parameter*> paramete
   }
 }
 
-Tensor Optimizer::sum_of_squares() const {
+Tensor Optimizer::sum_of_squares(bool in_norm) const {
   std::vector<Tensor> grads;
-  for (const Slot& s : slots_)
+  bool any = false;
+  for (const Slot& s : slots_) {
+    if (s.parameter->in_norm != in_norm) continue;
+    any = true;
     if (s.parameter->var.grad().defined()) grads.push_back(s.parameter->var.grad());
+  }
+  if (!any) return {};
   return ops::sum_of_squares(grads, slots_.at(0).parameter->var.device());
 }
 

@@ -18,12 +18,13 @@ namespace filigree {
 class Optimizer {
  public:
   // Uses optimizer, betas, eps, momentum and weight_decay of the config. The parameters outlive the
-  // optimizer; their `decay` and `lr_factor` are read at every step.
+  // optimizer; their `decay`, `lr_factor` and `in_norm` are read at every step.
   Optimizer(const TrainConfig& config, std::vector<Parameter*> parameters);
 
-  // Over all gradients, f64 [1] on their device, in a fixed order. Not finite exactly if a gradient is not.
-  Tensor sum_of_squares() const;
-  double gradient_norm() const;  // Euclidean; waits for the device
+  // Over all gradients with the given Parameter::in_norm, f64 [1] on their device, in a fixed order. Not
+  // finite exactly if one of them is not; undefined if there are none.
+  Tensor sum_of_squares(bool in_norm = true) const;
+  double gradient_norm() const;  // Euclidean, of those in the norm; waits for the device
   // The name of the parameter where backward first met a value that is not finite: gradients are made from
   // the last parameter to the first, so the last one. Empty if all are finite.
   std::string non_finite_gradient() const;

@@ -100,8 +100,11 @@ void Stepper::run() {
     backward(loss);
   }
   const StepControl control{scalars_.slice(0, 3), optimizer_.sum_of_squares(), halted_, options_.clip};
-  on_device(device_,
-            [&](auto context) { halt_if_not_finite(context, total, control.sum_of_squares, halted_); });
+  on_device(device_, [&](auto context) {
+    halt_if_not_finite(context, total, control.sum_of_squares, halted_);
+    if (const Tensor others = optimizer_.sum_of_squares(false); others.defined())
+      halt_if_not_finite(context, total, others, halted_);
+  });
   optimizer_.step(control);
   optimizer_.zero_grad();
   results_.slice(0, 1).copy_from(total.to(DType::f64));

@@ -8,6 +8,8 @@
 namespace filigree {
 namespace {
 
+constexpr double kMostGain = 10;  // nats; the logarithm of 22,000 classes
+
 // Exploration's draw for a tile, uniform in [0, 1).
 float draw(const RandomKey& key, int head, std::int64_t q, std::int64_t k) {
   const auto index = static_cast<std::uint64_t>(head) << 48 | static_cast<std::uint64_t>(q) << 24 |
@@ -336,10 +338,9 @@ LearnedLayer::Connection LearnedLayer::connect(std::int64_t n, bool training) co
   const View& v = view(n, training);
   if (!v.index.defined()) return {v.layout, {}};
   // The derivative at gate 0 knows no bound: where a tile that is off holds what a row seeks, it is the ratio
-  // of their exponentials. A tile's rows are 1 / query tiles of all: a gain of one nat for each of them is
-  // the most that is believed. Without it such tiles alone make up the norm to which all gradients are
-  // clipped.
-  const double most = 1.0 / static_cast<double>(v.layout->query_tiles());
+  // of their exponentials. A tile's rows are 1 / query tiles of all, and kMostGain of each is the most that
+  // is believed: else one such moment rules an adaptive optimizer's steps for long.
+  const double most = kMostGain / static_cast<double>(v.layout->query_tiles());
   return {v.layout, ops::limit_gradient(pick(table(training), v.index), most)};
 }
 

@@ -33,6 +33,7 @@ class LearnedLayout final : public GatedMechanism {
         initial_(Tensor::full({dictionary_.n_units()}, kInitial, make.dtype, make.device)) {
     log_alpha_.decay = false;
     log_alpha_.lr_factor = schedule.lr;
+    log_alpha_.in_norm = false;
   }
 
   std::int64_t entries() const override { return std::int64_t{heads().n_heads} * dictionary_.n_classes(); }

@@ -26,6 +26,7 @@ class LearnedSpan final : public GatedMechanism {
         span_(make.constant(heads.name + ".span", {heads.n_heads, 1}, options.initial)) {
     span_.decay = false;
     span_.lr_factor = schedule.lr / kMaxLogit;
+    span_.in_norm = false;
     Tensor spans = Tensor::full({1, side_}, static_cast<double>(side_ - 1) / ramp_, DType::f64);
     Tensor rest = Tensor::empty({side_}, DType::f64), share = Tensor::empty({side_}, DType::f64);
     for (std::int64_t d = 0; d < side_; ++d) {
