@@ -49,17 +49,21 @@ struct AttentionInput {
 };
 
 // What routers choose key tiles from (attention/learned/block_topk.cpp).
+// Candidates of row i of query tile q are the key tiles that are not q, not below `sinks`, wholly before q if
+// causal, and touched by i's bounds.
 struct TileChoice {
-  Tensor scores;                       // f32 [G B, N, key tiles]
+  Tensor shares;                       // f32 [G B, N, key tiles]: logarithms, see tile_shares
   Tensor row_bounds;                   // i32 [B, N, 2]; undefined: every key
-  std::span<const double> thresholds;  // [G], of the host
+  Tensor tried_rows;                   // i32 [G B, query tiles], see choose_tiles; undefined: none
+  std::span<const double> thresholds;  // [G], of the host: of the logarithms
   std::int64_t tile = 64, topk = 1, sinks = 0;
+  std::int64_t parts = 1;  // of a key tile, each with a score of its own
   bool causal = true;
 
-  std::int64_t rows() const { return scores.dim(1); }
-  std::int64_t key_tiles() const { return scores.dim(2); }
+  std::int64_t rows() const { return shares.dim(1); }
+  std::int64_t key_tiles() const { return shares.dim(2); }
   std::int64_t query_tiles() const { return (rows() + tile - 1) / tile; }
-  std::int64_t batch() const { return scores.dim(0) / std::ssize(thresholds); }
+  std::int64_t batch() const { return shares.dim(0) / std::ssize(thresholds); }
   std::int64_t places() const { return std::min(topk, tile); }  // a row takes one tile at most
 };
 
@@ -67,14 +71,10 @@ struct TileChoice {
 struct ChoiceSums {
   double wanted = 0;       // proposals above the threshold, whether or not there was a place
   double query_tiles = 0;  // with tiles to choose among
-  double scores = 0, squares = 0, proposals = 0;
 
   ChoiceSums& operator+=(const ChoiceSums& o) {
     wanted += o.wanted;
     query_tiles += o.query_tiles;
-    scores += o.scores;
-    squares += o.squares;
-    proposals += o.proposals;
     return *this;
   }
 };

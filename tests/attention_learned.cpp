@@ -448,6 +448,12 @@ TEST(LearnedLayer, RefusesAStateThatIsNotIts) {
 
 // --- block_topk ---
 
+// Queries large enough that rows prefer some tiles.
+Inputs seeking(Inputs in) {
+  ops::scale_in_place(in.q.value(), 8);
+  return in;
+}
+
 struct Routed {
   LayoutPtr layout;  // of the heads of all sequences
   Var o;             // [B, N, H, D]
@@ -469,7 +475,7 @@ TEST(BlockTopk, KeepsItsBudgetInEveryRowAndShowsTilesToLaterRowsOnly) {
         layer(fmt::format("block_topk: {{topk: {}, sinks: {}}}", topk, sinks), {n, true, 16}, n_heads, kv);
     l->advance({0, 0.5, 1});
     ASSERT_TRUE(l->routes());
-    const Inputs in = random_inputs(random, 2, heads(n, n_heads, kv));
+    const Inputs in = seeking(random_inputs(random, 2, heads(n, n_heads, kv)));
     const Routed r = attend_routed(*l, in, false);
     ASSERT_EQ(r.layout->n_heads(), 2 * n_heads);
     for (int head = 0; head < 2 * n_heads; ++head)
@@ -491,13 +497,14 @@ TEST(BlockTopk, RoutesEachSequenceAsIfItWereAlone) {
   for (int round = 0; round < 10; ++round) {
     const int64_t n = random.size(40, 200), B = 3;
     const auto l = layer(
-        "heads: [{count: 2, pattern: {block_topk: {topk: 2}}}, {count: 2, pattern: {local: {window: 20}}}, "
+        "heads: [{count: 2, pattern: {block_topk: {topk: 2, explore: 0}}}, {count: 2, pattern: {local: "
+        "{window: 20}}}, "
         "{count: 2, pattern: {learned_layout: {budget: 0.9}}}, {count: 2, pattern: {block_topk: {topk: 1, "
         "sinks: "
-        "0}}}]",
+        "0, explore: 0}}}]",
         {n, true, 16}, 8, 4);
     l->advance({0, 0.5, 1});
-    const Inputs in = random_inputs(random, B, heads(n, 8, 4));
+    const Inputs in = seeking(random_inputs(random, B, heads(n, 8, 4)));
     const bool training = random.coin();
     const Routed together = attend_routed(*l, in, training);
     ASSERT_EQ(together.layout->n_heads(), 8 * B);
@@ -522,7 +529,7 @@ TEST(BlockTopk, IsCausalToTheToken) {
     const int64_t n = random.size(40, 150), from = random.range(1, n - 1);
     const auto l = layer("block_topk: {topk: 2, sinks: 1}", {n, true, 16}, 2, 1);
     l->advance({0, 0.5, 1});
-    Inputs in = random_inputs(random, 1, heads(n, 2, 1));
+    Inputs in = seeking(random_inputs(random, 1, heads(n, 2, 1)));
     const NoGrad no_tape;
     const Tensor before = attend_routed(*l, in, false).o.value().clone();
     for (Var* x : {&in.q, &in.k, &in.v}) {
@@ -555,6 +562,60 @@ TEST(BlockTopk, RouterLearnsThroughTheGate) {
     if (!same) continue;
     EXPECT_LE(result.worst, 1e-6) << result.where;
   }
+}
+
+// In training, rows try tiles that they were not given: with gate 0, so that nothing changes for them, and
+// alone.
+TEST(BlockTopk, TriesTilesWithoutUsingThem) {
+  Random random(test_seed(), 13);
+  const int64_t n = 160;
+  const auto l = layer("block_topk: {topk: 1, sinks: 0, parts: 4}", {n, true, 16}, 2);
+  l->advance({0, 0.5, test_seed()});
+  const Inputs in = random_inputs(random, 2, heads(n, 2));
+  const Routed plain = attend_routed(*l, in, false), trying = attend_routed(*l, in, true);
+  for (int64_t i = 0; i < plain.o.numel(); ++i)
+    ASSERT_NEAR(plain.o.value().item(i), trying.o.value().item(i), 1e-12);
+  for (int head = 0; head < 4; ++head)
+    for (int64_t q = 1; q < 10; ++q) {
+      const auto tiles = [&](const Routed& r) {
+        const auto& offsets = r.layout->of_head(head).row_offsets;
+        return offsets[q + 1] - offsets[q];
+      };
+      EXPECT_EQ(tiles(trying), std::min(tiles(plain) + 1, static_cast<std::int32_t>(q + 1)));
+    }
+  const auto other = layer("block_topk: {topk: 1, sinks: 0, parts: 4, explore: 0}", {n, true, 16}, 2);
+  other->advance({0, 0.5, test_seed()});
+  EXPECT_EQ(*attend_routed(*other, in, true).layout, *attend_routed(*other, in, false).layout);
+}
+
+// Row 150 needs what tile 3 holds, and begins with an eye on another: trying tells the router.
+TEST(BlockTopk, LearnsOfATileThatItDidNotChoose) {
+  Random random(test_seed(), 14);
+  const int64_t n = 160, D = 8;
+  const auto l = layer("block_topk: {topk: 2, sinks: 0, parts: 2}", {n, true, 16}, 1);
+  Inputs in = random_inputs(random, 1, heads(n, 1));
+  for (Var* x : {&in.q, &in.k, &in.v}) ops::scale_in_place(x->value(), 0.01);
+  for (int64_t d = 0; d < D; ++d) in.q.value().data<double>()[150 * D + d] = 1;
+  for (int64_t r = 0; r < 160; ++r) {
+    if (r / 16 == 3) in.k.value().data<double>()[r * D] = 6;
+    if (r / 16 == 6) in.k.value().data<double>()[r * D + 1] = 7;  // looks better
+    in.v.value().data<double>()[r * D] = r / 16 == 3 ? 1 : 0;
+  }
+  Tensor wish = Tensor::zeros({1, n, 1, D}, DType::f64);
+  wish.data<double>()[150 * D] = -1;  // of the loss by o
+  double first = 0, gain = 0;
+  for (int step = 0; step < 400; ++step) {
+    l->advance({step, 0.5, test_seed()});
+    const Routed r = attend_routed(*l, in, true);
+    for (Var& w : leaves_of(*l)) w.zero_grad();
+    backward(r.o, wish.clone());
+    for (Var& w : leaves_of(*l)) ops::add_in_place(w.value(), ops::scale(Var(w.grad()), -10).value());
+    const double seen = attend_routed(*l, in, false).o.value().item(150 * D);
+    if (step == 0) first = seen;
+    if (step >= 300) gain = std::max(gain, seen);  // the threshold comes and goes
+  }
+  EXPECT_LT(first, 0.1);
+  EXPECT_GT(gain, first + 0.2);
 }
 
 TEST(BlockTopk, FindsTheTileThatHoldsTheKey) {

@@ -1,3 +1,6 @@
+// What routers choose by: see kernels.inc.
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "attention/kernels.h"
@@ -6,77 +9,123 @@
 namespace filigree::cpu {
 namespace {
 
+// The candidates of a row: [low, high), but not `but`.
+struct Candidates {
+  std::int64_t low, high, but;
+  bool has(std::int64_t t) const { return low <= t && t < high && t != but; }
+};
+
+// Of row i of kv head g and sequence b, gb = g B + b.
+Candidates candidates_of(const TileChoice& in, std::int64_t gb, std::int64_t i) {
+  const std::int64_t q = i / in.tile;
+  Candidates c{in.sinks, in.causal ? std::min(q, in.key_tiles()) : in.key_tiles(), q};
+  if (!in.row_bounds.defined()) return c;
+  const std::int32_t* bounds = in.row_bounds.data<std::int32_t>() + 2 * (gb % in.batch() * in.rows() + i);
+  c.low = std::max(c.low, bounds[0] / in.tile);
+  c.high = std::min(c.high, (bounds[1] + in.tile - 1) / in.tile);
+  return c;
+}
+
+// Scores of a row's parts to the logarithms of the tiles' shares.
+void row_shares(const Candidates& c, std::int64_t tiles, std::int64_t parts, const float* scores,
+                float* shares) {
+  constexpr float kLowest = std::numeric_limits<float>::lowest();
+  float greatest = kLowest;
+  for (std::int64_t t = c.low; t < c.high; ++t)
+    if (c.has(t))
+      for (std::int64_t j = 0; j < parts; ++j) greatest = std::max(greatest, scores[t * parts + j]);
+  float total = 0;
+  for (std::int64_t t = 0; t < tiles; ++t) {
+    shares[t] = 0;
+    if (!c.has(t)) continue;
+    for (std::int64_t j = 0; j < parts; ++j) shares[t] += std::exp(scores[t * parts + j] - greatest);
+    total += shares[t];
+  }
+  for (std::int64_t t = 0; t < tiles; ++t) shares[t] = shares[t] > 0 ? std::log(shares[t] / total) : kLowest;
+}
+
 class Choice {
  public:
   Choice(const TileChoice& in, Tensor& chosen)
-      : in_(in),
-        N_(in.rows()),
-        tiles_(in.key_tiles()),
-        batch_(in.batch()),
-        scores_(in.scores.data<float>()),
-        row_bounds_(in.row_bounds.defined() ? in.row_bounds.data<std::int32_t>() : nullptr),
-        chosen_(chosen.data<std::int32_t>()) {}
+      : in_(in), shares_(in.shares.data<float>()), chosen_(chosen.data<std::int32_t>()) {}
 
   // Query tile q of kv head g and sequence b, gb = g B + b.
   ChoiceSums choose(std::int64_t gb, std::int64_t q) const {
-    std::int32_t* const to = chosen_ + (gb * in_.query_tiles() + q) * in_.places() * 2;
-    std::fill_n(to, 2 * in_.places(), -1);
-    const double threshold = in_.thresholds[static_cast<std::size_t>(gb / batch_)];
-    const std::int64_t end = in_.causal ? std::min(q, tiles_) : tiles_;
-    std::vector<bool> taken(static_cast<std::size_t>(tiles_));
+    const std::int64_t place = gb * in_.query_tiles() + q, places = in_.places();
+    std::int32_t* const to = chosen_ + place * (places + 1) * 2;
+    std::fill_n(to, 2 * (places + 1), -1);
+    const double threshold = in_.thresholds[static_cast<std::size_t>(gb / in_.batch())];
+    std::vector<bool> taken(static_cast<std::size_t>(in_.key_tiles()));
     std::int64_t n_taken = 0;
     ChoiceSums sums;
-    sums.query_tiles = in_.sinks < end;
-    for (std::int64_t r = 0; r < in_.tile && q * in_.tile + r < N_; ++r) {
-      const std::int64_t best = proposal(gb, q, r, end, taken);
-      if (best < 0) continue;
-      const double score = row(gb, q, r)[best];
-      sums.scores += score;
-      sums.squares += score * score;
-      ++sums.proposals;
-      if (!(score > threshold)) continue;
+    sums.query_tiles = in_.sinks < (in_.causal ? std::min(q, in_.key_tiles()) : in_.key_tiles());
+    for (std::int64_t r = 0; r < in_.tile && q * in_.tile + r < in_.rows(); ++r) {
+      const std::int64_t best = proposal(gb, q, r, taken);
+      if (best < 0 || !(row(gb, q, r)[best] > threshold)) continue;
       ++sums.wanted;
-      if (n_taken == in_.places()) continue;
+      if (n_taken == places) continue;
       taken[static_cast<std::size_t>(best)] = true;
       to[2 * n_taken] = static_cast<std::int32_t>(best);
       to[2 * n_taken++ + 1] = static_cast<std::int32_t>(r);
+    }
+    if (const std::int32_t r = in_.tried_rows.defined() ? in_.tried_rows.data<std::int32_t>()[place] : -1;
+        r >= 0) {
+      to[2 * places] = static_cast<std::int32_t>(proposal(gb, q, r, taken));
+      to[2 * places + 1] = to[2 * places] < 0 ? -1 : r;
     }
     return sums;
   }
 
  private:
   const float* row(std::int64_t gb, std::int64_t q, std::int64_t r) const {
-    return scores_ + (gb * N_ + q * in_.tile + r) * tiles_;
+    return shares_ + (gb * in_.rows() + q * in_.tile + r) * in_.key_tiles();
   }
 
-  // The best of the tiles below `end`; -1: none.
-  std::int64_t proposal(std::int64_t gb, std::int64_t q, std::int64_t r, std::int64_t end,
+  // -1: none.
+  std::int64_t proposal(std::int64_t gb, std::int64_t q, std::int64_t r,
                         const std::vector<bool>& taken) const {
-    std::int64_t low = in_.sinks, high = end;
-    if (row_bounds_) {  // tiles that the row's document touches
-      const std::int32_t* bounds = row_bounds_ + 2 * (gb % batch_ * N_ + q * in_.tile + r);
-      low = std::max(low, bounds[0] / in_.tile);
-      high = std::min(high, (bounds[1] + in_.tile - 1) / in_.tile);
-    }
-    const float* scores = row(gb, q, r);
+    const Candidates c = candidates_of(in_, gb, q * in_.tile + r);
+    const float* shares = row(gb, q, r);
     std::int64_t best = -1;
-    for (std::int64_t t = low; t < high; ++t)
-      if (t != q && !taken[static_cast<std::size_t>(t)] && (best < 0 || scores[t] > scores[best])) best = t;
+    for (std::int64_t t = c.low; t < c.high; ++t)
+      if (c.has(t) && !taken[static_cast<std::size_t>(t)] && (best < 0 || shares[t] > shares[best])) best = t;
     return best;
   }
 
   const TileChoice& in_;
-  std::int64_t N_, tiles_, batch_;
-  const float* scores_;
-  const std::int32_t* row_bounds_;
+  const float* shares_;
   std::int32_t* chosen_;
 };
 
 }  // namespace
 
+void tile_shares(Context, const Tensor& scores, TileChoice& in) {
+  const std::int64_t N = in.rows(), tiles = in.key_tiles();
+  const float* from = scores.data<float>();
+  float* to = in.shares.data<float>();
+  parallel_for(in.shares.dim(0) * N, 1 + 4096 / (1 + tiles * in.parts),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t i = begin; i < end; ++i)
+                   row_shares(candidates_of(in, i / N, i % N), tiles, in.parts, from + i * tiles * in.parts,
+                              to + i * tiles);
+               });
+}
+
+void candidate_mask(Context, const TileChoice& in, const Tensor& rows, Tensor& mask) {
+  const std::int64_t width = in.key_tiles() * in.parts;
+  const std::int32_t* row = rows.data<std::int32_t>();
+  with_float(mask.dtype(), [&]<class T>(T) {
+    for (std::int64_t r = 0; r < rows.numel(); ++r) {
+      const Candidates c = candidates_of(in, row[r] / in.rows(), row[r] % in.rows());
+      T* const to = mask.data<T>() + r * width;
+      for (std::int64_t j = 0; j < width; ++j) to[j] = c.has(j / in.parts) ? T(0) : T(-1e30);
+    }
+  });
+}
+
 void choose_tiles(Context, const TileChoice& in, Tensor& chosen, Tensor& sums) {
   const Choice choice(in, chosen);
-  const std::int64_t n = in.scores.dim(0), query_tiles = in.query_tiles();
+  const std::int64_t n = in.shares.dim(0), query_tiles = in.query_tiles();
   std::vector<ChoiceSums> of_tiles(static_cast<std::size_t>(n * query_tiles));
   parallel_tasks(n * query_tiles, [&](std::int64_t i) {
     of_tiles[static_cast<std::size_t>(i)] = choice.choose(i / query_tiles, i % query_tiles);

@@ -1,18 +1,26 @@
 // Each query tile computes the key tiles that a small router finds for it (MoBA: Lu et al. 2025;
-// SeerAttention: Gao et al. 2024): per kv group, score(i, t) = <q_i Wq, mean(k of tile t) Wk> / sqrt(dim).
+// SeerAttention: Gao et al. 2024). Per kv group, row i expects in key tile t the share
+//   sum over the parts s of t of e^score(i, s) / the same over all candidates,
+//   score(i, s) = <q_i Wq, mean(k of part s) Wk> / sqrt(dim)
+// of what it seeks: the share that attention would find there if all keys of a part (a tile is cut into
+// `parts`) were as their mean. The projections begin as the identity: then the scores are attention's own.
 //
 // Causality down to the token. Routers that pool the queries of a tile let a query's tiles depend on queries
 // that come after it, which a language model learns to exploit and which no generation can repeat. Here the
 // rows of a query tile choose one after another: row i proposes the best tile that is not chosen yet, which
-// is taken if its score is above the group's threshold and one of the `topk` places is free; it is seen by
+// is taken if its share is above the group's threshold and one of the `topk` places is free; it is seen by
 // the rows from i on. So a tile is computed once, with a mask of rows, and the budget is kept exactly. Only
-// tiles that lie wholly before the query tile are candidates. The threshold follows the scores so that about
-// `topk` tiles are wanted per query tile.
+// tiles that lie wholly before the query tile are candidates. The threshold follows the shares so that half
+// of the places are wanted: rows that seek nothing in particular have low shares everywhere, and must not
+// take the places before one comes that does.
 //
-// The gate of a chosen tile is 2 sigmoid(score of the row that chose it), 1 at score 0, so that the router
-// learns through the gate's gradient. The projections begin as the identity: then the score is that of
-// attention itself.
+// The router learns through gates. That of a chosen tile is 2 sigmoid(log share - threshold), 1 where it is
+// just taken. But where attention has found what it seeks no gate matters, and a tile that is not chosen says
+// nothing: so in training a share `explore` of the query tiles tries one more, the best that a random row was
+// not given, for that row alone and with gate 0. Its gate's gradient is what the row would gain, and goes to
+// the logarithm of its share (without it recall is not learned: tests/bench/LEARNED.md).
 #include <cmath>
+#include <numeric>
 #include <optional>
 
 #include "attention/kernels.h"
@@ -27,11 +35,17 @@ namespace {
 struct RouterOptions {
   std::int64_t topk = 4, sinks = 1;
   std::int64_t dim = 0;  // 0: head_dim
+  std::int64_t parts = 1;
+  double explore = 1;
 };
 
-constexpr double kNoThreshold = -1e30;
-constexpr double kAdaptation = 0.1;  // of the scores' deviation, per step
-constexpr float kForget = 0.99f;     // of the counts, per step
+constexpr double kFirstShare = 0.5;    // the threshold begins there
+constexpr double kWanted = 0.5;        // of the places
+constexpr double kAdaptation = 0.1;    // of the threshold, nats per step at most
+constexpr double kLeastShare = 1e-20;  // has a logarithm
+constexpr double kTriedSlope =
+    0.5;                          // of a gate at 0 by the logarithm of its share: that of a gate just taken
+constexpr float kForget = 0.99f;  // of the counts, per step
 
 // Tiles that heads compute at most.
 std::int64_t most_tiles_of(const LearnedHeads& heads, const RouterOptions& options, std::int64_t n) {
@@ -73,8 +87,11 @@ class BlockTopk final : public RoutedMechanism {
         query_(projection(make, heads.name + ".query", group_ * heads.head_dim,
                           1.0 / static_cast<double>(group_))),
         key_(projection(make, heads.name + ".key", heads.head_dim, 1)),
-        thresholds_(static_cast<std::size_t>(heads.n_kv_heads), kNoThreshold),
+        site_(random_site(heads.name + ".tried")),
+        thresholds_(static_cast<std::size_t>(heads.n_kv_heads), std::log(kFirstShare)),
         wants_(static_cast<std::size_t>(heads.n_kv_heads)) {
+    require(heads.geometry.tile % options.parts == 0, "{}: block_topk cannot cut a tile of {} into {} parts",
+            heads.name, heads.geometry.tile, options.parts);
     for (Parameter* p : {&query_, &key_}) p->lr_factor = schedule.lr;
   }
 
@@ -87,25 +104,28 @@ class BlockTopk final : public RoutedMechanism {
     Routing routing;
     routing.tiles.resize(static_cast<std::size_t>(B * heads().n_kv_heads));
     if (tiles == 0) return routing;
-    const Var rows = project(q, query_, N), keys = project(pooled(k, tiles), key_, tiles);
+    const std::int64_t parts = tiles * options_.parts;
+    const Var rows = project(q, query_, N),
+              keys = ops::scale(project(pooled(k, parts), key_, parts), scale());
+    TileChoice in{Tensor::empty({B * heads().n_kv_heads, N, tiles}, DType::f32, q.device()),
+                  row_bounds,
+                  {},
+                  thresholds_,
+                  heads().geometry.tile,
+                  options_.topk,
+                  options_.sinks,
+                  options_.parts,
+                  heads().geometry.causal};
+    if (training) in.tried_rows = draw_tried_rows(in);
     {
       const NoGrad no_tape;
-      const Var scores = ops::matmul(rows, ops::scale(keys, scale()), false, true);
-      choose(scores.value().to(DType::f32), row_bounds, training, routing);
+      choose(ops::matmul(rows, keys, false, true).value().to(DType::f32), in, training, routing);
     }
-    std::vector<std::int32_t> row_ids, key_ids;
-    for (std::int64_t g = 0; g < heads().n_kv_heads; ++g)
-      for (std::int64_t b = 0; b < B; ++b)
-        for (RoutedTile& t : routing.tiles[static_cast<std::size_t>(b * heads().n_kv_heads + g)]) {
-          t.gate = static_cast<std::int32_t>(row_ids.size());
-          row_ids.push_back(static_cast<std::int32_t>(
-              (g * B + b) * N + std::int64_t{t.q} * heads().geometry.tile + t.first_row));
-          key_ids.push_back(static_cast<std::int32_t>((g * B + b) * tiles + t.k));
-        }
-    routing.gates = gates_of(rows, keys, row_ids, key_ids);
+    routing.gates = gates_of(rows, keys, in, routing);
     if (!heads().geometry.causal)  // then all rows of the tile see it
       for (auto& list : routing.tiles)
-        for (RoutedTile& t : list) t.first_row = 0;
+        for (RoutedTile& t : list)
+          if (!t.tried) t.first_row = 0;
     return routing;
   }
 
@@ -118,15 +138,15 @@ class BlockTopk final : public RoutedMechanism {
       m.sums.assign(static_cast<std::size_t>(G), std::vector<double>(static_cast<std::size_t>(D)));
       m.chosen.assign(static_cast<std::size_t>(G), {});
     }
-    const std::int64_t row = m.length % T;
+    const std::int64_t row = m.length % T, part = T / options_.parts;
     for (std::int64_t g = 0; g < G; ++g) {
       auto& sums = m.sums[static_cast<std::size_t>(g)];
       auto& chosen = m.chosen[static_cast<std::size_t>(g)];
       if (row == 0) chosen.clear();
-      if (choose) choose_row(q + g * group_ * D, g, m, chosen);
+      if (choose) choose_row(q + g * group_ * D, g, m, m.length / T, chosen);
       for (std::int64_t d = 0; d < D; ++d)
-        sums[static_cast<std::size_t>(d)] += k[g * D + d] / static_cast<double>(T);
-      if (row + 1 < T) continue;
+        sums[static_cast<std::size_t>(d)] += k[g * D + d] / static_cast<double>(part);
+      if ((row + 1) % part != 0) continue;
       const std::vector<double> key = times(sums.data(), m.key_weights, g);
       auto& keys = m.keys[static_cast<std::size_t>(g)];
       keys.insert(keys.end(), key.begin(), key.end());
@@ -135,18 +155,13 @@ class BlockTopk final : public RoutedMechanism {
     ++m.length;
   }
 
-  void adapt() override {
+  void adapt(const LearnStage& stage) override {
+    stage_ = stage;
     for (std::size_t g = 0; g < wants_.size(); ++g) {
       const ChoiceSums w = std::exchange(wants_[g], ChoiceSums{});
-      if (w.proposals == 0) continue;
-      const double mean = w.scores / w.proposals;
-      const double deviation = std::sqrt(std::max(0.0, w.squares / w.proposals - mean * mean));
-      if (thresholds_[g] == kNoThreshold) {
-        thresholds_[g] = mean;
-        continue;
-      }
-      const double excess = w.wanted / w.query_tiles / static_cast<double>(options_.topk) - 1;
-      thresholds_[g] += kAdaptation * (deviation + 1e-6) * std::clamp(excess, -1.0, 1.0);
+      if (w.query_tiles == 0) continue;
+      const double wanted = w.wanted / w.query_tiles / (kWanted * static_cast<double>(options_.topk));
+      thresholds_[g] += kAdaptation * std::clamp(wanted - 1, -1.0, 1.0);
     }
     for (float& c : counts_) c *= kForget;
   }
@@ -162,8 +177,7 @@ class BlockTopk final : public RoutedMechanism {
     LearnState all{{"thresholds", Tensor::of({std::ssize(thresholds_)}, thresholds_)}};
     if (!counts_.empty()) all.emplace_back("counts", Tensor::of({std::ssize(counts_)}, counts_));
     std::vector<double> wants;
-    for (const ChoiceSums& w : wants_)
-      wants.insert(wants.end(), {w.wanted, w.query_tiles, w.scores, w.squares, w.proposals});
+    for (const ChoiceSums& w : wants_) wants.insert(wants.end(), {w.wanted, w.query_tiles});
     all.emplace_back("wants", Tensor::of({std::ssize(wants_), kChoiceFields}, wants));
     return all;
   }
@@ -177,7 +191,7 @@ class BlockTopk final : public RoutedMechanism {
     std::ranges::copy(thresholds.values<double>(), thresholds_.begin());
     for (std::size_t g = 0; g < wants_.size(); ++g) {
       const double* w = wants.data<double>() + kChoiceFields * g;
-      wants_[g] = {w[0], w[1], w[2], w[3], w[4]};
+      wants_[g] = {w[0], w[1]};
     }
     const auto counts = std::ranges::find(state, "counts", &LearnState::value_type::first);
     if (counts == state.end()) return;
@@ -241,66 +255,125 @@ class BlockTopk final : public RoutedMechanism {
     return ops::reshape(y, {G * B, n, dim_});
   }
 
-  // Means of the keys of whole tiles: [B, N, G, D] -> [B, tiles, G, D].
-  Var pooled(const Var& k, std::int64_t tiles) const {
-    const std::int64_t B = k.dim(0), N = k.dim(1), C = k.dim(2) * k.dim(3), T = heads().geometry.tile;
+  // Means of the keys of parts of whole tiles: [B, N, G, D] -> [B, parts, G, D].
+  Var pooled(const Var& k, std::int64_t parts) const {
+    const std::int64_t B = k.dim(0), N = k.dim(1), C = k.dim(2) * k.dim(3),
+                       rows = heads().geometry.tile / options_.parts;
     Var whole = k;
-    if (tiles * T < N) {
-      const std::int64_t sizes[] = {tiles * T * C, (N - tiles * T) * C};
+    if (parts * rows < N) {
+      const std::int64_t sizes[] = {parts * rows * C, (N - parts * rows) * C};
       whole = ops::split_last(ops::reshape(k, {B, N * C}), sizes)[0];
     }
-    if (!tile_rows_.defined() || tile_rows_.dim(0) != B * tiles || tile_rows_.device() != k.device()) {
-      std::vector<std::int32_t> rows;
-      for (std::int64_t i = 0; i < B * tiles; ++i) rows.insert(rows.end(), {0, static_cast<std::int32_t>(T)});
-      tile_rows_ = Tensor::of({B * tiles, 2}, rows, k.device());
+    if (!part_rows_.defined() || part_rows_.dim(0) != B * parts || part_rows_.device() != k.device()) {
+      std::vector<std::int32_t> bounds;
+      for (std::int64_t i = 0; i < B * parts; ++i)
+        bounds.insert(bounds.end(), {0, static_cast<std::int32_t>(rows)});
+      part_rows_ = Tensor::of({B * parts, 2}, bounds, k.device());
     }
-    const Var means = ops::mean_rows(ops::reshape(whole, {B * tiles, T, C}), tile_rows_);
-    return ops::reshape(means, {B, tiles, k.dim(2), k.dim(3)});
+    const Var means = ops::mean_rows(ops::reshape(whole, {B * parts, rows, C}), part_rows_);
+    return ops::reshape(means, {B, parts, k.dim(2), k.dim(3)});
   }
 
-  Var gates_of(const Var& rows, const Var& keys, const std::vector<std::int32_t>& row_ids,
-               const std::vector<std::int32_t>& key_ids) const {
-    if (row_ids.empty()) return {};
-    std::vector<std::int32_t> ids = row_ids;
-    ids.insert(ids.end(), key_ids.begin(), key_ids.end());
-    const Tensor both = Tensor::of({std::ssize(ids)}, ids, rows.device());
-    const auto pick = [&](const Var& from, const Tensor& index) {
-      const Var picked = ops::embedding(ops::reshape(from, {-1, dim_}), index);
-      return ops::convert(picked, accumulation_dtype(from.dtype()));
+  // For each query tile that tries a tile more, a row of it; -1 for the others. Undefined: none does.
+  Tensor draw_tried_rows(const TileChoice& in) const {
+    const std::int64_t GB = in.shares.dim(0), Q = in.query_tiles();
+    if (options_.explore == 0) return {};
+    if (in.shares.device().is_meta()) return Tensor::empty({GB, Q}, DType::i32, in.shares.device());
+    RandomStream random(RandomKey{stage_.seed, site_, static_cast<std::uint32_t>(stage_.step)});
+    std::vector<std::int32_t> rows(static_cast<std::size_t>(GB * Q), -1);
+    for (std::int64_t i = 0; i < GB * Q; ++i) {
+      const std::int64_t height = std::min(in.tile, in.rows() - i % Q * in.tile);
+      const auto row = static_cast<std::int32_t>(random.below(static_cast<std::uint32_t>(height)));
+      if (random.uniform() < options_.explore) rows[static_cast<std::size_t>(i)] = row;
+    }
+    return Tensor::of({GB, Q}, rows, in.shares.device());
+  }
+
+  // The routed tiles of kv head g and sequence b, gb = g B + b.
+  static std::vector<RoutedTile>& tiles_of(Routing& routing, std::int64_t gb, std::int64_t G) {
+    const std::int64_t B = std::ssize(routing.tiles) / G;
+    return routing.tiles[static_cast<std::size_t>(gb % B * G + gb / B)];
+  }
+
+  // Gives the tiles their places among the gates, and makes these.
+  Var gates_of(const Var& rows, const Var& keys, const TileChoice& in, Routing& routing) const {
+    const std::int64_t G = heads().n_kv_heads, GB = rows.dim(0), N = rows.dim(1), tiles = in.key_tiles();
+    std::size_t most = 0;
+    for (const auto& list : routing.tiles) most = std::max(most, list.size());
+    if (most == 0) return {};
+    const auto M =
+        static_cast<std::int64_t>(most);  // rows for each kv head and sequence, the last ones for nothing
+    std::vector<std::int32_t> row_ids, places;
+    std::vector<double> thresholds, chosen;
+    for (std::int64_t gb = 0; gb < GB; ++gb) {
+      row_ids.resize(static_cast<std::size_t>((gb + 1) * M), static_cast<std::int32_t>(gb * N));
+      std::int64_t at = gb * M;
+      for (RoutedTile& t : tiles_of(routing, gb, G)) {
+        t.gate = static_cast<std::int32_t>(places.size());
+        row_ids[static_cast<std::size_t>(at)] += static_cast<std::int32_t>(t.q * in.tile) + t.first_row;
+        places.push_back(static_cast<std::int32_t>(at++ * tiles + t.k));
+        thresholds.push_back(in.thresholds[static_cast<std::size_t>(gb / in.batch())]);
+        chosen.push_back(t.tried ? 0 : 1);
+      }
+    }
+    const Var log_share = log_shares_of(rows, keys, in, row_ids, places);
+    const auto constant = [&](const std::vector<double>& x) {
+      return Var(Tensor::of({std::ssize(x)}, x).to(log_share.dtype()).to(rows.device()));
     };
-    const Var score = ops::sum_last(ops::mul(pick(rows, both.slice(0, std::ssize(row_ids))),
-                                             pick(keys, both.slice(std::ssize(row_ids), std::ssize(ids)))));
-    return ops::scale(ops::sigmoid(ops::scale(score, scale())), 2);
+    const Var gates = ops::scale(ops::sigmoid(ops::sub(log_share, constant(thresholds))), 2);
+    if (std::ranges::all_of(chosen, [](double c) { return c == 1; })) return gates;
+    const Var is_chosen = constant(chosen), tried = ops::sub(log_share, Var(log_share.value()));  // 0
+    const Var believed = ops::limit_gradient(tried, kTriedSlope * kMostGain / static_cast<double>(N));
+    return ops::add(ops::mul(gates, is_chosen),
+                    ops::mul(ops::scale(believed, kTriedSlope),
+                             ops::sub(constant(std::vector<double>(chosen.size(), 1)), is_chosen)));
+  }
+
+  // Of tiles in rows: GB M rows, and where a tile is in [GB M, tiles].
+  Var log_shares_of(const Var& rows, const Var& keys, const TileChoice& in,
+                    const std::vector<std::int32_t>& row_ids, const std::vector<std::int32_t>& places) const {
+    const std::int64_t n = std::ssize(row_ids), GB = rows.dim(0), parts = keys.dim(1);
+    const DType acc = accumulation_dtype(rows.dtype());
+    const Tensor row_index = Tensor::of({n}, row_ids, rows.device());
+    const Var picked =
+        ops::reshape(ops::embedding(ops::reshape(rows, {-1, dim_}), row_index), {GB, n / GB, dim_});
+    Tensor mask = Tensor::empty({GB, n / GB, parts}, acc, rows.device());
+    if (!mask.device().is_meta())
+      on_device(mask.device(), [&](auto context) { candidate_mask(context, in, row_index, mask); });
+    const Var scores = ops::convert(ops::matmul(picked, keys, false, true), acc);
+    const Var of_parts = ops::softmax(ops::add(scores, Var(mask)));
+    const Var of_tiles = ops::sum_last(ops::reshape(of_parts, {n * in.key_tiles(), options_.parts}));
+    const Tensor index = Tensor::of({std::ssize(places)}, places, rows.device());
+    const Var share = ops::embedding(ops::reshape(of_tiles, {-1, 1}), index);
+    const Var least(Tensor::full({1}, kLeastShare, acc, rows.device()));
+    return ops::reshape(ops::log(ops::add(share, least)), {-1});
   }
 
   // For plans of memory: as much as there may be.
   void fill(Routing& routing) const {
     for (auto& list : routing.tiles)
       for (std::int64_t q = 0; q < query_tiles(heads().geometry.n); ++q)
-        for (std::int64_t k = std::max(options_.sinks, q - options_.topk); k < q; ++k)
+        for (std::int64_t k = std::max(options_.sinks, q - options_.topk - (options_.explore > 0)); k < q;
+             ++k)
           list.push_back({static_cast<std::int32_t>(q), static_cast<std::int32_t>(k), 0, 0});
   }
 
-  // scores [G * B, N, tiles], row_bounds as in AttentionOptions. Waits for the device.
-  void choose(const Tensor& scores, const Tensor& row_bounds, bool training, Routing& routing) const {
-    const TileChoice in{scores,
-                        row_bounds,
-                        thresholds_,
-                        heads().geometry.tile,
-                        options_.topk,
-                        options_.sinks,
-                        heads().geometry.causal};
+  // scores [G * B, N, tiles * parts]. Waits for the device.
+  void choose(const Tensor& scores, TileChoice& in, bool training, Routing& routing) const {
     const Device device = scores.device();
-    Tensor chosen = Tensor::empty({scores.dim(0), in.query_tiles(), in.places(), 2}, DType::i32, device);
+    Tensor chosen = Tensor::empty({scores.dim(0), in.query_tiles(), in.places() + 1, 2}, DType::i32, device);
     Tensor sums = Tensor::empty({scores.dim(0), kChoiceFields}, DType::f64, device);
     if (device.is_meta()) return fill(routing);
-    on_device(device, [&](auto context) { choose_tiles(context, in, chosen, sums); });
+    on_device(device, [&](auto context) {
+      tile_shares(context, scores, in);
+      choose_tiles(context, in, chosen, sums);
+    });
     const auto* pairs = static_cast<const std::int32_t*>(chosen_.fetch(chosen));
     const auto* of_samples = static_cast<const ChoiceSums*>(sums_.fetch(sums));
     synchronize(device);
     const std::int64_t G = heads().n_kv_heads, B = in.batch(), per_sample = chosen.numel() / (G * B);
     for (std::int64_t gb = 0; gb < G * B; ++gb)
-      read_choice(in, pairs + gb * per_sample, routing.tiles[static_cast<std::size_t>(gb % B * G + gb / B)]);
+      read_choice(in, pairs + gb * per_sample, tiles_of(routing, gb, G));
     count(routing);
     if (!training) return;
     for (std::int64_t gb = 0; gb < G * B; ++gb)  // in a fixed order
@@ -309,10 +382,11 @@ class BlockTopk final : public RoutedMechanism {
 
   // The tiles of one sequence and kv head, of each query tile in the order of keys.
   static void read_choice(const TileChoice& in, const std::int32_t* pairs, std::vector<RoutedTile>& out) {
-    for (std::int32_t q = 0; q < in.query_tiles(); ++q, pairs += 2 * in.places()) {
+    for (std::int32_t q = 0; q < in.query_tiles(); ++q, pairs += 2 * (in.places() + 1)) {
       const auto first = std::ssize(out);
-      for (std::int64_t place = 0; place < in.places() && pairs[2 * place] >= 0; ++place)
-        out.push_back({q, pairs[2 * place], pairs[2 * place + 1], 0});
+      for (std::int64_t place = 0; place <= in.places(); ++place)
+        if (pairs[2 * place] >= 0)
+          out.push_back({q, pairs[2 * place], pairs[2 * place + 1], 0, place == in.places()});
       std::sort(out.begin() + first, out.end(),
                 [](const RoutedTile& a, const RoutedTile& b) { return a.k < b.k; });
     }
@@ -323,7 +397,7 @@ class BlockTopk final : public RoutedMechanism {
     const std::int64_t side = query_tiles(heads().geometry.n), G = heads().n_kv_heads;
     for (std::size_t bg = 0; bg < routing.tiles.size(); ++bg)
       for (const RoutedTile& t : routing.tiles[bg])
-        if (t.q < side && t.k < side)
+        if (!t.tried && t.q < side && t.k < side)
           counts_[static_cast<std::size_t>((static_cast<std::int64_t>(bg) % G * side + t.q) * side + t.k)] +=
               1;
   }
@@ -338,28 +412,28 @@ class BlockTopk final : public RoutedMechanism {
     return y;
   }
 
-  // One step of choose_tiles (kernels.inc), for a row that comes alone.
-  void choose_row(const double* q, std::int64_t g, const RouterMemory& m,
+  // One step of choose_tiles (kernels.inc), for a row of query tile q that comes alone.
+  void choose_row(const double* q, std::int64_t g, const RouterMemory& m, std::int64_t query_tile,
                   std::vector<RouterMemory::Chosen>& chosen) const {
-    const auto& keys = m.keys[static_cast<std::size_t>(g)];
-    const std::int64_t tiles = std::ssize(keys) / dim_;
     if (std::ssize(chosen) >= options_.topk) return;
     const std::vector<double> query = times(q, m.query_weights, g);
-    std::int64_t best = -1;
-    double best_score = 0;
-    for (std::int64_t t = options_.sinks; t < tiles; ++t) {
-      if (std::ranges::any_of(chosen, [&](auto& c) { return c.tile == t; })) continue;
-      double score = 0;
-      for (std::int64_t d = 0; d < dim_; ++d)
-        score += query[static_cast<std::size_t>(d)] * keys[static_cast<std::size_t>(t * dim_ + d)];
-      score *= scale();
-      if (best < 0 || score > best_score) {
-        best = t;
-        best_score = score;
-      }
+    const double* key = m.keys[static_cast<std::size_t>(g)].data() + options_.sinks * options_.parts * dim_;
+    std::vector<double> sums;  // of each candidate's e^score
+    double total = 0;
+    for (std::int64_t t = options_.sinks; t < query_tile; ++t) {
+      double sum = 0;
+      for (std::int64_t part = 0; part < options_.parts; ++part, key += dim_)
+        sum += std::exp(scale() * std::inner_product(query.begin(), query.end(), key, 0.0));
+      sums.push_back(sum);
+      total += sum;
     }
-    if (best >= 0 && best_score > thresholds_[static_cast<std::size_t>(g)])
-      chosen.push_back({static_cast<std::int32_t>(best), 2 / (1 + std::exp(-best_score))});
+    for (const RouterMemory::Chosen& c : chosen) sums[static_cast<std::size_t>(c.tile - options_.sinks)] = -1;
+    const auto best = std::ranges::max_element(sums);
+    if (best == sums.end() || *best < 0) return;
+    const double above = std::log(*best / total + kLeastShare) - thresholds_[static_cast<std::size_t>(g)];
+    if (above > 0)
+      chosen.push_back(
+          {static_cast<std::int32_t>(best - sums.begin() + options_.sinks), 2 / (1 + std::exp(-above))});
   }
 
   static int query_heads_each(const LearnedHeads& heads) {
@@ -373,11 +447,13 @@ class BlockTopk final : public RoutedMechanism {
   std::int64_t dim_;
   int group_;              // query heads of a kv head
   Parameter query_, key_;  // [G, group D, dim], [G, D, dim]
-  std::vector<double> thresholds_;
+  std::uint32_t site_;
+  LearnStage stage_;
+  std::vector<double> thresholds_;         // of the logarithms of shares
   mutable std::vector<ChoiceSums> wants_;  // since the last adapt()
   mutable std::vector<float> counts_;      // [G, side, side]; empty: not counted
   std::vector<float> by_distance_;
-  mutable Tensor tile_rows_;  // i32 [B tiles, 2]: all rows of a tile
+  mutable Tensor part_rows_;  // i32 [B parts, 2]: all rows of a part
   mutable OnHost chosen_, sums_;
 };
 
@@ -389,10 +465,12 @@ PatternPtr make_block_topk(const YamlNode& body, const PatternContext&) {
   options.topk = map.integer("topk", 1, 4096, options.topk);
   options.sinks = map.integer("sinks", 0, 1024, options.sinks);
   options.dim = map.integer("dim", 0, 1024, options.dim);
+  options.parts = map.integer("parts", 1, 128, options.parts);
+  options.explore = map.number("explore", 0, 1, options.explore);
   LearnSchedule schedule;
   schedule.warmup = map.number("warmup", 0, 1, 0);
   schedule.harden = map.number("harden", 0, 1, 1);
-  schedule.lr = map.number("lr", 0, 1e6, 1);
+  schedule.lr = map.number("lr", 0, 1e6, 3);
   TileBudget budget;
   if (schedule.harden < 1 || map.has("budget") || map.has("tiles")) budget = read_budget(map);
   map.done();

@@ -8,8 +8,6 @@
 namespace filigree {
 namespace {
 
-constexpr double kMostGain = 10;  // nats; the logarithm of 22,000 classes
-
 // Exploration's draw for a tile, uniform in [0, 1).
 float draw(const RandomKey& key, int head, std::int64_t q, std::int64_t k) {
   const auto index = static_cast<std::uint64_t>(head) << 48 | static_cast<std::uint64_t>(q) << 24 |
@@ -29,6 +27,19 @@ std::int32_t append_row_masks(int height, MaskTable& masks) {
     masks.append(mask);
   }
   return first - 1;
+}
+
+// Appends the mask of each row alone; returns where they begin.
+std::int32_t append_single_row_masks(MaskTable& masks) {
+  const std::int32_t first = masks.size();
+  const int words = masks.words_per_row(), tile = masks.tile();
+  const std::uint64_t ones = tile < 64 ? (std::uint64_t{1} << tile) - 1 : ~std::uint64_t{0};
+  for (int row = 0; row < tile; ++row) {
+    std::vector<std::uint64_t> mask(static_cast<std::size_t>(masks.words_per_mask()));
+    std::fill_n(mask.begin() + row * words, words, ones);
+    masks.append(mask);
+  }
+  return first;
 }
 
 // The computed tiles of one query tile.
@@ -131,12 +142,13 @@ const LearnedLayer::Everything& LearnedLayer::everything(std::int64_t n) const {
   geometry.n = n;
   TileLayout layout = build_layout(*pattern_, geometry, n_heads_);
   MaskTable masks = layout.masks();
-  made = std::make_unique<Everything>(Everything{std::move(layout), std::move(masks), 0, 0, {}});
+  made = std::make_unique<Everything>(Everything{std::move(layout), std::move(masks), 0, 0, 0, {}});
   const auto router = std::ranges::find_if(groups_, [](const Group& g) { return g.routed != nullptr; });
   if (router == groups_.end()) return *made;
   const int last = static_cast<int>(n - (made->layout.query_tiles() - 1) * geometry_.tile);
   made->rows_from = append_row_masks(geometry_.tile, made->masks);
   made->last_rows_from = append_row_masks(last, made->masks);
+  made->single_rows = append_single_row_masks(made->masks);
   const TilePattern& pattern = made->layout.of_head(router->first_head);  // which has all tiles
   for (std::int64_t q = 0; q < made->layout.query_tiles(); ++q) {
     const auto row = pattern.columns.begin() + pattern.row_offsets[q];
@@ -249,7 +261,7 @@ void LearnedLayer::advance(const LearnStage& stage) {
   for (Group& group : groups_) {
     const LearnSchedule& schedule = group.mechanism->schedule();
     if (group.phase == LearnPhase::hardened) continue;
-    if (group.routed && group.phase == LearnPhase::learning) group.routed->adapt();
+    if (group.routed) group.routed->adapt(stage);
     const LearnPhase phase = stage.progress >= schedule.harden   ? LearnPhase::hardened
                              : stage.progress >= schedule.warmup ? LearnPhase::learning
                                                                  : LearnPhase::warm_up;
@@ -337,9 +349,7 @@ const LearnedLayer::View& LearnedLayer::view(std::int64_t n, bool training) cons
 LearnedLayer::Connection LearnedLayer::connect(std::int64_t n, bool training) const {
   const View& v = view(n, training);
   if (!v.index.defined()) return {v.layout, {}};
-  // The derivative at gate 0 knows no bound: where a tile that is off holds what a row seeks, it is the ratio
-  // of their exponentials. A tile's rows are 1 / query tiles of all, and kMostGain of each is the most that
-  // is believed: else one such moment rules an adaptive optimizer's steps for long.
+  // A tile's rows are 1 / query tiles of all.
   const double most = kMostGain / static_cast<double>(v.layout->query_tiles());
   return {v.layout, ops::limit_gradient(pick(table(training), v.index), most)};
 }
@@ -383,6 +393,10 @@ LearnedLayer::HeadView LearnedLayer::routed_head(const Group& group, const Every
   const std::int64_t side = all.layout.query_tiles(), sinks = group.routed->sinks();
   HeadView made;
   RowOfTiles row;
+  const auto mask_of = [&](const RoutedTile& t, std::int32_t rows_from) {
+    if (t.tried) return all.single_rows + t.first_row;
+    return t.first_row == 0 ? kFullTile : rows_from + t.first_row;
+  };
   made.pattern.row_offsets.push_back(0);
   auto tile = tiles.begin();
   for (std::int64_t q = 0; q < side; ++q) {
@@ -392,8 +406,7 @@ LearnedLayer::HeadView LearnedLayer::routed_head(const Group& group, const Every
       if (k != diagonal) row.add(k, kFullTile, 0);
     row.add(diagonal, all.diagonal[static_cast<std::size_t>(q)], 0);
     for (; tile != tiles.end() && tile->q == q; ++tile)
-      row.add(tile->k, tile->first_row == 0 ? kFullTile : rows + tile->first_row,
-              static_cast<std::int32_t>(first_entry + tile->gate));
+      row.add(tile->k, mask_of(*tile, rows), static_cast<std::int32_t>(first_entry + tile->gate));
     row.append_to(made.pattern, made.entries);
   }
   return made;

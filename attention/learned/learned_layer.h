@@ -116,12 +116,13 @@ class LearnedLayer : public Module {
     std::map<const Group*, std::int64_t> first_entries;
     std::vector<Var> gates;
   };
-  // All that may be computed, and masks for routed tiles: of the rows from r on, r >= 1.
+  // All that may be computed, and masks for routed tiles: of the rows from r on, r >= 1, and of row r alone.
   struct Everything {
     TileLayout layout;
     MaskTable masks;
     std::int32_t rows_from = 0,
-                 last_rows_from = 0;     // the mask of r = 0 would be here; in the last query tile
+                 last_rows_from = 0;  // the mask of r = 0 would be here; in the last query tile
+    std::int32_t single_rows = 0;
     std::vector<std::int32_t> diagonal;  // of each query tile: the mask of its diagonal tile
   };
 

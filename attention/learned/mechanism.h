@@ -170,11 +170,17 @@ class GatedMechanism : public Mechanism {
   double sharpness_ = 1;
 };
 
+// The gradient of a gate at 0 knows no bound: where a tile that is off holds what a row seeks, it is the
+// ratio of their exponentials. This gain of a row, in nats, is the most that is believed: else one such
+// moment rules an adaptive optimizer's steps for long. It is the logarithm of 22,000 classes.
+inline constexpr double kMostGain = 10;
+
 // A tile that a router has chosen for some heads: the rows of query tile q from `first_row` on see key tile
 // k.
 struct RoutedTile {
   std::int32_t q, k, first_row;
-  std::int32_t gate;  // place in Routing::gates
+  std::int32_t gate;   // place in Routing::gates
+  bool tried = false;  // only to learn from: with gate 0, and seen by `first_row` alone
 };
 struct Routing {
   std::vector<std::vector<RoutedTile>> tiles;  // [B * n_kv_heads], each sorted by q, then k
@@ -188,8 +194,8 @@ struct RouterMemory {
     double gate;
   };
   std::int64_t length = 0;                  // tokens read
-  std::vector<std::vector<double>> keys;    // of each kv head: the projections of the whole tiles
-  std::vector<std::vector<double>> sums;    // of each kv head: of the keys of the tile under way
+  std::vector<std::vector<double>> keys;    // of each kv head: the projections of the tiles' parts
+  std::vector<std::vector<double>> sums;    // of each kv head: of the keys of the part under way
   std::vector<std::vector<Chosen>> chosen;  // for each kv head: by the rows of the tile under way
   Tensor query_weights, key_weights;        // of the router
 };
@@ -210,8 +216,8 @@ class RoutedMechanism : public Mechanism {
   bool always(std::int64_t q, std::int64_t k) const { return q == k || k < sinks(); }
   // Tiles of all heads that a sequence of n tokens computes at most.
   virtual std::int64_t most_tiles(std::int64_t n) const = 0;
-  // Before each step of training: learns from what the last one routed.
-  virtual void adapt() = 0;
+  // Before each step of training: learns from what the last one routed, if it did.
+  virtual void adapt(const LearnStage& stage) = 0;
   // Forgets how often tiles were chosen; from then on route() counts, and hardening keeps the most frequent.
   virtual void start_counting() = 0;
 };
