@@ -6,7 +6,7 @@
 // halves of a group, and the own operands stay in registers. For D > 64 these and the sums do not fit into
 // one warp's registers. Then two warps share a group: the P warp computes S and P, the dS warp computes dP,
 // gets P through shared memory, and computes dS. Of the sums, dv belongs to the P warp, dk and dq to the dS
-// warp.
+// warp. Both run the same code wherever a barrier is: one that is reached from two places is hard to check.
 #pragma once
 
 #include <type_traits>
@@ -69,12 +69,6 @@ __device__ inline int loading_thread(const Problem& p) {
   int thread;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
   return thread & (p.tile - 1);
-}
-
-// For all threads of the CTA, whatever their warps' roles. They come from different places in the code, which
-// `bar.sync 0` without a number of threads is not meant for.
-__device__ inline void meet() {
-  asm volatile("bar.sync 0, %0;" ::"r"(blockDim.x) : "memory");
 }
 
 // --- roles ---
@@ -193,40 +187,34 @@ __device__ inline void raise_cut(float gate, Scores& exponents) {
 
 // --- P on its way from one warp of a pair to the other ---
 
-// The pair meets once per block, when it has been written. By then the dS warp has read the block before, so
-// that its buffer may be written next.
+// A block's P is written, the pair meets, and it is read. By the next meeting the dS warp has read it, so
+// that two buffers in turns are enough.
 class Passage {
  public:
   __device__ explicit Passage(int group) : group_(group) {}
 
-  __device__ void send(const RoundedScores& p) {
-    uint4(&to)[2][kWarpSize] = next_buffer();
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      to[half][lane_id()] = {p[half][0], p[half][1], p[half][2], p[half][3]};
-    meet_pair();
+  __device__ void write(const RoundedScores& p) const {
+    for_halves([&](int half, uint4& place) { place = {p[half][0], p[half][1], p[half][2], p[half][3]}; });
   }
-
-  __device__ void receive(RoundedScores& p) {
-    meet_pair();
-    const uint4(&from)[2][kWarpSize] = next_buffer();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint4 x = from[half][lane_id()];
+  __device__ void meet() const {  // barrier 0 is for all
+    asm volatile("bar.sync %0, 64;" ::"r"(1 + group_) : "memory");
+  }
+  __device__ void read(RoundedScores& p) const {
+    for_halves([&](int half, const uint4& place) {
+      const uint4 x = place;
       p[half][0] = x.x;
       p[half][1] = x.y;
       p[half][2] = x.z;
       p[half][3] = x.w;
-    }
+    });
   }
+  __device__ void next() { odd_ = !odd_; }
 
  private:
-  __device__ uint4 (&next_buffer())[2][kWarpSize] {
-    odd_ = !odd_;
-    return shared_memory().p[group_][odd_];
-  }
-  __device__ void meet_pair() const {  // barrier 0 is for all
-    asm volatile("bar.sync %0, 64;" ::"r"(1 + group_) : "memory");
+  template <class F>
+  __device__ void for_halves(F&& f) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) f(half, shared_memory().p[group_][odd_][half][lane_id()]);
   }
 
   int group_;
@@ -302,7 +290,7 @@ __device__ void visit_tiles(Warp& warp, const Problem& p, int n, int group, int 
 #pragma unroll 1
   for (int v = 0; v < n; ++v) {
     wait_for_copies<0>();
-    meet();
+    __syncthreads();
     warp.begin_visit(v);
     if (v + 1 < n) load(v + 1);
     commit_copies();
@@ -326,7 +314,7 @@ __device__ void visit_tiles(Warp& warp, const Problem& p, int n, int group, int 
     }
     warp.end_visit(v);
   }
-  meet();
+  __syncthreads();
 }
 
 // --- host ---

@@ -144,72 +144,44 @@ struct WholeWarp : KeyWarp {
   }
 };
 
+// D > 64: a warp of a pair.
 template <int D>
-struct PWarp : KeyWarp {
-  OwnRows<D> k;
-  Sums<D> v_grad;
+struct PairedWarp : KeyWarp {
+  bool ds;         // computes dP, dS and dk; its partner S, P and dv
+  OwnRows<D> own;  // of v; of k
+  Sums<D> sums;
   Passage passage;
 
-  __device__ PWarp(const Problem& problem, int number, std::uint32_t rows)
-      : KeyWarp{problem, number}, passage(number) {
-    load_own<D>(k, rows);
-    clear<D>(v_grad);
+  __device__ PairedWarp(const Problem& problem, int number, std::uint32_t rows)
+      : KeyWarp{problem, number}, ds(computes_ds(problem)), passage(number) {
+    load_own<D>(own, rows + (ds ? 2 * D : 0));
+    clear<D>(sums);
   }
 
   template <bool kGeneralVisit>
   __device__ void add(const Cursor& at) {
-    Scores s[1];
+    Scores scores[1];
     RoundedScores rounded;
-    multiply_own<D>(k, at.down, s);
-    probabilities<kGeneralVisit>(p, group, at, s[0]);
-    round_scores(s[0], rounded);
-    passage.send(rounded);
-    add_weighted<D>(rounded, at.across + 2 * D, v_grad);
+    multiply_own<D>(own, at.down + (ds ? 2 * D : 0), scores);
+    if (!ds) {
+      probabilities<kGeneralVisit>(p, group, at, scores[0]);
+      round_scores(scores[0], rounded);
+      passage.write(rounded);
+    }
+    passage.meet();
+    if (ds) {
+      passage.read(rounded);
+      score_gradients(rounded, at, scores[0]);
+      round_scores(scores[0], rounded);
+    }
+    passage.next();
+    add_weighted<D>(rounded, at.across + (ds ? 0 : 2 * D), sums);
   }
 
   __device__ void finish(const Segments& segments) const {
-    write_result<D>(p, v_grad, 1, p.v_grad, segments, 1, p.M);
+    write_result<D>(p, sums, ds ? p.scale : 1, ds ? p.k_grad : p.v_grad, segments, ds ? 0 : 1, p.M);
   }
 };
-
-template <int D>
-struct DsWarp : KeyWarp {
-  OwnRows<D> v;
-  Sums<D> k_grad;
-  Passage passage;
-
-  __device__ DsWarp(const Problem& problem, int number, std::uint32_t rows)
-      : KeyWarp{problem, number}, passage(number) {
-    load_own<D>(v, rows + 2 * D);
-    clear<D>(k_grad);
-  }
-
-  template <bool kGeneralVisit>
-  __device__ void add(const Cursor& at) {
-    Scores ds[1];
-    RoundedScores rounded;
-    multiply_own<D>(v, at.down + 2 * D, ds);
-    passage.receive(rounded);
-    score_gradients(rounded, at, ds[0]);
-    round_scores(ds[0], rounded);
-    add_weighted<D>(rounded, at.across, k_grad);
-  }
-
-  __device__ void finish(const Segments& segments) const {
-    write_result<D>(p, k_grad, p.scale, p.k_grad, segments, 0, p.M);
-  }
-};
-
-template <int D, class Warp>
-__device__ void run(const Problem& p, int n_visits, const Segments& segments) {
-  const int group = group_of_warp(p);
-  Warp warp(p, group, stage_address<D>(p, 1) + static_cast<std::uint32_t>(group * kGroup * kRowBytes<D>));
-  const auto load = [&](int v) {
-    if constexpr (!std::is_same_v<Warp, PWarp<D>>) load_visit<D>(p, v);
-  };
-  visit_tiles<D>(warp, p, n_visits, group, p.N, load);
-  warp.finish(segments);
-}
 
 template <int D>
 __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
@@ -227,14 +199,13 @@ __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
   wait_for_copies<1>();
   __syncthreads();
 
-  if constexpr (kPaired<D>) {
-    if (computes_ds(p))
-      run<D, DsWarp<D>>(p, n_visits, segments);
-    else
-      run<D, PWarp<D>>(p, n_visits, segments);
-  } else {
-    run<D, WholeWarp<D>>(p, n_visits, segments);
-  }
+  using Warp = std::conditional_t<kPaired<D>, PairedWarp<D>, WholeWarp<D>>;
+  const int group = group_of_warp(p);
+  Warp warp(p, group, stage_address<D>(p, 1) + static_cast<std::uint32_t>(group * kGroup * kRowBytes<D>));
+  visit_tiles<D>(warp, p, n_visits, group, p.N, [&](int v) {
+    if (loads) load_visit<D>(p, v);
+  });
+  warp.finish(segments);
 }
 
 }  // namespace

@@ -188,73 +188,52 @@ struct WholeWarp : QueryWarp {
   }
 };
 
+// D > 64: a warp of a pair.
 template <int D>
-struct PWarp : QueryWarp {
+struct PairedWarp : QueryWarp {
   static constexpr int kBlocks = 1;
-  OwnRows<D> q;
-  RowConstants log2_sums;
-  Passage passage;
-
-  __device__ PWarp(const Problem& problem, int number, std::uint32_t rows)
-      : QueryWarp(problem, number), log2_sums(problem, number, problem.log2_sum), passage(number) {
-    load_own<D>(q, rows);
-  }
-
-  template <bool kGeneralVisit>
-  __device__ void add(const Cursor& at) {
-    Scores s[1];
-    RoundedScores rounded;
-    multiply_own<D>(q, at.down, s);
-    probabilities<kGeneralVisit>(p, group, log2_sums, at, at.block, s[0]);
-    round_scores(s[0], rounded);
-    passage.send(rounded);
-  }
-
-  __device__ void end_visit(int) const {}
-  __device__ void finish(const Segments&) const {}
-};
-
-template <int D>
-struct DsWarp : QueryWarp {
-  static constexpr int kBlocks = 1;
-  OwnRows<D> o_grad;
+  bool ds;         // computes dP, dS and dq; its partner S and P
+  OwnRows<D> own;  // of o_grad; of q
   Sums<D> q_grad;
-  RowConstants deltas;
+  RowConstants constants;  // delta; log2_sum
   Passage passage;
 
-  __device__ DsWarp(const Problem& problem, int number, std::uint32_t rows)
-      : QueryWarp(problem, number), deltas(problem, number, problem.delta), passage(number) {
-    load_own<D>(o_grad, rows + 2 * D);
+  __device__ PairedWarp(const Problem& problem, int number, std::uint32_t rows)
+      : QueryWarp(problem, number),
+        ds(computes_ds(problem)),
+        constants(problem, number, ds ? problem.delta : problem.log2_sum),
+        passage(number) {
+    load_own<D>(own, rows + (ds ? 2 * D : 0));
     clear<D>(q_grad);
   }
 
   template <bool kGeneralVisit>
   __device__ void add(const Cursor& at) {
-    Scores ds[1];
+    Scores scores[1];
     RoundedScores rounded;
-    multiply_own<D>(o_grad, at.down + 2 * D, ds);
-    passage.receive(rounded);
-    score_gradients<kGeneralVisit>(rounded, deltas, at, ds[0]);
-    round_scores(ds[0], rounded);
-    add_weighted<D>(rounded, at.across, q_grad);
+    multiply_own<D>(own, at.down + (ds ? 2 * D : 0), scores);
+    if (!ds) {
+      probabilities<kGeneralVisit>(p, group, constants, at, at.block, scores[0]);
+      round_scores(scores[0], rounded);
+      passage.write(rounded);
+    }
+    passage.meet();
+    if (ds) {
+      passage.read(rounded);
+      score_gradients<kGeneralVisit>(rounded, constants, at, scores[0]);
+      round_scores(scores[0], rounded);
+      add_weighted<D>(rounded, at.across, q_grad);
+    }
+    passage.next();
   }
 
+  __device__ void end_visit(int v) {
+    if (ds) QueryWarp::end_visit(v);
+  }
   __device__ void finish(const Segments& segments) const {
-    write_result<D>(p, q_grad, p.scale, p.q_grad, segments, 0, p.N);
+    if (ds) write_result<D>(p, q_grad, p.scale, p.q_grad, segments, 0, p.N);
   }
 };
-
-template <int D, class Warp>
-__device__ void run(const Problem& p, int n_visits, const Segments& segments) {
-  const int group = group_of_warp(p);
-  Warp warp(p, group, stage_address<D>(p, 1) + static_cast<std::uint32_t>(group * kGroup * kRowBytes<D>));
-  const auto load = [&](int v) {
-    if constexpr (!std::is_same_v<Warp, PWarp<D>>) load_visit<D>(p, v);
-  };
-  visit_tiles<D>(warp, p, n_visits, group, p.M, load);
-  warp.begin_visit(n_visits);
-  warp.finish(segments);
-}
 
 template <int D>
 __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
@@ -273,14 +252,14 @@ __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
   wait_for_copies<1>();
   __syncthreads();
 
-  if constexpr (kPaired<D>) {
-    if (computes_ds(p))
-      run<D, DsWarp<D>>(p, n_visits, segments);
-    else
-      run<D, PWarp<D>>(p, n_visits, segments);
-  } else {
-    run<D, WholeWarp<D>>(p, n_visits, segments);
-  }
+  using Warp = std::conditional_t<kPaired<D>, PairedWarp<D>, WholeWarp<D>>;
+  const int group = group_of_warp(p);
+  Warp warp(p, group, stage_address<D>(p, 1) + static_cast<std::uint32_t>(group * kGroup * kRowBytes<D>));
+  visit_tiles<D>(warp, p, n_visits, group, p.M, [&](int v) {
+    if (loads) load_visit<D>(p, v);
+  });
+  warp.begin_visit(n_visits);
+  warp.finish(segments);
 }
 
 }  // namespace

@@ -268,7 +268,7 @@ __device__ void write_result(const Problem& p, const Shared<D>& shared, Sums<D>&
     lse[r] = sum == 0 ? kMinusInfinity : sums.shift[r] + log2f(sum);
   }
   if (at.item.slot >= 0) return write_segment(p, at, sums, lse);
-  __syncwarp();  // where there was no step, the warp may still read its queries, whose place is taken now
+  __syncthreads();  // the queries, whose place is taken now, have been read
   write_rows(p, at, sums, shared.queries());
   float* const to = p.lse + (static_cast<std::int64_t>(at.b) * p.H + at.item.head) * p.N;
 #pragma unroll

@@ -323,7 +323,8 @@ class BlockTopk final : public RoutedMechanism {
     const Var gates = ops::scale(ops::sigmoid(ops::sub(log_share, constant(thresholds))), 2);
     if (std::ranges::all_of(chosen, [](double c) { return c == 1; })) return gates;
     const Var is_chosen = constant(chosen), tried = ops::sub(log_share, Var(log_share.value()));  // 0
-    const Var believed = ops::limit_gradient(tried, kTriedSlope * kMostGain / static_cast<double>(N));
+    const double most_gain = kMostGain / static_cast<double>(in.batch() * N);  // a row's part of the loss
+    const Var believed = ops::limit_gradient(tried, kTriedSlope * most_gain);
     return ops::add(ops::mul(gates, is_chosen),
                     ops::mul(ops::scale(believed, kTriedSlope),
                              ops::sub(constant(std::vector<double>(chosen.size(), 1)), is_chosen)));
@@ -470,7 +471,7 @@ PatternPtr make_block_topk(const YamlNode& body, const PatternContext&) {
   LearnSchedule schedule;
   schedule.warmup = map.number("warmup", 0, 1, 0);
   schedule.harden = map.number("harden", 0, 1, 1);
-  schedule.lr = map.number("lr", 0, 1e6, 3);
+  schedule.lr = map.number("lr", 0, 1e6, 1);
   TileBudget budget;
   if (schedule.harden < 1 || map.has("budget") || map.has("tiles")) budget = read_budget(map);
   map.done();

@@ -10,6 +10,7 @@
 #include "attention/learned/unit_dictionary.h"
 #include "attention/registry.h"
 #include "core/ops.h"
+#include "core/parallel.h"
 
 namespace filigree {
 namespace {
@@ -86,20 +87,33 @@ class LearnedLayout final : public GatedMechanism {
     return plus(ops::sum(on), share_of_diagonal());
   }
 
-  double share_at(const Tensor& alpha, double shift) const override {
-    std::vector<double> off(static_cast<std::size_t>(dictionary_.n_units()));
-    double on = 0;
-    for (std::int64_t head = 0; head < heads().n_heads; ++head) {
-      const double* row = alpha.data<double>() + head * dictionary_.n_units();
-      for (std::size_t u = 0; u < off.size(); ++u) off[u] = 1 / (1 + std::exp(row[u] - shift + on_shift()));
+  ShareAt share_at(const Tensor& alpha, double shift) const override {
+    std::vector<ShareAt> of_heads(static_cast<std::size_t>(heads().n_heads));
+    parallel_tasks(heads().n_heads, [&](std::int64_t head) {
+      const std::int64_t units = dictionary_.n_units();
+      const double* row = alpha.data<double>() + head * units;
+      std::vector<double> off(static_cast<std::size_t>(units));
+      for (std::int64_t u = 0; u < units; ++u)
+        off[static_cast<std::size_t>(u)] = 1 / (1 + std::exp(row[u] - shift + on_shift()));
+      ShareAt& at = of_heads[static_cast<std::size_t>(head)];
       for (int c = 0; c < dictionary_.n_classes(); ++c) {
-        double product = 1;
-        for (const std::int32_t u : dictionary_.units_of_class(c))
-          product *= off[static_cast<std::size_t>(u)];
-        on += (1 - product) * static_cast<double>(dictionary_.tiles_of_class(c));
+        double all_off = 1, growth = 0;  // of its logarithm with the shift
+        for (const std::int32_t u : dictionary_.units_of_class(c)) {
+          all_off *= off[static_cast<std::size_t>(u)];
+          growth += 1 - off[static_cast<std::size_t>(u)];
+        }
+        const auto tiles = static_cast<double>(dictionary_.tiles_of_class(c));
+        at.share += (1 - all_off) * tiles;
+        at.slope += all_off * growth * tiles;
       }
+    });
+    const auto full = static_cast<double>(full_tiles(heads().geometry.n));
+    ShareAt at{share_of_diagonal(), 0};
+    for (const ShareAt& of_head : of_heads) {  // in a fixed order
+      at.share += of_head.share / full;
+      at.slope += of_head.slope / full;
     }
-    return on / static_cast<double>(full_tiles(heads().geometry.n)) + share_of_diagonal();
+    return at;
   }
 
   void prepare_scores() override { scores_ = log_alpha_.var.value().to(DType::f32).to(Device::cpu()); }

@@ -55,15 +55,21 @@ class LearnedSpan final : public GatedMechanism {
  protected:
   Var raw_levels() const override { return span_.var; }
   Var share(const Var& span) const override { return ops::sum(ops::mul(by_distance(span), Var(share_))); }
-  double share_at(const Tensor& span, double shift) const override {
-    double tiles = 0;
-    for (std::int64_t head = 0; head < heads().n_heads; ++head)
+  ShareAt share_at(const Tensor& span, double shift) const override {
+    const auto full = static_cast<double>(full_tiles(heads().geometry.n)),
+               furthest = static_cast<double>(side_ - 1);
+    ShareAt at{};
+    for (std::int64_t head = 0; head < heads().n_heads; ++head) {
+      const double z = span.item(head) - shift;
       for (std::int64_t d = 0; d < side_; ++d) {
-        const double reach = std::clamp(span.item(head) - shift, 0.0, 1.0) * static_cast<double>(side_ - 1);
-        const double gate = std::clamp((ramp_ + reach - static_cast<double>(d)) / ramp_, 0.0, 1.0);
-        tiles += gate * static_cast<double>((side_ - d) * (heads().geometry.causal || d == 0 ? 1 : 2));
+        const double gate = (ramp_ + std::clamp(z, 0.0, 1.0) * furthest - static_cast<double>(d)) / ramp_;
+        const double share =
+            static_cast<double>((side_ - d) * (heads().geometry.causal || d == 0 ? 1 : 2)) / full;
+        at.share += share * std::clamp(gate, 0.0, 1.0);
+        if (z > 0 && z < 1 && gate > 0 && gate < 1) at.slope += share * furthest / ramp_;
       }
-    return tiles / static_cast<double>(full_tiles(heads().geometry.n));
+    }
+    return at;
   }
   void prepare_scores() override { scores_ = span_.var.value().to(DType::f32).to(Device::cpu()); }
   float score(int head, std::int64_t q, std::int64_t k) const override {

@@ -10,7 +10,7 @@ namespace filigree {
 namespace {
 
 constexpr double kGreatestShare = 0.99;  // aimed at: all tiles would take levels without bound
-constexpr double kGreatestShift = 64, kStep = 1e-5, kLeastSlope = 1e-9;
+constexpr double kGreatestShift = 64, kLeastSlope = 1e-9;
 constexpr int kMostSteps = 100;
 constexpr double kClose = 1e-9;
 constexpr double kSharpest = 8;
@@ -112,8 +112,9 @@ void GatedMechanism::aim(double progress) {
   // falls as the shift grows.
   double low = -kGreatestShift, high = kGreatestShift;
   for (int i = 0; i < kMostSteps; ++i) {
-    slope_ = (share_at(levels, shift_ - kStep) - share_at(levels, shift_ + kStep)) / (2 * kStep);
-    const double excess = share_at(levels, shift_) - target;
+    const ShareAt now = share_at(levels, shift_);
+    slope_ = now.slope;
+    const double excess = now.share - target;
     (excess > 0 ? low : high) = shift_;
     if (slope_ > kLeastSlope) shift_ += excess / slope_;
     if (std::abs(excess) < kClose) break;  // the step just taken leaves about the square of it

@@ -158,7 +158,10 @@ class GatedMechanism : public Mechanism {
   // Expected share of full_tiles at these levels, [1].
   virtual Var share(const Var& levels) const = 0;
   // The same at levels[i] - shift, levels f64 on the CPU.
-  virtual double share_at(const Tensor& levels, double shift) const = 0;
+  struct ShareAt {
+    double share, slope;  // how much the share falls with the shift
+  };
+  virtual ShareAt share_at(const Tensor& levels, double shift) const = 0;
   // The raw levels less the shift, which is a function of them: the gradient of a level is what raising it
   // brings, less what the other levels lose that make room for it.
   Var levels() const;
