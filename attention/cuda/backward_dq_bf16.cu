@@ -249,7 +249,10 @@ __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
   const int n_visits = list_visits<true>(p, at, [&](int t) { return Tile{t, p.columns[t], at.item.head}; });
   if (loads && n_visits > 0) load_visit<D>(p, 0);
   commit_copies();
-  wait_for_copies<1>();
+  if (n_visits > 0)
+    wait_for_copies<1>();
+  else
+    wait_for_copies<0>();
   __syncthreads();
 
   using Warp = std::conditional_t<kPaired<D>, PairedWarp<D>, WholeWarp<D>>;

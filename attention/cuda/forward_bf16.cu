@@ -308,7 +308,10 @@ __global__ void __launch_bounds__(kMaxThreads, kResidentWarps* kWarpSize / kMaxT
     if (p.deep) copy_step<D, false, true>(p, shared, copies, 0);
   }
   commit_copies();
-  wait_for_copies<1>();  // but not for those
+  if (steps > 0)
+    wait_for_copies<1>();  // but not for those
+  else
+    wait_for_all_copies();
   __syncwarp();
   const Queries<D> q(shared.queries());
 

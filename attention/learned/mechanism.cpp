@@ -119,6 +119,7 @@ void GatedMechanism::aim(double progress) {
     if (slope_ > kLeastSlope) shift_ += excess / slope_;
     if (std::abs(excess) < kClose) break;  // the step just taken leaves about the square of it
     if (!(shift_ > low && shift_ < high)) shift_ = 0.5 * (low + high);
+    if (high - low < kClose) break;  // a jump
   }
 }
 
