@@ -382,6 +382,14 @@ TEST_F(AblateTest, StoppedBeforeItsFirstStepIsNoFailure) {
   EXPECT_EQ(stopped.output.find("failed"), std::string::npos) << stopped.output;
 }
 
+TEST_F(AblateTest, WeightsThatAreNotThereStopItBeforeTheFirstCell) {
+  write("sweep.yaml", "base: config.yaml\naxes: {seed: [1, 2]}\nout: sweep\n");
+  const Outcome lacking = run({"ablate", "sweep.yaml", "train.steps=4", "train.init_from=runs/nowhere"});
+  EXPECT_NE(lacking.exit_code, 0);
+  expect_part(lacking, "runs/nowhere: there is no such checkpoint");
+  EXPECT_EQ(lacking.output.find("failed "), std::string::npos) << lacking.output;
+}
+
 TEST_F(AblateTest, FailedAndDamagedCellsAreReportedAndStopNothing) {
   write(
       "sweep.yaml",

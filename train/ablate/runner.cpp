@@ -18,8 +18,10 @@
 #include "train/ablate/child.h"
 #include "train/ablate/fairness.h"
 #include "train/ablate/progress_line.h"
+#include "train/checkpoint.h"
 #include "train/folder_lock.h"
 #include "train/report/report.h"
+#include "train/run_folder.h"
 #include "train/signals.h"
 
 namespace filigree {
@@ -73,6 +75,7 @@ class Ablation {
     read_sweep_file();
     if (sweep_.equal.rule == Fairness::time && !measure()) return stopped();
     inspect();
+    check_weights();
     write_sweep_file();
     ProgressLine progress(sweep_, request_.jobs);
     for (const Cell& cell : sweep_.cells)
@@ -192,6 +195,15 @@ class Ablation {
   }
 
   // --- cells ---
+
+  // Weights that are not there, or damaged, would fail one cell after another.
+  void check_weights() const {
+    std::set<std::string> sound;
+    for (const Cell* cell : queue_)
+      if (const std::string& weights = cell->config.train.init_from;
+          !weights.empty() && sound.insert(weights).second)
+        inspect_checkpoint(find_checkpoint(weights));
+  }
 
   // Sorts the cells into finished ones, those to run and damaged ones; refuses changed ones.
   void inspect() {
