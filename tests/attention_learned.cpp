@@ -658,11 +658,15 @@ TEST(BlockTopk, HardensToWhatItChoseMost) {
   EXPECT_EQ(*b->connect(160, true).layout, *layout);
 }
 
-TEST(BlockTopk, NeedsWholeKvGroups) {
+TEST(BlockTopk, NeedsWholeKvGroupsAndEqualParts) {
   EXPECT_NE(message([&] {
               layer("heads: [{count: 1, pattern: full}, {count: 3, pattern: {block_topk: {topk: 1}}}]",
                     {64, true, 16}, 4, 2);
             }).find("block_topk routes whole kv groups"),
+            std::string::npos);
+  EXPECT_NE(message([&] {
+              layer("block_topk: {parts: 3}", {64, true, 16}, 2);
+            }).find("block_topk cannot cut a tile of 16 into 3 parts"),
             std::string::npos);
 }
 

@@ -163,7 +163,7 @@ TEST(Decode, AgreesForLearnedPatterns) {
        {"{learned_layout: {budget: 0.7}}", "{learned_span: {budget: 0.7}}",
         "{heads: [{count: 1, pattern: {local: {window: 9}}}, {count: 2, pattern: "
         "{learned_layout: {budget: 0.8}}}]}",
-        "{block_topk: {topk: 2, sinks: 1, dim: 3}}",
+        "{block_topk: {topk: 2, sinks: 1, dim: 3, parts: 4}}",
         "{layers: [{layers: 0-1, pattern: full}, {layers: 0, pattern: {block_topk: {topk: 1, sinks: 0}}}]}"})
     for (const double progress : {0.05, 0.5, 0.9}) {
       ModelConfig config = small_config();

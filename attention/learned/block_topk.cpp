@@ -43,9 +43,8 @@ constexpr double kFirstShare = 0.5;    // the threshold begins there
 constexpr double kWanted = 0.5;        // of the places
 constexpr double kAdaptation = 0.1;    // of the threshold, nats per step at most
 constexpr double kLeastShare = 1e-20;  // has a logarithm
-constexpr double kTriedSlope =
-    0.5;                          // of a gate at 0 by the logarithm of its share: that of a gate just taken
-constexpr float kForget = 0.99f;  // of the counts, per step
+constexpr double kTriedSlope = 0.5;    // of a tried gate by its log share: that of a gate just taken
+constexpr float kForget = 0.99f;       // of the counts, per step
 
 // Tiles that heads compute at most.
 std::int64_t most_tiles_of(const LearnedHeads& heads, const RouterOptions& options, std::int64_t n) {
