@@ -64,6 +64,9 @@ struct TileChoice {
   std::int64_t key_tiles() const { return shares.dim(2); }
   std::int64_t query_tiles() const { return (rows() + tile - 1) / tile; }
   std::int64_t batch() const { return shares.dim(0) / std::ssize(thresholds); }
+  std::int64_t candidates_end(std::int64_t q) const {  // of query tile q's rows, whatever their bounds
+    return causal ? std::min(q, key_tiles()) : key_tiles();
+  }
   std::int64_t places() const { return std::min(topk, tile); }  // a row takes one tile at most
 };
 

@@ -88,6 +88,17 @@ std::vector<int64_t> candidates(const TileChoice& in, int64_t gb, int64_t i, con
   return all;
 }
 
+double share_of(const TileChoice& in, int64_t gb, int64_t i, int64_t t) {
+  return in.shares.item((gb * in.rows() + i) * in.key_tiles() + t);
+}
+
+// The best of the candidates, of equals the first; -1: there is none.
+int64_t proposal(const TileChoice& in, int64_t gb, int64_t i, const std::set<int64_t>& taken) {
+  const auto open = candidates(in, gb, i, taken);
+  if (open.empty()) return -1;
+  return *std::ranges::max_element(open, {}, [&](int64_t t) { return share_of(in, gb, i, t); });
+}
+
 void expect_rule(const TileChoice& in, const Choice& made) {
   for (int64_t gb = 0; gb < in.shares.dim(0); ++gb) {
     ChoiceSums sums;
@@ -97,14 +108,8 @@ void expect_rule(const TileChoice& in, const Choice& made) {
       std::vector<std::int32_t> expected;
       sums.query_tiles += in.sinks < (in.causal ? std::min(q, in.key_tiles()) : in.key_tiles());
       for (int64_t r = 0; r < in.tile && q * in.tile + r < in.rows(); ++r) {
-        const int64_t i = q * in.tile + r;
-        const auto score = [&](int64_t t) {
-          return in.shares.item((gb * in.rows() + i) * in.key_tiles() + t);
-        };
-        const auto open = candidates(in, gb, i, taken);
-        if (open.empty()) continue;
-        const int64_t best = *std::ranges::max_element(open, {}, score);  // the first of equals
-        if (score(best) <= threshold) continue;
+        const int64_t best = proposal(in, gb, q * in.tile + r, taken);
+        if (best < 0 || share_of(in, gb, q * in.tile + r, best) <= threshold) continue;
         sums.wanted += 1;
         if (std::ssize(taken) == in.places()) continue;
         taken.insert(best);
@@ -114,12 +119,8 @@ void expect_rule(const TileChoice& in, const Choice& made) {
       const int64_t place = gb * in.query_tiles() + q;
       if (const auto r = in.tried_rows.defined() ? static_cast<int64_t>(in.tried_rows.item(place)) : -1;
           r >= 0) {
-        const auto open = candidates(in, gb, q * in.tile + r, taken);
-        const auto share = [&](int64_t t) {
-          return in.shares.item((gb * in.rows() + q * in.tile + r) * in.key_tiles() + t);
-        };
-        if (!open.empty()) {
-          *(expected.end() - 2) = static_cast<std::int32_t>(*std::ranges::max_element(open, {}, share));
+        if (const int64_t best = proposal(in, gb, q * in.tile + r, taken); best >= 0) {
+          *(expected.end() - 2) = static_cast<std::int32_t>(best);
           *(expected.end() - 1) = static_cast<std::int32_t>(r);
         }
       }

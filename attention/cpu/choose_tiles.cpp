@@ -18,7 +18,7 @@ struct Candidates {
 // Of row i of kv head g and sequence b, gb = g B + b.
 Candidates candidates_of(const TileChoice& in, std::int64_t gb, std::int64_t i) {
   const std::int64_t q = i / in.tile;
-  Candidates c{in.sinks, in.causal ? std::min(q, in.key_tiles()) : in.key_tiles(), q};
+  Candidates c{in.sinks, in.candidates_end(q), q};
   if (!in.row_bounds.defined()) return c;
   const std::int32_t* bounds = in.row_bounds.data<std::int32_t>() + 2 * (gb % in.batch() * in.rows() + i);
   c.low = std::max(c.low, bounds[0] / in.tile);
@@ -58,7 +58,7 @@ class Choice {
     std::vector<bool> taken(static_cast<std::size_t>(in_.key_tiles()));
     std::int64_t n_taken = 0;
     ChoiceSums sums;
-    sums.query_tiles = in_.sinks < (in_.causal ? std::min(q, in_.key_tiles()) : in_.key_tiles());
+    sums.query_tiles = in_.sinks < in_.candidates_end(q);
     for (std::int64_t r = 0; r < in_.tile && q * in_.tile + r < in_.rows(); ++r) {
       const std::int64_t best = proposal(gb, q, r, taken);
       if (best < 0 || !(row(gb, q, r)[best] > threshold)) continue;

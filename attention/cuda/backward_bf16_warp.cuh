@@ -317,6 +317,22 @@ __device__ void visit_tiles(Warp& warp, const Problem& p, int n, int group, int 
   __syncthreads();
 }
 
+// The pass of a CTA once it has listed its visits: the own rows have been committed as one group of copies,
+// the first visit's, if any, as the next.
+template <int D, class Warp, class Load>
+__device__ void run_visits(const Problem& p, int n, int streamed, const Segments& segments, Load&& load) {
+  if (n > 0)
+    wait_for_copies<1>();
+  else
+    wait_for_copies<0>();
+  __syncthreads();
+  const int group = group_of_warp(p);
+  Warp warp(p, group, stage_address<D>(p, 1) + static_cast<std::uint32_t>(group * kGroup * kRowBytes<D>));
+  visit_tiles<D>(warp, p, n, group, streamed, load);
+  warp.begin_visit(n);  // what the last visit has left
+  warp.finish(segments);
+}
+
 // --- host ---
 
 // Calls f with the head dim as a type.

@@ -196,19 +196,10 @@ __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
   const int n_visits = list_visits<false>(p, at, [&](int i) { return tile_of_column(p, at, i); });
   if (loads && n_visits > 0) load_visit<D>(p, 0);
   commit_copies();
-  if (n_visits > 0)
-    wait_for_copies<1>();
-  else
-    wait_for_copies<0>();
-  __syncthreads();
-
-  using Warp = std::conditional_t<kPaired<D>, PairedWarp<D>, WholeWarp<D>>;
-  const int group = group_of_warp(p);
-  Warp warp(p, group, stage_address<D>(p, 1) + static_cast<std::uint32_t>(group * kGroup * kRowBytes<D>));
-  visit_tiles<D>(warp, p, n_visits, group, p.N, [&](int v) {
-    if (loads) load_visit<D>(p, v);
-  });
-  warp.finish(segments);
+  run_visits<D, std::conditional_t<kPaired<D>, PairedWarp<D>, WholeWarp<D>>>(p, n_visits, p.N, segments,
+                                                                             [&](int v) {
+                                                                               if (loads) load_visit<D>(p, v);
+                                                                             });
 }
 
 }  // namespace

@@ -249,20 +249,10 @@ __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
   const int n_visits = list_visits<true>(p, at, [&](int t) { return Tile{t, p.columns[t], at.item.head}; });
   if (loads && n_visits > 0) load_visit<D>(p, 0);
   commit_copies();
-  if (n_visits > 0)
-    wait_for_copies<1>();
-  else
-    wait_for_copies<0>();
-  __syncthreads();
-
-  using Warp = std::conditional_t<kPaired<D>, PairedWarp<D>, WholeWarp<D>>;
-  const int group = group_of_warp(p);
-  Warp warp(p, group, stage_address<D>(p, 1) + static_cast<std::uint32_t>(group * kGroup * kRowBytes<D>));
-  visit_tiles<D>(warp, p, n_visits, group, p.M, [&](int v) {
-    if (loads) load_visit<D>(p, v);
-  });
-  warp.begin_visit(n_visits);
-  warp.finish(segments);
+  run_visits<D, std::conditional_t<kPaired<D>, PairedWarp<D>, WholeWarp<D>>>(p, n_visits, p.M, segments,
+                                                                             [&](int v) {
+                                                                               if (loads) load_visit<D>(p, v);
+                                                                             });
 }
 
 }  // namespace

@@ -23,6 +23,8 @@ struct Rows {
   std::int64_t N;
   int B, key_tiles, tile, sinks, parts;
   bool causal;
+
+  __device__ int candidates_end(int q) const { return causal ? min(q, key_tiles) : key_tiles; }
 };
 
 struct Problem {
@@ -44,7 +46,7 @@ struct Candidates {
 // Of row i of kv head g and sequence b, gb = g B + b.
 __device__ Candidates candidates_of(const Rows& p, int gb, std::int64_t i) {
   const int q = static_cast<int>(i / p.tile);
-  Candidates c{p.sinks, p.causal ? min(q, p.key_tiles) : p.key_tiles, q};
+  Candidates c{p.sinks, p.candidates_end(q), q};
   if (!p.row_bounds) return c;
   const std::int32_t* bounds = p.row_bounds + 2 * (gb % p.B * p.N + i);
   c.low = max(c.low, bounds[0] / p.tile);
@@ -187,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(const __grid_constant_
   }
   if (threadIdx.x != 0) return;
   ChoiceSums sums;
-  sums.query_tiles = p.rows.sinks < (p.rows.causal ? min(at.q, p.rows.key_tiles) : p.rows.key_tiles);
+  sums.query_tiles = p.rows.sinks < p.rows.candidates_end(at.q);
   sums.wanted = wanted;
   p.tile_sums[i] = sums;
 }

@@ -300,10 +300,10 @@ class BlockTopk final : public RoutedMechanism {
     std::size_t most = 0;
     for (const auto& list : routing.tiles) most = std::max(most, list.size());
     if (most == 0) return {};
-    const auto M =
-        static_cast<std::int64_t>(most);  // rows for each kv head and sequence, the last ones for nothing
+    // Rows for each kv head and sequence, the last ones for nothing.
+    const auto M = static_cast<std::int64_t>(most);
     std::vector<std::int32_t> row_ids, places;
-    std::vector<double> thresholds, chosen;
+    std::vector<double> thresholds, chosen, tried;
     for (std::int64_t gb = 0; gb < GB; ++gb) {
       row_ids.resize(static_cast<std::size_t>((gb + 1) * M), static_cast<std::int32_t>(gb * N));
       std::int64_t at = gb * M;
@@ -313,6 +313,7 @@ class BlockTopk final : public RoutedMechanism {
         places.push_back(static_cast<std::int32_t>(at++ * tiles + t.k));
         thresholds.push_back(in.thresholds[static_cast<std::size_t>(gb / in.batch())]);
         chosen.push_back(t.tried ? 0 : 1);
+        tried.push_back(t.tried ? 1 : 0);
       }
     }
     const Var log_share = log_shares_of(rows, keys, in, row_ids, places);
@@ -320,13 +321,11 @@ class BlockTopk final : public RoutedMechanism {
       return Var(Tensor::of({std::ssize(x)}, x).to(log_share.dtype()).to(rows.device()));
     };
     const Var gates = ops::scale(ops::sigmoid(ops::sub(log_share, constant(thresholds))), 2);
-    if (std::ranges::all_of(chosen, [](double c) { return c == 1; })) return gates;
-    const Var is_chosen = constant(chosen), tried = ops::sub(log_share, Var(log_share.value()));  // 0
+    if (std::ranges::find(tried, 1.0) == tried.end()) return gates;
+    const Var zero = ops::sub(log_share, Var(log_share.value()));              // but for its gradient
     const double most_gain = kMostGain / static_cast<double>(in.batch() * N);  // a row's part of the loss
-    const Var believed = ops::limit_gradient(tried, kTriedSlope * most_gain);
-    return ops::add(ops::mul(gates, is_chosen),
-                    ops::mul(ops::scale(believed, kTriedSlope),
-                             ops::sub(constant(std::vector<double>(chosen.size(), 1)), is_chosen)));
+    const Var gains = ops::scale(ops::limit_gradient(zero, kTriedSlope * most_gain), kTriedSlope);
+    return ops::add(ops::mul(gates, constant(chosen)), ops::mul(gains, constant(tried)));
   }
 
   // Of tiles in rows: GB M rows, and where a tile is in [GB M, tiles].

@@ -15,30 +15,27 @@ float draw(const RandomKey& key, int head, std::int64_t q, std::int64_t k) {
   return uniform01(key.block(index)[0]);
 }
 
+// Appends the mask of rows [from, end), every key.
+void append_row_mask(int from, int end, MaskTable& masks) {
+  const int words = masks.words_per_row(), tile = masks.tile();
+  const std::uint64_t ones = tile < 64 ? (std::uint64_t{1} << tile) - 1 : ~std::uint64_t{0};
+  std::vector<std::uint64_t> mask(static_cast<std::size_t>(masks.words_per_mask()));
+  for (int row = from; row < end; ++row) std::fill_n(mask.begin() + row * words, words, ones);
+  masks.append(mask);
+}
+
 // Appends the masks of the rows from r on, 1 <= r < T, of a tile with `height` rows; returns where that of r
 // = 0 would be.
 std::int32_t append_row_masks(int height, MaskTable& masks) {
   const std::int32_t first = masks.size();
-  const int words = masks.words_per_row(), tile = masks.tile();
-  const std::uint64_t ones = tile < 64 ? (std::uint64_t{1} << tile) - 1 : ~std::uint64_t{0};
-  for (int from = 1; from < tile; ++from) {
-    std::vector<std::uint64_t> mask(static_cast<std::size_t>(masks.words_per_mask()));
-    for (int row = from; row < height; ++row) std::fill_n(mask.begin() + row * words, words, ones);
-    masks.append(mask);
-  }
+  for (int from = 1; from < masks.tile(); ++from) append_row_mask(from, height, masks);
   return first - 1;
 }
 
 // Appends the mask of each row alone; returns where they begin.
 std::int32_t append_single_row_masks(MaskTable& masks) {
   const std::int32_t first = masks.size();
-  const int words = masks.words_per_row(), tile = masks.tile();
-  const std::uint64_t ones = tile < 64 ? (std::uint64_t{1} << tile) - 1 : ~std::uint64_t{0};
-  for (int row = 0; row < tile; ++row) {
-    std::vector<std::uint64_t> mask(static_cast<std::size_t>(masks.words_per_mask()));
-    std::fill_n(mask.begin() + row * words, words, ones);
-    masks.append(mask);
-  }
+  for (int row = 0; row < masks.tile(); ++row) append_row_mask(row, row + 1, masks);
   return first;
 }
 
