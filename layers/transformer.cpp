@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/ops.h"
+#include "core/parallel.h"
 #include "layers/initial.h"
 
 namespace filigree {
@@ -207,9 +208,12 @@ bool Transformer::patterns_are_static() const {
   return std::ranges::all_of(learned_, [](const auto& layer) { return !layer || layer->is_static(); });
 }
 
+// All layers at once: each waits for the device and makes a layout, while the device has nothing to do.
 void Transformer::advance_patterns(const LearnStage& stage) {
-  for (const auto& layer : learned_)
-    if (layer) layer->advance(stage);
+  if (patterns_are_static()) return;
+  parallel_tasks(std::ssize(learned_), [&](std::int64_t i) {
+    if (const auto& layer = learned_[static_cast<std::size_t>(i)]) layer->advance(stage);
+  });
 }
 
 void Transformer::forget_evaluated_patterns() const {
