@@ -12,6 +12,8 @@ tune() {
   local run=$1 name=$3
   { echo "extends: $(realpath "$run")/config.yaml"; cat "$2/pattern.yaml"; } >"$name.yaml"
   local common=("$name.yaml" "train.init_from=$run" train.warmup_steps=0 threads=1)
+  # The length of wsd's decay was chosen for the run's steps.
+  grep -q '^  decay_steps:' "$run/config.yaml" && common+=(train.decay_steps=null)
   "$filigree" train "${common[@]}" train.steps=1 train.lr=1e-12 train.min_lr=0 train.out="$name.before" >"$name.before.log" 2>&1
   "$filigree" train "${common[@]}" train.steps="$4" train.lr="$5" train.min_lr=1e-5 train.out="$name.after" >"$name.after.log" 2>&1
   local before after
