@@ -641,6 +641,27 @@ TEST(BlockTopk, FindsTheTileThatHoldsTheKey) {
   EXPECT_TRUE(layout.allows(0, 159, 50));
 }
 
+TEST(BlockTopk, ItsThresholdFollowsWhatIsToBeWanted) {
+  constexpr int64_t n = 640, query_tiles = 40, topk = 8;
+  for (const double wanted : {0.125, 0.375}) {
+    Random random(test_seed(), 17);
+    const auto l =
+        layer(fmt::format("block_topk: {{topk: {}, sinks: 0, explore: 0, wanted: {}}}", topk, wanted),
+              {n, true, 16}, 1);
+    const Inputs in = seeking(random_inputs(random, 1, heads(n, 1)));
+    double chosen = 0;
+    constexpr int kSteps = 120, kCounted = 20;
+    for (int step = 0; step < kSteps; ++step) {
+      l->advance({step, 0.5, 1});
+      const Routed r = attend_routed(*l, in, true);
+      if (step >= kSteps - kCounted)
+        chosen += static_cast<double>(r.layout->of_head(0).tiles() - query_tiles) / kCounted;
+    }
+    // A query tile may want more than there are places, and the first ones have few to choose from.
+    EXPECT_NEAR(chosen / query_tiles, wanted * topk, 0.2 * wanted * topk) << wanted;
+  }
+}
+
 TEST(BlockTopk, HardensToWhatItChoseMost) {
   Random random(test_seed(), 10);
   const auto l = layer("block_topk: {topk: 2, sinks: 1, harden: 0.9, tiles: 60}", {160, true, 16}, 2, 1);

@@ -10,9 +10,9 @@
 // rows of a query tile choose one after another: row i proposes the best tile that is not chosen yet, which
 // is taken if its share is above the group's threshold and one of the `topk` places is free; it is seen by
 // the rows from i on. So a tile is computed once, with a mask of rows, and the budget is kept exactly. Only
-// tiles that lie wholly before the query tile are candidates. The threshold follows the shares so that half
-// of the places are wanted: rows that seek nothing in particular have low shares everywhere, and must not
-// take the places before one comes that does.
+// tiles that lie wholly before the query tile are candidates. The threshold follows the shares so that a
+// certain part of the places is `wanted`: rows that seek nothing in particular have low shares everywhere,
+// and must not take the places before one comes that does.
 //
 // The router learns through gates. That of a chosen tile is 2 sigmoid(log share - threshold), 1 where it is
 // just taken. But where attention has found what it seeks no gate matters, and a tile that is not chosen says
@@ -37,10 +37,10 @@ struct RouterOptions {
   std::int64_t dim = 0;  // 0: head_dim
   std::int64_t parts = 1;
   double explore = 1;
+  double wanted = 0.5;  // what the threshold aims at: proposals above it, over places
 };
 
 constexpr double kFirstShare = 0.5;    // the threshold begins there
-constexpr double kWanted = 0.5;        // of the places
 constexpr double kAdaptation = 0.1;    // of the threshold, nats per step at most
 constexpr double kLeastShare = 1e-20;  // has a logarithm
 constexpr double kTriedSlope = 0.5;    // of a tried gate by its log share: that of a gate just taken
@@ -159,7 +159,7 @@ class BlockTopk final : public RoutedMechanism {
     for (std::size_t g = 0; g < wants_.size(); ++g) {
       const ChoiceSums w = std::exchange(wants_[g], ChoiceSums{});
       if (w.query_tiles == 0) continue;
-      const double wanted = w.wanted / w.query_tiles / (kWanted * static_cast<double>(options_.topk));
+      const double wanted = w.wanted / w.query_tiles / (options_.wanted * static_cast<double>(options_.topk));
       thresholds_[g] += kAdaptation * std::clamp(wanted - 1, -1.0, 1.0);
     }
     for (float& c : counts_) c *= kForget;
@@ -466,6 +466,7 @@ PatternPtr make_block_topk(const YamlNode& body, const PatternContext&) {
   options.dim = map.integer("dim", 0, 1024, options.dim);
   options.parts = map.integer("parts", 1, 128, options.parts);
   options.explore = map.number("explore", 0, 1, options.explore);
+  options.wanted = map.number("wanted", 0.01, 10, options.wanted);
   LearnSchedule schedule;
   schedule.warmup = map.number("warmup", 0, 1, 0);
   schedule.harden = map.number("harden", 0, 1, 1);

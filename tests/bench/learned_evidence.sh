@@ -1,7 +1,8 @@
 #!/bin/bash
 # The runs of tests/bench/LEARNED.md, on one GPU, from the repository's root:
 #   bash tests/bench/learned_evidence.sh FILIGREE OUT PART..
-# FILIGREE: the program; OUT: a new folder for the runs; PART: planted, language, recall, recall_many. JOBS runs go at a time.
+# FILIGREE: the program; OUT: a new folder for the runs; PART: planted, language,
+# language_long, recall, recall_many. JOBS runs go at a time.
 set -u
 filigree=$1 out=$2
 shift 2
@@ -51,6 +52,10 @@ language() {
   controls "$out/language" learned_layout full 0.231 300 3.0e-4
 }
 
+language_long() {
+  "$filigree" ablate configs/learned/lm-long.yaml --jobs "$jobs" --out "$out/language-long"
+}
+
 # Looking up is learned on short texts, kept on longer ones, and then tried with fewer tiles.
 recall() {
   local short=configs/learned/recall-short.yaml
@@ -67,6 +72,7 @@ recall() {
 recall_many() {
   "$filigree" train configs/learned/mqar-short.yaml train.out="$out/mqar-short" >"$out/mqar-short.log"
   "$filigree" ablate configs/learned/mqar.yaml --jobs "$jobs" --out "$out/mqar" train.init_from="$out/mqar-short"
+  controls "$out/mqar" learned full 0.2311 150 1.0e-3
 }
 
 for part in "$@"; do "$part"; done
