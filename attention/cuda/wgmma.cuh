@@ -184,7 +184,7 @@ __device__ inline void write_rounded(const float (&c)[n][4], float factor, std::
                                      std::uint32_t panel_bytes, int first, Write&& write) {
   const int row = first + lane_id() / 4;
   const std::uint32_t bytes = static_cast<std::uint32_t>(lane_id() % 4 * 4);
-  __syncwarp();  // other lanes have read those rows
+  __syncwarp();  // every lane has read what it needs of those rows
 #pragma unroll
   for (int d = 0; d < n; ++d)
 #pragma unroll
