@@ -95,8 +95,7 @@ TEST_F(CudaRunTest, LearnedPatternsRepeatResumeAndFollowTheCpu) {
     for (const std::string& other : {b, eager, resumed}) expect_same(path(other + last), path(a + last));
     EXPECT_EQ(metrics(b), metrics(a));
 
-    // At the fixture's rate, spans jump so far that rounding alone moves a loss by 1e-3 in one text of
-    // twenty.
+    // At the fixture's rate, spans jump: rounding alone moves a loss by 1e-3 in one text of twenty.
     ASSERT_EQ(run_as(a + "_fp32", {"train.lr=2e-3"}, "fp32").exit_code, 0);
     std::vector<std::string> cpu = {"train",        "config.yaml",   "tile=32",
                                     "model.dim=64", "train.lr=2e-3", "train.out=" + a + "_cpu"};
