@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One script for all the set-up: installs what is missing, builds, and then trains or tests.
-#   ./setup.sh quickstart   train configs/quickstart.yaml on the C++ standard library's headers (4 to 7 minutes)
+#   ./setup.sh quickstart   train configs/quickstart.yaml on the C++ standard library's headers (4 to 12 minutes)
 #   ./setup.sh test         run the whole test suite; with --peers also against transformers, PyTorch, h5py and other
 #                           readers of the same files, in a Python environment made in build/peers
 #   ./setup.sh build        stop after the build: build/release/filigree
