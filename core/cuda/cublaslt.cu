@@ -6,8 +6,6 @@
 // the version: they are compared on random operands, where another order of summation shows. Hence a run may
 // measure differently, too little or (while a graph is captured, or without memory to spare) not at all, and
 // computes the same.
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -21,6 +19,7 @@
 #include <vector>
 
 #include "core/cuda/cublaslt.h"
+#include "core/cuda/cublaslt_library.h"
 #include "core/cuda/cuda.h"
 #include "core/cuda/runtime.h"
 #include "core/random.h"
@@ -30,9 +29,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kWorkspaceBytes = std::int64_t{64}
-                                         << 20;  // for sums over parts of k; beside the allocator
-constexpr std::int64_t kMaxAlignment = 256;      // more makes no difference to cuBLASLt
+constexpr std::int64_t kWorkspaceBytes = kProductWorkspaceBytes;
+constexpr std::int64_t kMaxAlignment = 256;  // more makes no difference to cuBLASLt
 constexpr int kCandidates = 16;
 constexpr double kLeastTimedFlops = 4e9;  // some 6 us on an H100 in bf16
 // What choosing may add to the time of the first step.
@@ -42,7 +40,7 @@ constexpr Clock::duration kTimingOfAShape = std::chrono::milliseconds(10),
 void check_cublas(cublasStatus_t status, std::source_location where = std::source_location::current()) {
   if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
     check(false,
-          fmt::format("cuBLASLt: {} ({})", cublasLtGetStatusString(status), cublasLtGetStatusName(status)),
+          fmt::format("cuBLASLt: {} ({})", cublas_lt().status_text(status), cublas_lt().status_name(status)),
           where);
 }
 
@@ -72,7 +70,7 @@ State& state(Context context) {
   if (!s.workspace) s.workspace = allocate(context.device, kWorkspaceBytes);
   if (!s.workspace) fail(ErrorKind::out_of_memory, "no memory for cuBLASLt's workspace of 64 MiB");
   check_cuda(cudaSetDevice(context.device));
-  check_cublas(cublasLtCreate(&s.handle));
+  check_cublas(cublas_lt().create(&s.handle));
   return s;
 }
 
@@ -105,15 +103,15 @@ Key key_of(const Product& p) {
 
 template <class T>
 void set(cublasLtMatmulDesc_t of, cublasLtMatmulDescAttributes_t attribute, const T& value) {
-  check_cublas(cublasLtMatmulDescSetAttribute(of, attribute, &value, sizeof(T)));
+  check_cublas(cublas_lt().set_operation(of, attribute, &value, sizeof(T)));
 }
 template <class T>
 void set(cublasLtMatrixLayout_t of, cublasLtMatrixLayoutAttribute_t attribute, const T& value) {
-  check_cublas(cublasLtMatrixLayoutSetAttribute(of, attribute, &value, sizeof(T)));
+  check_cublas(cublas_lt().set_layout(of, attribute, &value, sizeof(T)));
 }
 template <class T>
 void set(cublasLtMatmulPreference_t of, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
-  check_cublas(cublasLtMatmulPreferenceSetAttribute(of, attribute, &value, sizeof(T)));
+  check_cublas(cublas_lt().set_preference(of, attribute, &value, sizeof(T)));
 }
 
 cudaDataType_t cuda_type(DType type) {
@@ -143,8 +141,9 @@ struct Description {
 
   explicit Description(const Product& p) {
     const bool f64 = p.a.type == DType::f64;
-    check_cublas(cublasLtMatmulDescInit(&operation, f64 ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-                                        f64 ? CUDA_R_64F : CUDA_R_32F));
+    check_cublas(cublas_lt().init_operation(&operation, sizeof(operation),
+                                            f64 ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                            f64 ? CUDA_R_64F : CUDA_R_32F));
     set(&operation, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(&operation, CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(&operation, CUBLASLT_MATMUL_DESC_EPILOGUE, cublas_epilogue(p));
@@ -160,8 +159,9 @@ struct Description {
 
  private:
   static void describe(cublasLtMatrixLayout_t layout, const Matrix& m, std::int64_t batch) {
-    check_cublas(cublasLtMatrixLayoutInit(layout, cuda_type(m.type), static_cast<std::uint64_t>(m.columns),
-                                          static_cast<std::uint64_t>(m.rows), m.columns));
+    check_cublas(cublas_lt().init_layout(layout, sizeof(*layout), cuda_type(m.type),
+                                         static_cast<std::uint64_t>(m.columns),
+                                         static_cast<std::uint64_t>(m.rows), m.columns));
     if (batch == 1) return;
     check(batch <= std::numeric_limits<std::int32_t>::max(), "too many matrices in a batch");
     set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(batch));
@@ -176,9 +176,9 @@ cublasStatus_t run(const State& s, Context context, const Product& p, const Algo
   const float narrow_alpha = 1, narrow_beta = static_cast<float>(p.beta);
   const void* const alpha_at = f64 ? static_cast<const void*>(&alpha) : &narrow_alpha;
   const void* const beta_at = f64 ? static_cast<const void*>(&p.beta) : &narrow_beta;
-  return cublasLtMatmul(s.handle, &d.operation, alpha_at, p.b.data, &d.b, p.a.data, &d.a, beta_at, p.y.data,
-                        &d.y, p.y.data, &d.y, &algorithm.value, s.workspace, kWorkspaceBytes,
-                        stream(context));
+  return cublas_lt().matmul(s.handle, &d.operation, alpha_at, p.b.data, &d.b, p.a.data, &d.a, beta_at,
+                            p.y.data, &d.y, p.y.data, &d.y, &algorithm.value, s.workspace, kWorkspaceBytes,
+                            stream(context));
 }
 
 // --- the choice ---
@@ -186,7 +186,7 @@ cublasStatus_t run(const State& s, Context context, const Product& p, const Algo
 // cuBLASLt's proposals, by its estimate of their times.
 std::vector<Algorithm> proposals(const State& s, const Product& p) {
   cublasLtMatmulPreferenceOpaque_t preference;
-  check_cublas(cublasLtMatmulPreferenceInit(&preference));
+  check_cublas(cublas_lt().init_preference(&preference, sizeof(preference)));
   set(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kWorkspaceBytes});
   // Parts of k are summed in the workspace in the accumulator's type and in a fixed order, or not at all.
   set(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
@@ -207,8 +207,8 @@ std::vector<Algorithm> proposals(const State& s, const Product& p) {
   Description d(p);
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
   int count = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      s.handle, &d.operation, &d.b, &d.a, &d.y, &d.y, &preference, kCandidates, results.data(), &count);
+  const cublasStatus_t status = cublas_lt().propose(s.handle, &d.operation, &d.b, &d.a, &d.y, &d.y,
+                                                    &preference, kCandidates, results.data(), &count);
   // What an epilogue does not fit is called either.
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return {};
   check_cublas(status);
@@ -221,8 +221,8 @@ std::vector<Algorithm> proposals(const State& s, const Product& p) {
 // In how many parts k is summed; other parts give other bits.
 std::int32_t parts_of_k(const Algorithm& algorithm) {
   std::int32_t parts = 1;
-  check_cublas(cublasLtMatmulAlgoConfigGetAttribute(&algorithm.value, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts,
-                                                    sizeof(parts), nullptr));
+  check_cublas(cublas_lt().algorithm_attribute(&algorithm.value, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts,
+                                               sizeof(parts), nullptr));
   return parts;
 }
 
