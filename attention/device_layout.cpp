@@ -26,17 +26,21 @@ class Upload {
     add(to, shape, [values = std::move(values)](T* out) { std::ranges::copy(values, out); });
   }
   void send(Device device) const {
-    Tensor all = Tensor::empty({size_}, dtype_of<T>());
-    parallel_tasks(std::ssize(parts_), [&](std::int64_t i) {
-      const Part& part = parts_[static_cast<std::size_t>(i)];
-      part.fill(all.data<T>() + part.begin);
-    });
+    Tensor all = Tensor::empty({size_}, dtype_of<T>(), device.is_meta() ? device : Device::cpu());
+    if (!device.is_meta()) fill(all);
     all = all.to(device);
     for (const Part& part : parts_)
       *part.to = all.slice(part.begin, part.begin + part.shape.numel()).reshape(part.shape);
   }
 
  private:
+  void fill(Tensor& all) const {
+    parallel_tasks(std::ssize(parts_), [&](std::int64_t i) {
+      const Part& part = parts_[static_cast<std::size_t>(i)];
+      part.fill(all.data<T>() + part.begin);
+    });
+  }
+
   static constexpr std::int64_t kStep = 256 / sizeof(T);
   struct Part {
     Tensor* to;

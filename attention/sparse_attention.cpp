@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "attention/device_layout.h"
 #include "attention/kernels.h"
 #include "core/ops_common.h"
 
@@ -58,6 +59,55 @@ Tensor room_for_keys(const AttentionInput& in) {
                        in.dtype(), in.k.tensor.device());
 }
 
+// What the CUDA kernels take beside their results, for the meta device in a GPU's place: the layout there,
+// and workspaces of the sizes in attention/cuda/*.cu.
+class CountedWorkspaces {
+ public:
+  explicit CountedWorkspaces(const AttentionInput& in) : in_(in), device_(in.q.tensor.device()) {
+    if (device_ == Device::meta_cuda()) layout_ = &in.layout->on(device_, in.layout_kv_heads());
+  }
+  void forward() const {
+    if (!layout_) return;
+    const std::int64_t rows = segment_rows(layout_->query_work);
+    const Tensor o = take(rows * in_.q.dim()), sums = take(rows), maxima = is_bf16() ? Tensor{} : take(rows);
+  }
+  void backward(const Tensor& gate_grad) const {
+    if (!layout_) return;
+    if (!is_bf16()) {
+      query_gradients(gate_grad.defined() ? gate_grad.numel() : 0);
+      return key_gradients();
+    }
+    constexpr std::int64_t kBoundsWords = 4;
+    const std::int64_t query_tiles = in_.q.batch() * in_.layout->query_tiles();
+    const Tensor sums = take(in_.q.batch() * in_.q.count * in_.q.rows()),
+                 parts = take(2 * layout_->masks.dim(0)),
+                 bounds = in_.row_bounds.defined() ? take(kBoundsWords * query_tiles) : Tensor{};
+    key_gradients();
+    query_gradients(0);
+  }
+
+ private:
+  bool is_bf16() const { return in_.dtype() == DType::bf16; }
+  Tensor take(std::int64_t elements) const {
+    return Tensor::empty({elements}, accumulation_dtype(in_.dtype()), device_);
+  }
+  std::int64_t segment_rows(const WorkList& work) const {
+    return work.n_slots * in_.sharing() * in_.layout->tile();
+  }
+  void key_gradients() const {
+    const Tensor segments = take(2 * segment_rows(layout_->key_work) * in_.q.dim());
+  }
+  void query_gradients(std::int64_t gates) const {
+    const std::int64_t parts = in_.layout->tile() / 32;
+    const Tensor segments = take(segment_rows(layout_->query_work) * in_.q.dim()),
+                 of_gates = take(gates * parts * parts);
+  }
+
+  const AttentionInput& in_;
+  Device device_;
+  const DeviceLayout* layout_ = nullptr;  // on a GPU the kernels count for themselves
+};
+
 struct Output {
   Tensor o, lse;
 };
@@ -67,6 +117,7 @@ Output forward(const AttentionInput& in, const AttentionOptions& options) {
   Output out{Tensor::empty({in.q.batch(), in.q.rows(), in.q.count, in.q.dim()}, in.dtype(), device),
              Tensor::empty({in.q.batch(), in.q.count, in.q.rows()}, accumulation_dtype(in.dtype()), device)};
   Tensor packed = room_for_keys(in);
+  CountedWorkspaces(in).forward();
   on_device(device, [&](auto context) { sparse_attention_forward(context, in, packed, out.o, out.lse); });
   if (options.lse) *options.lse = out.lse;
   return out;
@@ -79,6 +130,7 @@ Tensor backward(const AttentionInput& in, const Output& out, const Tensor& o_gra
   Tensor gate_grad;
   if (want_gate) gate_grad = Tensor::empty({in.sharing(), in.layout->gate_size()}, in.gate.dtype(), device);
   Tensor delta = Tensor::empty_like(out.lse);
+  CountedWorkspaces(in).backward(gate_grad);
   on_device(device, [&](auto context) {
     sparse_attention_backward(context, in, out.o, out.lse, o_grad, delta, q_grad, k_grad, v_grad, gate_grad);
   });

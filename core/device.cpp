@@ -3,8 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -55,13 +57,10 @@ class SystemMemory final : public Source {
 class NoMemory final : public Source {
  public:
   void* take(std::int64_t bytes) override {
-    next_ += bytes + kHugePage;
-    return reinterpret_cast<void*>(next_ - bytes);
+    static std::atomic<std::uintptr_t> next = kHugePage;  // no two pools of a device share an address
+    return reinterpret_cast<void*>(next.fetch_add(static_cast<std::uintptr_t>(bytes + kHugePage)));
   }
   void give(void*, std::int64_t) override {}
-
- private:
-  std::uintptr_t next_ = kHugePage;
 };
 
 struct Block {
@@ -237,27 +236,18 @@ std::unique_ptr<Source> cpu_source() {
   return std::make_unique<Heap>();
 }
 
-std::unique_ptr<CachingAllocator> meta_allocator(std::int64_t alignment) {
-  return std::make_unique<CachingAllocator>("meta", std::make_unique<NoMemory>(), true, alignment);
-}
-
-#ifdef FILIGREE_CUDA
-
-class CudaMemory final : public Source {
+// The memory of one GPU, or of the meta device in its place. What a graph was captured with must stay the
+// graph's: it lives in a pool of its own.
+class PooledAllocator final : public Allocator {
  public:
-  explicit CudaMemory(int device) : device_(device) {}
-  void* take(std::int64_t bytes) override { return cuda::allocate(device_, bytes); }
-  void give(void* pointer, std::int64_t) override { cuda::release(device_, pointer); }
+  using MakeSource = std::function<std::unique_ptr<Source>()>;
 
- private:
-  int device_;
-};
-
-// The memory of one GPU. What a graph was captured with must stay the graph's: it lives in a pool of its own.
-class CudaAllocator final : public Allocator {
- public:
-  explicit CudaAllocator(int device) : device_(device), statistics_(std::make_shared<MemoryStatistics>()) {
-    pools_.push_back(make_pool());
+  PooledAllocator(std::string name, MakeSource make_source, bool pooling)
+      : name_(std::move(name)),
+        make_source_(std::move(make_source)),
+        pooling_(pooling),
+        statistics_(std::make_shared<MemoryStatistics>()) {
+    open_pool();
   }
 
   void* allocate(std::int64_t bytes) override { return pools_.back()->allocate(bytes); }
@@ -272,7 +262,10 @@ class CudaAllocator final : public Allocator {
   void reset_peak() override { pools_[0]->reset_peak(); }
   void release_cached() override { pools_[0]->release_cached(); }
 
-  void open_pool() { pools_.push_back(make_pool()); }
+  void open_pool() {
+    pools_.push_back(
+        std::make_shared<CachingAllocator>(name_, make_source_(), pooling_, kCudaAlignment, statistics_));
+  }
   std::shared_ptr<void> close_pool() {
     auto pool = pools_.back();
     pools_.pop_back();
@@ -281,34 +274,58 @@ class CudaAllocator final : public Allocator {
   }
 
  private:
-  // FILIGREE_CUDA_POOLING=off, for compute-sanitizer: every tensor is an allocation of its own.
-  std::shared_ptr<CachingAllocator> make_pool() const {
-    const char* pooling = std::getenv("FILIGREE_CUDA_POOLING");
-    return std::make_shared<CachingAllocator>(
-        Device::cuda(device_).str(), std::make_unique<CudaMemory>(device_),
-        !pooling || std::strcmp(pooling, "off") != 0, kCudaAlignment, statistics_);
-  }
-
-  int device_;
+  std::string name_;
+  MakeSource make_source_;
+  bool pooling_;
   std::shared_ptr<MemoryStatistics> statistics_;
   std::vector<std::shared_ptr<CachingAllocator>> pools_;  // the last one serves; the first is no graph's
   std::vector<std::weak_ptr<CachingAllocator>> closed_;
 };
 
-CudaAllocator& cuda_allocator(int index) {
-  static auto* devices = new std::map<int, std::unique_ptr<CudaAllocator>>;
+#ifdef FILIGREE_CUDA
+
+class CudaMemory final : public Source {
+ public:
+  explicit CudaMemory(int device) : device_(device) {}
+  void* take(std::int64_t bytes) override { return cuda::allocate(device_, bytes); }
+  void give(void* pointer, std::int64_t) override { cuda::release(device_, pointer); }
+
+ private:
+  int device_;
+};
+
+PooledAllocator& cuda_allocator(int index) {
+  static auto* devices = new std::map<int, std::unique_ptr<PooledAllocator>>;
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   auto& found = (*devices)[index];
   if (!found) {
     if (const std::string why = cuda::why_unavailable(); !why.empty())
       throw Error(ErrorKind::usage, "device: cuda cannot be used: " + why, "use device: cpu");
-    found = std::make_unique<CudaAllocator>(index);
+    // FILIGREE_CUDA_POOLING=off, for compute-sanitizer: every tensor is an allocation of its own.
+    const char* pooling = std::getenv("FILIGREE_CUDA_POOLING");
+    found = std::make_unique<PooledAllocator>(
+        Device::cuda(index).str(), [index] { return std::make_unique<CudaMemory>(index); },
+        !pooling || std::strcmp(pooling, "off") != 0);
   }
   return *found;
 }
 
 #endif
+
+PooledAllocator& meta_cuda_allocator() {
+  static auto* meta = new PooledAllocator(
+      "meta", [] { return std::make_unique<NoMemory>(); }, /*pooling=*/true);
+  return *meta;
+}
+
+PooledAllocator* pooled_allocator(Device device) {
+  if (device == Device::meta_cuda()) return &meta_cuda_allocator();
+#ifdef FILIGREE_CUDA
+  if (device.is_cuda()) return &cuda_allocator(device.index);
+#endif
+  return nullptr;
+}
 
 }  // namespace
 
@@ -326,28 +343,20 @@ void fail_without_cuda() {
 Allocator& allocator(Device device) {
   // Never destroyed: tensors of static lifetime may outlive main.
   static auto* cpu = new CachingAllocator("cpu", cpu_source(), kPooling);
-  static auto* meta = meta_allocator(kCacheLine).release();
-  static auto* meta_cuda = meta_allocator(kCudaAlignment).release();
+  static auto* meta = new CachingAllocator("meta", std::make_unique<NoMemory>());
   if (device.is_cpu()) return *cpu;
-  if (device.is_meta()) return device.like_cuda() ? *meta_cuda : *meta;
-#ifdef FILIGREE_CUDA
-  return cuda_allocator(device.index);
-#else
+  if (PooledAllocator* pooled = pooled_allocator(device)) return *pooled;
+  if (device.is_meta()) return *meta;
   fail_without_cuda();
-#endif
 }
 
 GraphPool::GraphPool(Device device) : device_(device) {
-#ifdef FILIGREE_CUDA
-  if (device_.is_cuda()) cuda_allocator(device_.index).open_pool();
-#endif
+  if (PooledAllocator* pooled = pooled_allocator(device_)) pooled->open_pool();
 }
 
 std::shared_ptr<void> GraphPool::close() {
   open_ = false;
-#ifdef FILIGREE_CUDA
-  if (device_.is_cuda()) return cuda_allocator(device_.index).close_pool();
-#endif
+  if (PooledAllocator* pooled = pooled_allocator(device_)) return pooled->close_pool();
   return nullptr;
 }
 

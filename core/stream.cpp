@@ -65,22 +65,24 @@ void Event::wait() const {
 #endif
 }
 
+// In a GPU's place the meta device counts the memory that the graph works in, and keeps it.
 Graph::Graph(Device device, std::function<void()> f) : device_(device), f_(std::move(f)) {
-#ifdef FILIGREE_CUDA
-  if (!device_.is_cuda()) return;
+  if (!device_.like_cuda()) return;
   synchronize(device_);
   GraphPool pool(device_);
-  void* graph = cuda::capture_graph(device_.index, f_);
-  pool_ = pool.close();
-  graph_ = std::shared_ptr<void>(graph, cuda::free_graph);
+#ifdef FILIGREE_CUDA
+  if (device_.is_cuda())
+    graph_ = std::shared_ptr<void>(cuda::capture_graph(device_.index, f_), cuda::free_graph);
 #endif
+  if (device_.is_meta()) f_();
+  pool_ = pool.close();
 }
 
 void Graph::launch() {
 #ifdef FILIGREE_CUDA
   if (graph_) return cuda::launch_graph(device_.index, graph_.get());
 #endif
-  f_();
+  if (!pool_) f_();
 }
 
 }  // namespace filigree

@@ -175,7 +175,8 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
 void Tensor::copy_from(const Tensor& source) {
   require(shape_ == source.shape_ && type_ == source.type_, "[copy] {} {} from {} {}", dtype_name(type_),
           shape_.str(), dtype_name(source.type_), source.shape_.str());
-  if (device().is_meta() || source.device().is_meta() || numel() == 0) return;
+  if (device().is_meta() || numel() == 0) return;
+  if (source.device().is_meta()) return fill_zero();  // as item() reads it
   copy_bytes(raw_data(), device(), source.raw_data(), source.device(), bytes());
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "attention/device_layout.h"
 #include "attention/reference.h"
 #include "core/parallel.h"
 #include "tests/attention_cases.h"
@@ -319,6 +320,23 @@ TEST(SparseAttention, MetaPredictsTheMemory) {
     return allocator(device).statistics().peak_in_use - before;
   };
   EXPECT_EQ(peak_on(Device::meta()), peak_on(Device::cpu()));
+}
+
+TEST(SparseAttention, MetaInAGpusPlaceCountsTheSegmentsOfCutRows) {
+  const std::int64_t n = 16384, heads = 2, dim = 32;
+  const Device device = Device::meta_cuda();
+  const auto layout = layout_of("{full: {}}", n, heads, 64);
+  const std::int64_t slots = make_device_layout(*layout, 1, device).key_work.n_slots;
+  ASSERT_GT(slots, 0) << "rows of more than 8192 keys are cut";
+  const std::int64_t segments = 2 * slots * layout->tile() * dim * 4;  // of dk and dv, f32
+  allocator(device).reset_peak();
+  const std::int64_t before = allocator(device).statistics().in_use;
+  const Var qkv(Tensor::zeros({1, n, heads + 2, dim}, DType::bf16, device), true);
+  const Var o = sparse_attention_qkv(qkv, 1, layout);
+  const Tensor o_grad = Tensor::zeros(o.shape(), DType::bf16, device);
+  backward(o, o_grad);
+  const std::int64_t tensors = qkv.value().bytes() + qkv.grad().bytes() + o.value().bytes() + o_grad.bytes();
+  EXPECT_GT(allocator(device).statistics().peak_in_use - before, tensors + segments);
 }
 
 TEST(SparseAttention, BadCallsSayWhatIsWrong) {

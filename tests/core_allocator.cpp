@@ -7,6 +7,7 @@
 
 #include "core/build_info.h"
 #include "core/device.h"
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "tests/gradcheck.h"
 
@@ -194,6 +195,27 @@ TEST(Allocators, CudaWithoutAGpuIsAnError) {
   if (cuda_unavailable().empty()) GTEST_SKIP() << "this machine has a GPU";
   EXPECT_THROW(allocator(Device::cuda()), Error);
   EXPECT_THROW(Tensor::empty({1}, DType::f32, Device::cuda()), Error);
+}
+
+// A plan of a GPU run counts the graph's memory beside what the first steps have left cached.
+TEST(GraphPool, OnTheMetaDeviceAGraphKeepsItsMemory) {
+  constexpr std::int64_t kBytes = 4 << 20;
+  const Device device = Device::meta_cuda();
+  Allocator& memory = allocator(device);
+  memory.release_cached();
+  const std::int64_t before = memory.statistics().reserved;
+  const auto take = [&] { Tensor::empty({kBytes}, DType::u8, device); };
+  take();
+  EXPECT_EQ(memory.statistics().reserved - before, kBytes) << "cached";
+  {
+    Graph graph(device, take);
+    EXPECT_EQ(memory.statistics().reserved - before, 2 * kBytes);
+    graph.launch();
+    take();
+    memory.release_cached();
+    EXPECT_EQ(memory.statistics().reserved - before, kBytes) << "the graph's";
+  }
+  EXPECT_EQ(memory.statistics().reserved, before);
 }
 
 }  // namespace

@@ -166,7 +166,7 @@ TEST_F(CudaRunTest, PredictedMemoryIsThePeak) {
   ASSERT_EQ(
       std::sscanf(outcome.output.c_str() + at, "memory    peak %lf MiB, expected %lf MiB", &peak, &expected),
       2);
-  EXPECT_NEAR(expected, peak, 0.1 * peak);
+  EXPECT_NEAR(expected, peak, 0.05 * peak);
 }
 
 TEST_F(CudaRunTest, TooMuchIsRefusedWithTheNumbers) {

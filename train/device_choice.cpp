@@ -1,6 +1,7 @@
 #include "train/device_choice.h"
 
 #include "core/build_info.h"
+#include "core/cuda/runtime.h"
 
 namespace filigree {
 
@@ -41,7 +42,8 @@ std::int64_t free_memory(Device device) {
 }
 
 std::int64_t peak_memory(Device device) {
-  return device.is_cuda() ? allocator(device).statistics().peak_reserved : peak_resident_bytes();
+  if (!device.is_cuda()) return peak_resident_bytes();
+  return allocator(device).statistics().peak_reserved + cuda::kProductWorkspaceBytes;
 }
 
 }  // namespace filigree

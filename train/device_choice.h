@@ -14,8 +14,8 @@ Config with_device(Config config);
 Device device_of(const Config& config);
 DType compute_dtype(const Config& config);
 
-// Bytes on the device: of its memory that is free, and the peak that this process took for tensors (on the
-// CPU: the peak of the resident set).
+// Bytes on the device: of its memory that is free, and the peak that this process took for tensors, what the
+// allocator caches and cuBLASLt's workspace included (on the CPU: the peak of the resident set).
 std::int64_t free_memory(Device device);
 std::int64_t peak_memory(Device device);
 

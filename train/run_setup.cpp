@@ -78,7 +78,8 @@ RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> train
   setup.peak_flops = measure_peak_flops(device_of(given), compute_dtype(given));
   allocator(device_of(given)).release_cached();  // what the measurement took is no part of the run
   allocator(device_of(given)).reset_peak();
-  setup.memory = plan_memory(setup.config, setup.config.model, setup.layouts);
+  setup.memory =
+      plan_memory(setup.config, setup.layouts, setup.data.validation ? &*setup.data.validation : nullptr);
   return setup;
 }
 

@@ -278,7 +278,7 @@ void LearnedLayer::advance(const LearnStage& stage) {
     }
   training_ = assemble(geometry_.n, by_gates(geometry_.n, true));
   // Now, while the device is idle, and not in the middle of the forward pass.
-  if (device_.is_cuda() && !routes()) training_.layout->on(device_, n_kv_heads_);
+  if (device_.like_cuda() && !routes()) training_.layout->on(device_, n_kv_heads_);
   forget_evaluation();
 }
 

@@ -9,6 +9,9 @@
 
 namespace filigree::cuda {
 
+// What products by cuBLASLt take of a device for sums over parts of k, once and beside the allocator.
+inline constexpr std::int64_t kProductWorkspaceBytes = std::int64_t{64} << 20;
+
 struct DeviceInfo {
   std::string name;  // "NVIDIA H100 80GB HBM3"
   int major = 0, minor = 0;
