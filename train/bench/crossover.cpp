@@ -70,8 +70,9 @@ Timing alternate(Work& full, Work& sparse, int repeats) {
     b.push_back(sparse.turn());
     ratios.push_back(a.back() / b.back());
   }
-  return {quantile(a, 0.5), quantile(b, 0.5), quantile(ratios, 0.5), quantile(ratios, 0.25),
-          quantile(ratios, 0.75)};
+  const double full_ms = quantile(a, 0.5), sparse_ms = quantile(b, 0.5), speedup = full_ms / sparse_ms;
+  return {full_ms, sparse_ms, speedup, std::min(speedup, quantile(ratios, 0.25)),
+          std::max(speedup, quantile(ratios, 0.75))};
 }
 
 // Values of deviation 1, converted on the device.
@@ -219,31 +220,38 @@ Json timing_json(const std::optional<Timing>& timing) {
 
 using Part = std::optional<Timing> CrossoverPoint::*;
 
-// What three of four turns reach, and no gain where there is nothing to gain.
 Break break_of(const Crossover& result, Part part) {
-  std::vector<std::pair<std::int64_t, double>> speedups;
-  for (const CrossoverPoint& point : result.points)
-    if (point.*part) speedups.emplace_back(point.length, point.density < 1 ? (point.*part)->low : 1.0);
-  return find_break(speedups);
+  std::vector<SpeedAt> speeds;
+  for (const CrossoverPoint& point : result.points) {
+    if (!(point.*part)) continue;
+    const Timing& timing = *(point.*part);
+    if (point.density < 1)
+      speeds.push_back({point.length, timing.speedup, timing.low, timing.high});
+    else
+      speeds.push_back({point.length, 1, 1, 1});
+  }
+  return find_break(speeds);
 }
 
 Json break_json(const Break& found) {
-  if (found.kind == Break::Kind::at) return found.length;
+  if (found.kind == Break::Kind::at || found.kind == Break::Kind::after) return found.length;
   return found.kind == Break::Kind::always ? "below the shortest" : "beyond the longest";
 }
 
 }  // namespace
 
-Break find_break(const std::vector<std::pair<std::int64_t, double>>& points) {
-  std::size_t first = points.size();  // of the faster ones at the end
-  while (first > 0 && points[first - 1].second > 1) --first;
-  if (first == points.size()) return {Break::Kind::never, 0};
-  if (first == 0) return {Break::Kind::always, 0};
-  const auto [slow_n, slow] = points[first - 1];
-  const auto [fast_n, fast] = points[first];
-  const double share = -std::log(slow) / (std::log(fast) - std::log(slow));
-  return {Break::Kind::at, std::exp(std::lerp(std::log(static_cast<double>(slow_n)),
-                                              std::log(static_cast<double>(fast_n)), share))};
+Break find_break(const std::vector<SpeedAt>& speeds) {
+  std::size_t first = speeds.size();  // of the faster ones at the end
+  while (first > 0 && speeds[first - 1].low > 1) --first;
+  if (first == speeds.size()) return {Break::Kind::never, 0, 0};
+  if (first == 0) return {Break::Kind::always, 0, 0};
+  const SpeedAt &slow = speeds[first - 1], &fast = speeds[first];
+  if (slow.high >= 1) return {Break::Kind::after, static_cast<double>(fast.length), slow.length};
+  const double share = -std::log(slow.speedup) / (std::log(fast.speedup) - std::log(slow.speedup));
+  return {Break::Kind::at,
+          std::exp(std::lerp(std::log(static_cast<double>(slow.length)),
+                             std::log(static_cast<double>(fast.length)), share)),
+          0};
 }
 
 std::string break_text(const Crossover& result, Part part) {
@@ -257,6 +265,9 @@ std::string break_text(const Crossover& result, Part part) {
       return fmt::format("at every N from {} on", lengths.front());
     case Break::Kind::never:
       return fmt::format("not up to N = {}", lengths.back());
+    case Break::Kind::after:
+      return fmt::format("from N = {:.0f} on (at {} the difference is within the noise)", found.length,
+                         found.before);
     case Break::Kind::at:
       break;
   }

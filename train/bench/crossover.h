@@ -1,6 +1,6 @@
 // From which length on a sparse pattern is faster than full attention: in attention alone, forward and
 // backward, and in a whole training step. Both are measured in turn within one process, so that what else the
-// machine does slows both; the ratio is the median of the ratios of the turns.
+// machine does slows both: the noise is what the ratio of a turn's two times varies by.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ struct CrossoverRequest {
 
 struct Timing {
   double full_ms = 0, sparse_ms = 0;  // medians
-  double speedup = 0;                 // median of full / sparse over the turns
-  double low = 0, high = 0;           // its quartiles
+  double speedup = 0;                 // full_ms / sparse_ms
+  double low = 0, high = 0;           // quartiles of the turns' ratios, the speedup within
 };
 
 struct CrossoverPoint {
@@ -39,16 +39,24 @@ struct Crossover {
   std::vector<CrossoverPoint> points;
 };
 
-// The length from which on a pattern is faster at every length measured, found between the last that is not
-// and the first that is by interpolating log(speedup) over log(N).
-struct Break {
-  enum class Kind { always, never, at };
-  Kind kind = Kind::never;
-  double length = 0;
+struct SpeedAt {
+  std::int64_t length;
+  double speedup, low, high;
 };
-Break find_break(const std::vector<std::pair<std::int64_t, double>>& speedups);
-// Of CrossoverPoint::attention or step. Counted as faster: fewer tiles than full attention, and three of four
-// turns faster. "from N = 700 on"
+
+// The length from which on a pattern is faster at every length measured, beyond the noise: three of four
+// turns. Where the last length before is slower beyond the noise, the break is found between the two by
+// interpolating log(speedup) over log(N); where the two cannot be told apart there, it lies somewhere after
+// it.
+struct Break {
+  enum class Kind { always, never, at, after };
+  Kind kind = Kind::never;
+  double length = 0;        // at: the break; after: the first length that is faster
+  std::int64_t before = 0;  // after: the last length that is not
+};
+Break find_break(const std::vector<SpeedAt>& speeds);
+// Of CrossoverPoint::attention or step. Where a pattern computes all of full attention's tiles nothing is
+// gained. "from N = 700 on"
 std::string break_text(const Crossover& result, std::optional<Timing> CrossoverPoint::*part);
 
 // `done` hears of every point as it is measured. Error(usage) where a pattern does not fit a length.

@@ -78,8 +78,9 @@ CrossoverRequest make_request(const CrossoverArguments& arguments) {
 
 void print_point(const Crossover& result, const CrossoverPoint& point) {
   const auto part = [](const std::optional<Timing>& t) {
-    return t ? fmt::format("{:>9.2f} {:>9.2f} {:>7.2f}", t->full_ms, t->sparse_ms, t->speedup)
-             : fmt::format("{:>27}", "out of memory");
+    return t ? fmt::format("{:>9.2f} {:>9.2f} {:>7.2f} {:>11}", t->full_ms, t->sparse_ms, t->speedup,
+                           fmt::format("{:.2f}-{:.2f}", t->low, t->high))
+             : fmt::format("{:>39}", "out of memory");
   };
   fmt::print("{:<28} {:>7} {:>5} {:>6.1f} % |{} |{}\n", result.name.substr(0, 28), point.length, point.batch,
              100 * point.density, part(point.attention), part(point.step));
@@ -88,10 +89,11 @@ void print_point(const Crossover& result, const CrossoverPoint& point) {
 
 void run_crossover(const CrossoverArguments& arguments) {
   const CrossoverRequest request = make_request(arguments);
-  fmt::print("{:<28} {:>7} {:>5} {:>8} |{:>27} |{:>27}\n", "", "", "", "tiles of", "attention, ms",
+  fmt::print("{:<28} {:>7} {:>5} {:>8} |{:>39} |{:>39}\n", "", "", "", "tiles of", "attention, ms",
              "step, ms");
-  fmt::print("{:<28} {:>7} {:>5} {:>8} |{:>9} {:>9} {:>7} |{:>9} {:>9} {:>7}\n", "pattern", "N", "batch",
-             "full", "full", "sparse", "speedup", "full", "sparse", "speedup");
+  fmt::print("{:<28} {:>7} {:>5} {:>8} |{:>9} {:>9} {:>7} {:>11} |{:>9} {:>9} {:>7} {:>11}\n", "pattern", "N",
+             "batch", "full", "full", "sparse", "speedup", "quartiles", "full", "sparse", "speedup",
+             "quartiles");
   const auto results = measure_crossover(request, print_point);
   fmt::print("\n");
   for (const Crossover& result : results)
@@ -123,7 +125,7 @@ void add_bench(CLI::App& app, Invocation&) {
       ->add_option("--tokens", arguments->tokens,
                    "Tokens of a batch (default: those of the longest sequence)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 32));
-  command->add_option("--repeats", arguments->repeats, "Turns, of which the median counts")
+  command->add_option("--repeats", arguments->repeats, "Turns, of which the medians count")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   add_device_option(*command, arguments->device);
