@@ -190,6 +190,28 @@ TEST(ReportAnalysis, OneSeedProvesNothingAndBrokenRunsAreLeftOut) {
             std::string::npos);
 }
 
+TEST(ReportAnalysis, SpeedsAreRankedOnlyIfRunsWereTimedAloneAndDifferMoreThanSeeds) {
+  Collection collection = made_collection();
+  const auto sentence = [&] {
+    const Analysis analysis = analyse(collection);
+    return findings(analysis.settings[0], analysis.metric).back();
+  };
+  EXPECT_TRUE(sentence().starts_with("all trains fastest, 20.0 k tokens/s. ")) << sentence();
+  for (RunData& run : collection.runs) run.beside_others = true;
+  EXPECT_TRUE(sentence().starts_with("Speeds are not ranked: runs shared the machine")) << sentence();
+  EXPECT_FALSE(analyse(collection).settings[0].variants[0].cost.timed_alone);
+  // Alone, `near` takes a fifth of the time that it took beside others.
+  for (RunData& run : collection.runs) run.alone_step_seconds = run.label == "near" ? 0.1 : 0.5;
+  EXPECT_TRUE(sentence().starts_with("near trains fastest, 50.0 k tokens/s, 2.50 times as fast as all. "))
+      << sentence();
+  // With one seed as slow as the others it is not certain.
+  collection.runs[0].alone_step_seconds = 0.3;
+  EXPECT_TRUE(
+      sentence().starts_with("No pattern is ahead in speed beyond the spread over seeds: near trains 50.0 k "
+                             "(16.7 k to 50.0 k) tokens/s, and all may be as fast. "))
+      << sentence();
+}
+
 TEST(ReportAnalysis, AccuracyIsHigherTheBetter) {
   Collection collection{"Runs", "", {made_run("a", 1, 2.0, 10), made_run("b", 1, 1.0, 10)}};
   collection.runs[0].summary["val_accuracy"] = 0.9;

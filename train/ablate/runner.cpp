@@ -20,6 +20,7 @@
 #include "train/ablate/progress_line.h"
 #include "train/checkpoint.h"
 #include "train/folder_lock.h"
+#include "train/layouts.h"
 #include "train/report/report.h"
 #include "train/run_folder.h"
 #include "train/signals.h"
@@ -31,6 +32,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr auto kPoll = std::chrono::milliseconds(50);
+constexpr std::int64_t kTimedSteps = 8;
 
 struct Running {
   const Cell* cell;
@@ -73,7 +75,10 @@ class Ablation {
   int run() {
     const StopSignals signals;
     read_sweep_file();
-    if (sweep_.equal.rule == Fairness::time && !measure()) return stopped();
+    if (sweep_.equal.rule == Fairness::time && !measure()) {
+      StatusLine().leave();  // after the ^C that the terminal printed
+      return stopped();
+    }
     inspect();
     check_weights();
     write_sweep_file();
@@ -86,6 +91,7 @@ class Ablation {
       progress.note(fmt::format("failed    {}: {}", cell->name, problem));
     }
     work(progress);
+    time_alone(progress);
     report(progress);
     if (StopSignals::requested()) return stopped();
     return failures_.empty() ? 0 : exit_code_;
@@ -101,7 +107,7 @@ class Ablation {
 
   fs::path sweep_file() const { return sweep_.out / "sweep.json"; }
 
-  // What is kept of an earlier start: measured speeds.
+  // What is kept of an earlier start: measured speeds, and which cells ran beside others.
   void read_sweep_file() {
     if (!fs::exists(sweep_file())) return;
     const Json json = Json::parse(read_file(sweep_file()), nullptr, false);
@@ -109,6 +115,8 @@ class Ablation {
       throw Error(ErrorKind::data, fmt::format("{} is damaged: no JSON object", sweep_file().string()),
                   "remove it: it is made anew, and finished cells are kept");
     probes_ = json.value("step_seconds", Json::object());
+    alone_ = json.value("alone", Json::object());
+    beside_ = json.value("beside_others", std::set<std::string>{});
   }
 
   void write_sweep_file() const {
@@ -124,11 +132,10 @@ class Ablation {
                            {"target", cell.fitted->target}};
       cells.push_back(std::move(entry));
     }
-    const Json json{{"name", sweep_.name},
-                    {"equal", rule_text(sweep_.equal)},
-                    {"compare", sweep_.compare},
-                    {"step_seconds", probes_},
-                    {"cells", cells}};
+    const Json json{
+        {"name", sweep_.name},     {"equal", rule_text(sweep_.equal)}, {"compare", sweep_.compare},
+        {"step_seconds", probes_}, {"beside_others", beside_},         {"alone", alone_},
+        {"cells", cells}};
     write_file_atomically(sweep_file(), json.dump(2) + '\n');
   }
 
@@ -156,6 +163,8 @@ class Ablation {
       const Config probe = probe_config(cell, sweep_.equal.probe_steps);
       const std::string hash = fmt::format("{}-{}", hash_without_seed(probe), threads_);
       if (!probes_.contains(variant) || probes_[variant].value("config", "") != hash) {
+        fmt::print("equal time: measuring {}\n", variant);
+        std::fflush(stdout);
         const auto seconds = probe_seconds(cell, probe);
         if (!seconds) return false;
         probes_[variant] = {{"seconds", *seconds}, {"config", hash}};
@@ -170,8 +179,6 @@ class Ablation {
   }
 
   std::optional<double> probe_seconds(const Cell& cell, const Config& probe) {
-    fmt::print("equal time: measuring {}\n", sweep_.variant(cell));
-    std::fflush(stdout);
     Cell as_cell = cell;
     as_cell.config = probe;
     write_cell_config(as_cell);
@@ -192,6 +199,48 @@ class Ablation {
     std::error_code ignored;
     fs::remove_all(folder, ignored);
     return seconds;
+  }
+
+  // --- speeds ---
+
+  // The speed of a cell that ran beside others is that of the company it had: each is timed again for a few
+  // steps, alone. What learns its pattern has no such speed: its first steps are not like the others.
+  void time_alone(ProgressLine& progress) {
+    if (!request_.time_alone) return;
+    std::vector<std::pair<const Cell*, Config>> untimed;
+    for (const Cell& cell : sweep_.cells) {
+      if (!finished_.contains(&cell) || !beside_.contains(cell.name) || learns(cell.config)) continue;
+      Config probe = probe_config(cell, kTimedSteps);
+      if (alone_.value(cell.name, Json::object()).value("config", "") != timing_hash(probe))
+        untimed.emplace_back(&cell, std::move(probe));
+    }
+    if (untimed.empty() || StopSignals::requested()) return;
+    progress.note(fmt::format("timing    {} cells, each alone for {} steps, since they ran beside others",
+                              untimed.size(), kTimedSteps));
+    for (const auto& [cell, probe] : untimed) {
+      try {
+        const auto seconds = probe_seconds(*cell, probe);
+        if (!seconds) return;
+        alone_[cell->name] = {{"step_seconds", *seconds}, {"config", timing_hash(probe)}};
+        write_sweep_file();
+      } catch (const Error& e) {  // the results do not depend on it
+        if (e.kind() == ErrorKind::disk) throw;
+        progress.note(fmt::format("untimed   {}", e.what()));
+      }
+    }
+  }
+
+  std::string timing_hash(const Config& probe) const {
+    return fmt::format("{}-{}", config_hash(probe), threads_);
+  }
+
+  static bool learns(const Config& config) {
+    const LayerPatterns patterns = layer_patterns(config);
+    return std::ranges::any_of(patterns.layers, [&](const PatternPtr& pattern) {
+      for (int head = 0; head < config.model.n_heads; ++head)
+        if (pattern->learned(head)) return true;
+      return false;
+    });
   }
 
   // --- cells ---
@@ -245,9 +294,13 @@ class Ablation {
     std::vector<std::string> arguments = {own_binary(), "train", cell_config_path(cell),
                                           fmt::format("threads={}", threads_)};
     if (anew_.contains(&cell)) arguments.emplace_back("--overwrite");
+    if (anew_.contains(&cell) || !fs::exists(cell_folder(cell) / "run.json")) beside_.erase(cell.name);
     const auto begin = size_or_zero(log);
     running_.push_back({&cell, std::make_unique<Child>(std::move(arguments), log), begin});
     progress.starts(cell);
+    if (running_.size() > 1)
+      for (const Running& run : running_) beside_.insert(run.cell->name);
+    write_sweep_file();
   }
 
   void start_what_fits(ProgressLine& progress) {
@@ -268,6 +321,7 @@ class Ablation {
       if (!StopSignals::requested()) start_what_fits(progress);
       if (StopSignals::requested() && !told) {
         told = true;
+        progress.interrupted();
         progress.note(fmt::format("stopping  {} running cells save first", running_.size()));
         for (const Running& run : running_) run.child->stop();
       }
@@ -324,7 +378,8 @@ class Ablation {
   Sweep& sweep_;
   FolderLock lock_;
   int threads_;
-  Json probes_ = Json::object();
+  Json probes_ = Json::object(), alone_ = Json::object();  // of variants; of cells
+  std::set<std::string> beside_;                           // names of cells that ran beside others
   std::set<const Cell*> finished_, anew_;
   std::vector<const Cell*> queue_;
   std::vector<Running> running_;

@@ -1,7 +1,7 @@
 // Runs the cells of a sweep as processes of this same binary, each an ordinary run that resumes as such.
 //
 //   OUT/<cell>/        a run's folder (train/run_folder.h) with cell.yaml and output.log (cell_state.h)
-//   OUT/sweep.json     axes, cells, fitted parameters, measured speeds
+//   OUT/sweep.json     axes, cells, fitted parameters, measured speeds, which cells ran beside others
 //   OUT/results.csv, results.json, results.md, report.html
 //   OUT/lock           held while a sweep runs
 #pragma once
@@ -18,6 +18,7 @@ struct AblateRequest {
   int jobs = 1;            // cells at a time; the threads are divided among them
   bool overwrite = false;  // train changed and damaged cells anew
   bool dry_run = false;    // show the cells, write nothing
+  bool time_alone = true;  // those that ran beside others, for a few steps: else speeds are not ranked
 };
 
 // Returns the process's exit code: 0, kExitResumable after a signal, or that of the first cell that failed.

@@ -25,6 +25,9 @@ void add_ablate(CLI::App& app, Invocation& invocation) {
   command->add_option("--out", arguments->out, "Folder of the sweep (default: its `out`)");
   command->add_flag("--overwrite", arguments->request.overwrite,
                     "Train cells anew that are damaged or had another config; the others are kept");
+  command->add_flag(
+      "!--no-timing", arguments->request.time_alone,
+      "Do not time cells alone, for a few steps, that ran beside others: speeds are not ranked then");
   command->add_flag("--dry-run", arguments->request.dry_run, "Show the cells and their tiles, write nothing");
   command->footer("Example:\n  filigree ablate configs/ablations/small.yaml --jobs 2");
   command->callback([arguments, &invocation] {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "data/progress.h"
 
@@ -55,12 +56,15 @@ Cost cost_of(const std::vector<const RunData*>& runs) {
   std::vector<double> rates, steps, seconds;
   for (const RunData* run : runs) {
     const Json& timing = run->summary.at("timing");
-    rates.push_back(timing.value("tokens_per_second", 0.0));
-    steps.push_back(timing.value("step_seconds", 0.0));
+    const double step = timing.value("step_seconds", 0.0), alone = run->alone_step_seconds.value_or(step);
+    rates.push_back(timing.value("tokens_per_second", 0.0) * (alone > 0 ? step / alone : 1));
+    steps.push_back(alone);
+    cost.timed_alone = cost.timed_alone && (!run->beside_others || run->alone_step_seconds);
     seconds.push_back(timing.value("train_seconds", 0.0));
     cost.peak_bytes = std::max(cost.peak_bytes, timing.value("peak_bytes", 0.0));
   }
   cost.tokens_per_second = median(rates);
+  std::tie(cost.slowest, cost.fastest) = std::pair(std::ranges::min(rates), std::ranges::max(rates));
   cost.step_seconds = median(steps);
   cost.train_seconds = median(seconds);
   return cost;
@@ -181,16 +185,32 @@ std::string significance_sentence(const Setting& setting) {
   return text;
 }
 
-std::string cost_sentence(const Setting& setting) {
+// Who trains fastest, if that is more than the spread over seeds.
+std::string speed_sentence(const Setting& setting) {
   const auto& variants = setting.variants;
+  if (!std::ranges::all_of(variants, [](const Variant& v) { return v.cost.timed_alone; }))
+    return "Speeds are not ranked: runs shared the machine and were not all timed alone";
   const Variant& fastest =
       *std::ranges::max_element(variants, {}, [](const Variant& v) { return v.cost.tokens_per_second; });
+  std::vector<std::string> alike;
+  for (const Variant& v : variants)
+    if (&v != &fastest && v.cost.fastest >= fastest.cost.slowest) alike.push_back(v.label);
+  if (!alike.empty())
+    return fmt::format(
+        "No pattern is ahead in speed beyond the spread over seeds: {} trains {} tokens/s, and {} "
+        "may be as fast",
+        fastest.label, rate_text(fastest.cost), joined(alike));
+  std::string text = fmt::format("{} trains fastest, {} tokens/s", fastest.label, rate_text(fastest.cost));
   const Variant& best = variants.front();
-  std::string text = fmt::format("{} trains fastest, {} tokens/s", fastest.label,
-                                 human_count(fastest.cost.tokens_per_second));
   if (&best != &fastest && best.cost.tokens_per_second > 0)
     text += fmt::format(", {:.2f} times as fast as {}",
                         fastest.cost.tokens_per_second / best.cost.tokens_per_second, best.label);
+  return text;
+}
+
+std::string cost_sentence(const Setting& setting) {
+  const auto& variants = setting.variants;
+  const std::string text = speed_sentence(setting);
   const auto tiles = [](const Variant& v) {
     return v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles);
   };
@@ -205,6 +225,12 @@ std::string cost_sentence(const Setting& setting) {
 }
 
 }  // namespace
+
+std::string rate_text(const Cost& cost) {
+  const std::string slowest = human_count(cost.slowest), fastest = human_count(cost.fastest);
+  const std::string rate = human_count(cost.tokens_per_second);
+  return slowest == fastest ? rate : fmt::format("{} ({} to {})", rate, slowest, fastest);
+}
 
 std::string Metric::text(double value) const {
   return key == "val_accuracy" ? fmt::format("{:.1f} %", 100 * value) : fmt::format("{:.3f}", value);

@@ -20,13 +20,18 @@ struct Metric {
 };
 
 struct Cost {
-  double tokens_per_second = 0;  // median over runs of their median
+  double tokens_per_second = 0;     // median over runs of their median, of those timed alone then
+  double slowest = 0, fastest = 0;  // of the runs
+  bool timed_alone = true;          // all runs: else their speeds cannot be compared
   double step_seconds = 0, train_seconds = 0;
   double peak_bytes = 0;                       // of the run that took most
   double computed_tiles = 0, dense_tiles = 0;  // of a layer, over its heads; mean over layers
   double computed_pairs = 0, exact_pairs = 0,
          dense_pairs = 0;  // likewise; the first: those in computed tiles
 };
+
+// "13.1 k (12.9 k to 13.4 k)": the range over several runs.
+std::string rate_text(const Cost& cost);
 
 struct Variant {
   std::string label;

@@ -107,6 +107,8 @@ void add_sweep(const fs::path& folder, Collection& out) {
   out.title = sweep.value("name", "");
   out.fairness = sweep.value("equal", "");
   const std::vector<std::string> compared = sweep.value("compare", std::vector<std::string>{});
+  const auto beside = sweep.value("beside_others", std::vector<std::string>{});
+  const Json alone = sweep.value("alone", Json::object());
   for (const Json& cell : sweep.value("cells", Json::array())) {
     RunData run = read_run(folder / cell.value("name", ""));
     const Json labels = cell.value("labels", Json::object());
@@ -116,6 +118,10 @@ void add_sweep(const fs::path& folder, Collection& out) {
       text += (text.empty() ? "" : ", ") + label.get<std::string>();
     }
     if (run.label.empty()) run.label = "all";
+    const std::string name = cell.value("name", "");
+    run.beside_others = std::ranges::count(beside, name) > 0;
+    if (run.beside_others && alone.contains(name))
+      run.alone_step_seconds = alone[name].at("step_seconds").get<double>();
     out.runs.push_back(std::move(run));
   }
 }

@@ -24,6 +24,10 @@ struct RunData {
   std::string config_yaml;
   nlohmann::ordered_json summary;  // train/summary.h
   Curve train_loss, validation;    // the latter of `val_loss`
+  // Of a cell that ran beside others, whose own speed is that of the company it had: what a step took when it
+  // was timed alone.
+  bool beside_others = false;
+  std::optional<double> alone_step_seconds;
 };
 
 struct Collection {

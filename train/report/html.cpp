@@ -60,9 +60,8 @@ std::string table_row(const Variant& v, const Variant& best, const Metric& metri
       "<tr{}><th scope=\"row\"><span class=\"swatch s{}\"></span>{}</th><td>{}{}</td><td>{}</td><td>{}</td>"
       "<td>{}</td><td>{}</td><td>{}</td><td>{:.1f}</td><td>{:.1f}</td><td>{}</td></tr>\n",
       is_best ? " class=\"best\"" : "", v.style % 8, escape_html(v.label), metric.text(v.interval.mean),
-      interval, difference, escape_html(test_text(v)), human_count(v.cost.tokens_per_second),
-      memory_text(v.cost.peak_bytes), human_duration(v.cost.train_seconds),
-      100 * v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles),
+      interval, difference, escape_html(test_text(v)), rate_text(v.cost), memory_text(v.cost.peak_bytes),
+      human_duration(v.cost.train_seconds), 100 * v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles),
       100 * v.cost.exact_pairs / std::max(1.0, v.cost.computed_pairs), v.interval.n);
 }
 

@@ -188,13 +188,15 @@ std::string position_figure(const Setting& setting) {
 std::string speed_figure(const Setting& setting) {
   std::vector<BarRow> rows;
   for (const Variant& v : setting.variants)
-    rows.push_back({v.label, human_count(v.cost.tokens_per_second) + " tokens/s", v.style,
-                    v.cost.tokens_per_second, std::nullopt});
+    rows.push_back(
+        {v.label, rate_text(v.cost) + " tokens/s", v.style, v.cost.tokens_per_second, std::nullopt});
   const ChartText text{
-      "Speed",
-      in_words(setting, [](const Variant& v) { return human_count(v.cost.tokens_per_second) + " tokens/s"; }),
-      "", ""};
-  return figure("Training speed.", "Median of all steps; longer is faster.", bar_chart(text, rows));
+      "Speed", in_words(setting, [](const Variant& v) { return rate_text(v.cost) + " tokens/s"; }), "", ""};
+  return figure("Training speed.",
+                std::ranges::all_of(setting.variants, [](const Variant& v) { return v.cost.timed_alone; })
+                    ? "Median of all steps, with the range over runs; longer is faster."
+                    : "Not to be compared: runs shared the machine and were not all timed alone.",
+                bar_chart(text, rows));
 }
 
 std::string memory_figure(const Setting& setting) {

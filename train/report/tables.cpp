@@ -65,6 +65,8 @@ Json variant_json(const Variant& v) {
             {"p_holm", v.p_adjusted},
             {"significant", v.significant()}}},
           {"tokens_per_second", v.cost.tokens_per_second},
+          {"tokens_per_second_range", {v.cost.slowest, v.cost.fastest}},
+          {"timed_alone", v.cost.timed_alone},
           {"step_seconds", v.cost.step_seconds},
           {"train_seconds", v.cost.train_seconds},
           {"peak_bytes", v.cost.peak_bytes},
@@ -96,7 +98,7 @@ std::string markdown_table(const Setting& setting, const Metric& metric) {
         metric.text(v.interval.mean),
         v.interval.n > 1 ? fmt::format(" ± {}", metric.difference(v.interval.half_width)) : "",
         best ? "best" : metric.difference(std::abs(v.interval.mean - setting.variants.front().interval.mean)),
-        test_text(v), human_count(v.cost.tokens_per_second), memory_text(v.cost.peak_bytes),
+        test_text(v), rate_text(v.cost), memory_text(v.cost.peak_bytes),
         100 * v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles),
         100 * v.cost.exact_pairs / std::max(1.0, v.cost.computed_pairs), v.interval.n);
   }
