@@ -51,24 +51,41 @@ std::vector<std::pair<std::string, std::string>> library_versions() {
   return versions;
 }
 
-double measure_peak_flops(Device device, DType dtype) {
-  // A GPU fills only with large products, and runs faster on constants than on real data.
-  const std::int64_t n = !device.is_cuda() ? 768 : dtype == DType::bf16 ? 8192 : 4096;
+double measure_matrix_rate(Device device, DType dtype) {
+  using Clock = std::chrono::steady_clock;
+  using Seconds = std::chrono::duration<double>;
+  constexpr int kLeastRepeats = 3;
+  constexpr Seconds kTimeOfASize(0.08);
   const NoGrad no_tape;
   RandomStream random(1);
-  std::vector<float> draws(static_cast<std::size_t>(16 * n));
-  for (float& x : draws) x = static_cast<float>(random.uniform()) - 0.5f;
-  const Var few(Tensor::of({n, 16}, draws).to(device).to(dtype));
-  const Var a = ops::matmul(few, few, false, true), b = a;
   double best = 0;
-  for (int repeat = 0; repeat < 5; ++repeat) {  // the first is a warm-up; the best counts
-    const auto begin = std::chrono::steady_clock::now();
-    ops::matmul(a, b);
+  // A GPU fills only with large products. A CPU's caches are used best by some size, which one is not known.
+  const std::vector<std::int64_t> cpu_sizes{768, 1536}, gpu_sizes{dtype == DType::bf16 ? 8192 : 4096};
+  for (const std::int64_t n : device.is_cuda() ? gpu_sizes : cpu_sizes) {
+    // Not constants, on which a GPU runs faster than on real data.
+    std::vector<float> draws(static_cast<std::size_t>(16 * n));
+    for (float& x : draws) x = static_cast<float>(random.uniform()) - 0.5f;
+    const Var few(Tensor::of({n, 16}, draws).to(device).to(dtype));
+    const Var a = ops::matmul(few, few, false, true), b = a;
+    ops::matmul(a, b);  // loads code, chooses an algorithm
     synchronize(device);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    best = std::max(best, 2.0 * static_cast<double>(n * n * n) / seconds.count());
+    const auto begin = Clock::now();
+    for (int i = 0; i < kLeastRepeats || Clock::now() - begin < kTimeOfASize; ++i) {
+      const auto before = Clock::now();
+      ops::matmul(a, b);
+      synchronize(device);
+      best = std::max(best, 2.0 * static_cast<double>(n * n * n) / Seconds(Clock::now() - before).count());
+    }
   }
   return best;
+}
+
+std::string device_name(Device device) {
+  if (device.is_cuda()) return cuda_description();
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
+  return "unknown cpu";
 }
 
 std::string cuda_unavailable() {

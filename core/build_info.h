@@ -15,9 +15,12 @@ std::string version();  // "0.1.0"
 // Name and version of each library as loaded at run time, e.g. {"oneDNN", "2.6.3"}.
 std::vector<std::pair<std::string, std::string>> library_versions();
 
-// Sustained matrix-product rate of this device and dtype in FLOP/s: what MFU is a fraction of. Takes about 50
-// ms.
-double measure_peak_flops(Device device = Device::cpu(), DType dtype = DType::f32);
+// "Intel(R) Xeon(R) Platinum 8480+"; of a GPU what cuda_description() says.
+std::string device_name(Device device);
+
+// The best rate of several large matrix products on this device and in this dtype, in FLOP/s. Takes some 0.2
+// s.
+double measure_matrix_rate(Device device, DType dtype);
 
 // Why CUDA cannot be used here; empty if it can. And the GPU, if so.
 std::string cuda_unavailable();

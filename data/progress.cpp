@@ -1,7 +1,6 @@
 #include "data/progress.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -28,53 +27,39 @@ Progress::Progress(std::string label, std::int64_t total, std::string unit, std:
     : label_(std::move(label)),
       unit_(std::move(unit)),
       total_(total),
-      out_(out),
-      terminal_(::isatty(::fileno(out)) != 0),
       begin_(Clock::now()),
-      last_(begin_) {}
+      line_(out, /*plain_interval=*/5) {}
 
 Progress::~Progress() {
-  if (open_line_) std::fputc('\n', out_);
+  if (printed_) line_.leave();
 }
 
 void Progress::update(std::int64_t done) {
   done_ = done;
-  const auto now = Clock::now();
-  if (now - last_ < (terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(5000))) return;
-  last_ = now;
-  print(std::chrono::duration<double>(now - begin_).count());
+  if (!line_.due()) return;
+  line_.draw(status());
+  printed_ = true;
 }
 
 void Progress::finish() {
-  const auto now = Clock::now();
-  if (terminal_ || last_ != begin_) print(std::chrono::duration<double>(now - begin_).count());
-  if (open_line_) std::fputc('\n', out_);
-  open_line_ = false;
-  last_ = begin_;
+  if (line_.on_terminal() || printed_) line_.finish(status());
+  printed_ = false;
 }
 
-void Progress::print(double seconds) {
+Status Progress::status() const {
+  const double seconds = std::max(std::chrono::duration<double>(Clock::now() - begin_).count(), 1e-9);
   const auto done = static_cast<double>(done_), total = static_cast<double>(total_);
-  const double rate = done / std::max(seconds, 1e-9);
-  std::string line = label_;
-  if (total_ > 0) {
-    const double part = std::clamp(done / total, 0.0, 1.0);
-    if (terminal_) {
-      constexpr int kWidth = 24;
-      const auto filled = static_cast<std::size_t>(part * kWidth);
-      line += fmt::format(" [{}{}]", std::string(filled, '#'), std::string(kWidth - filled, '.'));
-    }
-    line += fmt::format(" {:3.0f} %  {}{} of {}{}", 100 * part, human_count(done), unit_, human_count(total),
-                        unit_);
-    if (done_ < total_ && done_ > 0) line += fmt::format("  ETA {}", human_duration((total - done) / rate));
-  } else {
-    line += fmt::format(" {}{}", human_count(done), unit_);
-  }
-  line += fmt::format("  {}{}/s  {}", human_count(rate), unit_, human_duration(seconds));
-  // \r and "erase to the end of the line" redraw the bar in place.
-  fmt::print(out_, "{}{}{}", terminal_ ? "\r" : "", line, terminal_ ? "\x1b[K" : "\n");
-  std::fflush(out_);
-  open_line_ = terminal_;
+  const std::string rate = fmt::format("{}{}/s", human_count(done / seconds), unit_);
+  if (total_ == 0)
+    return {{}, {fmt::format("{} {}{}", label_, human_count(done), unit_), rate, human_duration(seconds)}};
+  Status status{done / total, {fmt::format("{} {:.0f} %", label_, 100 * std::clamp(done / total, 0.0, 1.0))}};
+  if (done_ >= total_)
+    status.parts.push_back(human_duration(seconds));
+  else if (done_ > 0)
+    status.parts.push_back(fmt::format("ETA {}", human_duration((total - done) / done * seconds)));
+  status.parts.push_back(rate);
+  status.parts.push_back(fmt::format("{}{} of {}{}", human_count(done), unit_, human_count(total), unit_));
+  return status;
 }
 
 }  // namespace filigree

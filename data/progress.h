@@ -1,10 +1,12 @@
-// A progress bar on a terminal, plain lines every few seconds elsewhere; short work elsewhere prints nothing.
+// How far a command with one amount of work is, and how long it will still take.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <string>
+
+#include "core/status_line.h"
 
 namespace filigree {
 
@@ -17,18 +19,17 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void update(std::int64_t done);  // prints at most every 0.1 s on a terminal, every 5 s elsewhere
-  void finish();                   // the last line, with the mean rate
+  void finish();                   // the last line, with the mean rate; none elsewhere for short work
 
  private:
   using Clock = std::chrono::steady_clock;
-  void print(double seconds);
+  Status status() const;
 
   std::string label_, unit_;
   std::int64_t total_ = 0, done_ = 0;
-  std::FILE* out_;
-  bool terminal_;
-  bool open_line_ = false;
-  Clock::time_point begin_, last_;
+  bool printed_ = false;
+  Clock::time_point begin_;
+  StatusLine line_;
 };
 
 std::string human_count(double value);       // "512", "1.2 k", "34.5 M"

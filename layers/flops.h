@@ -1,4 +1,4 @@
-// Work of a model, for MFU and the table at the start of a run.
+// Work of a model, for the share of the matrix rate and the table at the start of a run.
 #pragma once
 
 #include <cstdint>

@@ -83,6 +83,15 @@ LoaderOptions loader_options(const Config& config) {
   return options;
 }
 
+std::int64_t evaluated_batches(const Config& config, const Dataset& data, std::int64_t max_batches) {
+  LoaderOptions options = loader_options(config);
+  options.prefetch = false;
+  options.single_pass = true;
+  const std::int64_t samples = Loader(data, options).samples_per_epoch();
+  const std::int64_t all = (samples + options.batch_size - 1) / options.batch_size;
+  return max_batches > 0 ? std::min(all, max_batches) : all;
+}
+
 std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
                                    const std::vector<LayoutPtr>& layouts, const Dataset& data,
                                    std::int64_t max_batches, const std::function<bool()>& stop,

@@ -37,6 +37,9 @@ struct EvaluatedBatch {
   Tensor row_losses;        // on the CPU: the loss of each target, flat; 0 where ignored
 };
 
+// How many micro batches evaluate() reads of the dataset.
+std::int64_t evaluated_batches(const Config& config, const Dataset& data, std::int64_t max_batches);
+
 // Reads the first `max_batches` micro batches (0: all). `stop` is asked before each one; nullopt if it said
 // so. `watch`, if given, sees each one. `fixed`: the layouts count in learned layers too. Error(numeric) if
 // the loss is not finite.

@@ -64,7 +64,7 @@ RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> train
   set_n_threads(given.threads);
   DataRequest request = data_request(given);
   request.trained_with = std::move(trained_with);
-  RunSetup setup{given, open_data(request), {}, {}, 0, 0};
+  RunSetup setup{given, open_data(request), {}, {}, 0, {}};
   fill_from_data(setup.config.model, setup.data.train);
   {
     LoaderOptions options = loader_options(setup.config);
@@ -75,7 +75,7 @@ RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> train
   }
   setup.layouts = build_layouts(setup.config, setup.config.data.seq_len);
   setup.flops_per_token = model_flops_per_token(setup.config.model, setup.layouts);
-  setup.peak_flops = measure_peak_flops(device_of(given), compute_dtype(given));
+  setup.matrix_rate = MatrixRate::of(device_of(given), compute_dtype(given));
   allocator(device_of(given)).release_cached();  // what the measurement took is no part of the run
   allocator(device_of(given)).reset_peak();
   setup.memory =
@@ -89,8 +89,8 @@ std::string describe(const RunSetup& setup) {
   const Device device = device_of(config);
   const std::string where =
       device.is_cuda() ? cuda_description() : fmt::format("the cpu, {} threads", n_threads());
-  std::string text = fmt::format("filigree {} on {}, {}, matrix rate {}FLOP/s\n", version(), where,
-                                 word(config.precision), human_count(setup.peak_flops));
+  std::string text = fmt::format("filigree {} on {}, {}, measured matrix rate {}FLOP/s\n", version(), where,
+                                 word(config.precision), human_count(setup.matrix_rate.flops()));
   for (const std::string& note : setup.data.notes) text += fmt::format("data      {}\n", note);
   text += fmt::format("model     {}\n{}", word(config.model.type), shape.parameter_table());
   text += fmt::format("work      {}FLOP per token of a training step, {} tokens a step\n",

@@ -8,6 +8,7 @@
 #include "attention/tile_layout.h"
 #include "data/open_data.h"
 #include "train/config.h"
+#include "train/matrix_rate.h"
 #include "train/memory_plan.h"
 
 namespace filigree {
@@ -18,7 +19,7 @@ struct RunSetup {
   std::vector<LayoutPtr> layouts;
   MemoryPlan memory;
   double flops_per_token = 0;  // of a training step
-  double peak_flops = 0;       // of this machine
+  MatrixRate matrix_rate;      // of this machine
 };
 
 DataRequest data_request(const Config& config);

@@ -2,12 +2,14 @@
 // them.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <string>
 
+#include "core/status_line.h"
 #include "train/evaluate.h"
+#include "train/matrix_rate.h"
 #include "train/step.h"
+#include "train/time_left.h"
 
 namespace filigree {
 
@@ -21,26 +23,29 @@ struct StepCost {
 
 class TrainLog {
  public:
-  // `peak_flops` is the machine's matrix rate, of which MFU is a fraction.
-  TrainLog(std::int64_t first_step, std::int64_t steps, std::int64_t interval, double peak_flops);
-  ~TrainLog();
+  // A fraction of `matrix_rate` is printed.
+  TrainLog(const RunOutline& run, std::int64_t interval, MatrixRate& matrix_rate);
 
   void step(const StepResult& result, const StepCost& cost);
-  void evaluation(std::int64_t step, const Evaluation& evaluation, bool best);
-  void note(const std::string& text);  // a line of its own
+  void evaluating(std::int64_t step, std::int64_t done, std::int64_t total);  // micro batches
+  void evaluation(std::int64_t step, const Evaluation& evaluation, bool best, double seconds);
+  void note(const std::string& text) { line_.note(text); }  // a line of its own
+  // Before a message that a signal stopped the run.
+  void interrupted() { line_.leave(); }
 
  private:
   void print_line(std::int64_t step, const StepResult& result, std::int64_t peak_bytes);
   void draw_bar(std::int64_t step, double loss);
-  void clear_bar();
+  std::string time_left(std::int64_t step, double evaluated = 0) const;
 
-  std::int64_t first_step_, steps_, interval_;
-  double peak_flops_;
-  bool terminal_, bar_drawn_ = false;
-  // Sums since the last line, and over all steps of this process.
-  std::int64_t window_steps_ = 0, window_tokens_ = 0, all_steps_ = 0;
-  double window_loss_ = 0, window_seconds_ = 0, window_wait_ = 0, window_flops_ = 0, all_seconds_ = 0;
-  std::chrono::steady_clock::time_point last_bar_{};
+  std::int64_t steps_, interval_;
+  MatrixRate& matrix_rate_;
+  StatusLine line_;
+  TimeLeft time_left_;
+  // Sums since the last line, and the rate of the newest steps.
+  std::int64_t window_steps_ = 0, window_tokens_ = 0;
+  double window_loss_ = 0, window_seconds_ = 0, window_wait_ = 0, window_flops_ = 0, tokens_per_second_ = 0;
+  bool first_ = true;
 };
 
 // "loss 1.2345, 1.781 bits per byte"

@@ -106,7 +106,7 @@ class Trainer {
   int run() {
     const StopSignals signals;
     last_result_ = Clock::now();
-    TrainLog log(at_.step, config_.train.steps, config_.train.log_interval, setup_.peak_flops);
+    TrainLog log(outline(), config_.train.log_interval, setup_.matrix_rate);
     if (at_.evaluation_due && !evaluate_now(log)) return stopped(log);
     while (at_.step < config_.train.steps) {
       submit_step();
@@ -205,6 +205,26 @@ class Trainer {
     return options;
   }
 
+  RunOutline outline() const {
+    RunOutline run;
+    run.steps = config_.train.steps;
+    run.warm_up = step_options().graph ? 2 : 1;
+    run.evaluates = setup_.data.validation.has_value();
+    run.eval_interval = config_.train.eval_interval;
+    if (!run.evaluates) return run;
+    constexpr double kOfAStep = 1.0 / 3;  // a micro batch forward, of one forward and backward
+    run.eval_steps = kOfAStep * static_cast<double>(evaluated_micro_batches()) /
+                     static_cast<double>(config_.train.accumulation());
+    return run;
+  }
+
+  // Evaluated a second time as they would be hardened, where patterns still learn.
+  bool evaluates_twice() const { return !model_.patterns_are_static() && model_.patterns_can_harden(); }
+  std::int64_t evaluated_micro_batches() const {
+    return (evaluates_twice() ? 2 : 1) *
+           evaluated_batches(config_, *setup_.data.validation, config_.train.eval_batches);
+  }
+
   void submit_step() {
     const auto begin = Clock::now();
     std::vector<Batch> batches;
@@ -283,23 +303,28 @@ class Trainer {
     const auto begin = Clock::now();
     const bool last = at_.step == config_.train.steps;
     const bool by_position = last && config_.model.type != ModelType::encoder_classifier;
+    std::int64_t begun = 0;
+    const auto stop = [&, total = evaluated_micro_batches()] {
+      log.evaluating(at_.step, std::min(begun++, total), total);
+      return StopSignals::requested();
+    };
     LossByPosition positions;
     const auto watch = [&](const EvaluatedBatch& evaluated) {
       positions.add(evaluated.batch, evaluated.row_losses);
     };
     const auto result =
-        evaluate(model_, config_, setup_.layouts, *setup_.data.validation, config_.train.eval_batches,
-                 StopSignals::requested, by_position ? watch : std::function<void(const EvaluatedBatch&)>{});
+        evaluate(model_, config_, setup_.layouts, *setup_.data.validation, config_.train.eval_batches, stop,
+                 by_position ? watch : std::function<void(const EvaluatedBatch&)>{});
     if (!result) return false;
     std::optional<Evaluation> hard;
-    if (!model_.patterns_are_static() && model_.patterns_can_harden()) {
+    if (evaluates_twice()) {
       hard = evaluate(model_, config_, model_.hardened_layouts(setup_.layouts), *setup_.data.validation,
-                      config_.train.eval_batches, StopSignals::requested, {}, true);
+                      config_.train.eval_batches, stop, {}, true);
       if (!hard) return false;
     }
     std::vector<LengthScore> lengths;
     if (last) {
-      auto scores = evaluate_lengths(model_, config_, config_.train.eval_batches, StopSignals::requested);
+      auto scores = evaluate_lengths(model_, config_, config_.train.eval_batches, stop);
       if (!scores) return false;
       lengths = *std::move(scores);
     }
@@ -325,7 +350,7 @@ class Trainer {
     metrics_->append(line, {{"seconds", seconds_since(begin)}});
     log_patterns(log);
     if (events_) append_evaluation(*result);
-    log.evaluation(at_.step, *result, best);
+    log.evaluation(at_.step, *result, best, seconds_since(begin));
     if (!lengths.empty()) log.note(accuracy_table(lengths));
     if (best && config_.checkpoint.best) folder_.save_best(contents());
     last_evaluation_ = *result;
@@ -340,6 +365,7 @@ class Trainer {
   }
 
   int stopped(TrainLog& log) {
+    log.interrupted();
     report_steps(log, true);
     folder_.save(at_.step, contents(), config_.checkpoint.keep);
     log.note(fmt::format("stopped by a signal after step {}; the same command goes on from {}", at_.step,

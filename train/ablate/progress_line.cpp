@@ -1,10 +1,6 @@
 #include "train/ablate/progress_line.h"
 
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -14,7 +10,8 @@
 namespace filigree {
 namespace {
 
-constexpr std::chrono::milliseconds kTerminalInterval{500}, kPlainInterval{30000};
+constexpr std::chrono::milliseconds kLook{500};  // between two looks at the cells' files
+constexpr double kPlainInterval = 30;
 
 // Of a run of `epochs`, the number is known once it has started: from its own config.
 std::int64_t steps_of(const Cell& cell) {
@@ -34,11 +31,6 @@ double share_done(const Cell& cell) {
 
 double seconds_since(ProgressLine::Clock::time_point begin) {
   return std::chrono::duration<double>(ProgressLine::Clock::now() - begin).count();
-}
-
-std::size_t terminal_width() {
-  winsize size{};
-  return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
 }
 
 }  // namespace
@@ -61,11 +53,7 @@ std::int64_t newest_step(const std::filesystem::path& metrics) {
 }
 
 ProgressLine::ProgressLine(const Sweep& sweep, int jobs)
-    : sweep_(sweep), jobs_(jobs), terminal_(::isatty(STDOUT_FILENO) != 0), last_(Clock::now()) {}
-
-ProgressLine::~ProgressLine() {
-  clear();
-}
+    : sweep_(sweep), jobs_(jobs), line_(stdout, kPlainInterval) {}
 
 void ProgressLine::waits(const Cell& cell) {
   waiting_.push_back(&cell);
@@ -90,7 +78,18 @@ void ProgressLine::ends(const Cell& cell, bool finished) {
   ++(finished ? n_done_ : n_failed_);
 }
 
-double ProgressLine::seconds_of(const Cell& cell) const {
+double ProgressLine::Running::steps_per_second() const {
+  if (!gaining_since || now <= gained_before) return 0;
+  return (now - gained_before) * static_cast<double>(steps_of(*cell)) / seconds_since(*gaining_since);
+}
+
+std::optional<double> ProgressLine::Running::whole_seconds() const {
+  if (!gaining_since || now <= gained_before) return std::nullopt;
+  return std::chrono::duration<double>(*gaining_since - begin).count() +
+         seconds_since(*gaining_since) / (now - gained_before);
+}
+
+std::optional<double> ProgressLine::seconds_of(const Cell& cell) const {
   const auto same = known_.find(sweep_.variant(cell));
   if (same != known_.end()) return same->second.first / same->second.second;
   double seconds = 0, count = 0;
@@ -99,25 +98,25 @@ double ProgressLine::seconds_of(const Cell& cell) const {
     count += entry.second;
   }
   for (const Running& run : running_)
-    if (run.now > run.first) {
-      seconds += seconds_since(run.begin) / (run.now - run.first);
+    if (const auto whole = run.whole_seconds()) {
+      seconds += *whole;
       ++count;
     }
-  return count > 0 ? seconds / count : -1;
+  return count > 0 ? std::optional(seconds / count) : std::nullopt;
 }
 
-double ProgressLine::seconds_left() const {
+std::optional<double> ProgressLine::seconds_left() const {
   double left = 0;
   for (const Cell* cell : waiting_) {
-    const double seconds = seconds_of(*cell);
-    if (seconds < 0) return -1;
-    left += seconds;
+    const auto seconds = seconds_of(*cell);
+    if (!seconds) return std::nullopt;
+    left += *seconds;
   }
   for (const Running& run : running_) {
-    const double gained = run.now - run.first;
-    const double whole = gained > 0 ? seconds_since(run.begin) / gained : seconds_of(*run.cell);
-    if (whole < 0) return -1;
-    left += whole * (1 - run.now);
+    auto whole = run.whole_seconds();
+    if (!whole) whole = seconds_of(*run.cell);
+    if (!whole) return std::nullopt;
+    left += *whole * (1 - run.now);
   }
   return left / static_cast<double>(std::max<std::size_t>(
                     1, std::min<std::size_t>(jobs_, running_.size() + waiting_.size())));
@@ -125,37 +124,29 @@ double ProgressLine::seconds_left() const {
 
 void ProgressLine::update() {
   const auto now = Clock::now();
-  if (now - last_ < (terminal_ ? kTerminalInterval : kPlainInterval)) return;
-  last_ = now;
-  std::string text = fmt::format(
-      "{}/{} cells", n_done_,
-      n_done_ + n_failed_ + static_cast<int>(waiting_.size()) + static_cast<int>(running_.size()));
-  if (n_failed_ > 0) text += fmt::format(", {} failed", n_failed_);
+  if (now - looked_ < kLook) return;
+  looked_ = now;
+  double steps_per_second = 0;
   for (Running& run : running_) {
     run.now = share_done(*run.cell);
-    text += fmt::format(" | {} {:.0f} %", run.cell->name, 100 * run.now);
+    if (!run.gaining_since && run.now > run.first) {
+      run.gaining_since = now;
+      run.gained_before = run.now;
+    }
+    steps_per_second += run.steps_per_second();
   }
-  const double left = seconds_left();
-  text += left < 0 ? " | left: not known yet" : fmt::format(" | left {}", human_duration(left));
-  if (!terminal_) {
-    fmt::print("{}\n", text);
-  } else {
-    if (text.size() >= terminal_width()) text = text.substr(0, terminal_width() - 3) + "..";
-    fmt::print("\r{}\033[K", text);
-    drawn_ = true;
-  }
-  std::fflush(stdout);
-}
-
-void ProgressLine::note(const std::string& text) {
-  clear();
-  fmt::print("{}\n", text);
-  std::fflush(stdout);
-}
-
-void ProgressLine::clear() {
-  if (drawn_) fmt::print("\r\033[K");
-  drawn_ = false;
+  if (!line_.due()) return;
+  const auto n_cells = n_done_ + n_failed_ + std::ssize(waiting_) + std::ssize(running_);
+  const auto left = seconds_left();
+  Status status{
+      static_cast<double>(n_done_ + n_failed_) / static_cast<double>(std::max<std::ptrdiff_t>(1, n_cells)),
+      {fmt::format("{}/{} cells", n_done_, n_cells),
+       fmt::format("ETA {}", left ? human_duration(*left) : "-")}};
+  if (n_failed_ > 0) status.parts.push_back(fmt::format("{} failed", n_failed_));
+  if (steps_per_second > 0) status.parts.push_back(fmt::format("{:.3g} steps/s", steps_per_second));
+  for (const Running& run : running_)
+    status.parts.push_back(fmt::format("{} {:.0f} %", run.cell->name, 100 * run.now));
+  line_.draw(status);
 }
 
 }  // namespace filigree

@@ -8,6 +8,7 @@
 #include "core/build_info.h"
 #include "core/parallel.h"
 #include "train/commands/commands.h"
+#include "train/matrix_rate.h"
 
 namespace filigree {
 namespace {
@@ -45,12 +46,13 @@ void doctor() {
   std::error_code none;
   const auto space = std::filesystem::space(".", none);
   line("disk", none ? "cannot be read here" : fmt::format("{:.1f} GiB free here", space.available / gib));
-  line("matrix rate", fmt::format("{:.1f} GFLOP/s, f32, all threads", measure_peak_flops() / 1e9));
+  line("matrix rate", fmt::format("{:.1f} GFLOP/s, f32, all threads",
+                                  MatrixRate::measure(Device::cpu(), DType::f32).flops() / 1e9));
   const std::string why = cuda_unavailable();
   line("cuda", why.empty() ? cuda_description() : fmt::format("device: cuda cannot be used: {}", why));
   if (why.empty())
-    line("matrix rate",
-         fmt::format("{:.0f} TFLOP/s, bf16, cuda", measure_peak_flops(Device::cuda(), DType::bf16) / 1e12));
+    line("matrix rate", fmt::format("{:.0f} TFLOP/s, bf16, cuda",
+                                    MatrixRate::measure(Device::cuda(), DType::bf16).flops() / 1e12));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "data/progress.h"
 #include "train/commands/commands.h"
 #include "train/config_internal.h"
 #include "train/evaluate.h"
@@ -120,7 +121,13 @@ void run(const EvalArguments& arguments) {
       logits->add(evaluated.batch,
                   loaded.model->logits(evaluated.input, {}).value().to(DType::f32).to(Device::cpu()));
   };
-  const auto result = evaluate(*loaded.model, config, layouts, data, arguments.batches, {}, watch);
+  Progress bar("evaluating", evaluated_batches(config, data, arguments.batches), " batches");
+  const auto stop = [&bar, done = std::int64_t{0}]() mutable {
+    bar.update(done++);
+    return false;
+  };
+  const auto result = evaluate(*loaded.model, config, layouts, data, arguments.batches, stop, watch);
+  bar.finish();
   std::vector<LengthScore> lengths;
   if (arguments.data.empty()) lengths = *evaluate_lengths(*loaded.model, config, arguments.batches);
   if (logits) logits->commit();

@@ -1,0 +1,160 @@
+#include "core/status_line.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace filigree {
+namespace {
+
+constexpr std::int64_t kBar = 30, kLeastBar = 8;  // columns
+constexpr auto kTerminalInterval = std::chrono::milliseconds(100);
+
+// A code point of UTF-8, a byte of anything else.
+std::string_view first_character(std::string_view text) {
+  const auto first = static_cast<unsigned char>(text[0]);
+  const std::size_t size = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
+  const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; };
+  const bool whole = size <= text.size() && std::ranges::all_of(text.substr(1, size - 1), continues);
+  return text.substr(0, whole ? size : 1);
+}
+
+std::int64_t character_columns(std::string_view character) {
+  const auto byte = [&](std::size_t i) {
+    return i < character.size() ? static_cast<std::uint32_t>(static_cast<unsigned char>(character[i])) : 0;
+  };
+  std::uint32_t code = byte(0);
+  if (character.size() > 1) {
+    code &= 0xFFu >> (character.size() + 1);
+    for (std::size_t i = 1; i < character.size(); ++i) code = code << 6 | (byte(i) & 0x3F);
+  }
+  // East Asian scripts and pictures take two; combining marks none.
+  constexpr struct {
+    std::uint32_t first, last;
+    int columns;
+  } kRanges[] = {{0x300, 0x36F, 0},   {0x200B, 0x200F, 0}, {0xFE00, 0xFE0F, 0},   {0x1100, 0x115F, 2},
+                 {0x2E80, 0xA4CF, 2}, {0xAC00, 0xD7A3, 2}, {0xF900, 0xFAFF, 2},   {0xFE30, 0xFE6F, 2},
+                 {0xFF00, 0xFF60, 2}, {0xFFE0, 0xFFE6, 2}, {0x1F300, 0x1FAFF, 2}, {0x20000, 0x3FFFD, 2}};
+  for (const auto& range : kRanges)
+    if (code >= range.first && code <= range.last) return range.columns;
+  return 1;
+}
+
+// As much of the text as fits.
+std::string first_columns(std::string_view text, std::int64_t columns) {
+  std::size_t end = 0;
+  for (std::int64_t used = 0; end < text.size();) {
+    const std::string_view character = first_character(text.substr(end));
+    used += character_columns(character);
+    if (used > columns) break;
+    end += character.size();
+  }
+  return std::string(text.substr(0, end));
+}
+
+std::string bar_text(double share, std::int64_t columns) {
+  const auto filled = static_cast<std::int64_t>(std::clamp(share, 0.0, 1.0) * static_cast<double>(columns));
+  std::string bar;
+  for (std::int64_t i = 0; i < columns; ++i) bar += i < filled ? "█" : "░";
+  return bar + ' ';
+}
+
+// Without the last column, after which terminals differ in where they write next.
+std::int64_t free_columns(std::FILE* out) {
+  constexpr std::int64_t kUnknown = 80;
+  winsize size{};
+  const bool known = ::ioctl(::fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  return std::max<std::int64_t>(1, (known ? size.ws_col : kUnknown) - 1);
+}
+
+}  // namespace
+
+std::int64_t text_columns(std::string_view text) {
+  std::int64_t columns = 0;
+  while (!text.empty()) {
+    const std::string_view character = first_character(text);
+    columns += character_columns(character);
+    text.remove_prefix(character.size());
+  }
+  return columns;
+}
+
+std::string status_text(const Status& status, std::int64_t columns) {
+  constexpr std::string_view kBetween = " | ", kCut = "..";
+  std::string text;
+  for (const std::string& part : status.parts) {
+    const std::string longer = text.empty() ? part : fmt::format("{}{}{}", text, kBetween, part);
+    if (text_columns(longer) > columns) {
+      if (!text.empty()) break;
+      const std::int64_t left = columns - std::ssize(kCut);
+      return left > 0 ? first_columns(part, left).append(kCut) : first_columns(part, columns);
+    }
+    text = longer;
+  }
+  const std::int64_t left = columns - text_columns(text) - 1;
+  return status.share && left >= kLeastBar ? bar_text(*status.share, std::min(left, kBar)) + text : text;
+}
+
+StatusLine::StatusLine(std::FILE* out, double plain_interval)
+    : out_(out),
+      terminal_(::isatty(::fileno(out)) != 0),
+      interval_(terminal_ ? Clock::duration(kTerminalInterval)
+                          : std::chrono::duration_cast<Clock::duration>(
+                                std::chrono::duration<double>(plain_interval))) {
+  if (!terminal_) last_ = Clock::now();  // what is short prints nothing
+}
+
+StatusLine::~StatusLine() {
+  erase();
+}
+
+bool StatusLine::due() const {
+  if (interval_ <= Clock::duration::zero()) return false;
+  return !last_ || Clock::now() - *last_ >= interval_;
+}
+
+void StatusLine::draw(const Status& status) {
+  if (!due()) return;
+  print(status);
+  last_ = Clock::now();
+}
+
+void StatusLine::print(const Status& status) {
+  if (terminal_) {  // back to the line's begin, and what the last text has more is erased
+    fmt::print(out_, "\r{}\x1b[K", status_text(status, free_columns(out_)));
+    drawn_ = true;
+  } else {
+    fmt::print(out_, "{}\n", fmt::join(status.parts, " | "));
+  }
+  std::fflush(out_);
+}
+
+void StatusLine::erase() {
+  if (!drawn_) return;
+  fmt::print(out_, "\r\x1b[K");
+  std::fflush(out_);
+  drawn_ = false;
+}
+
+void StatusLine::note(const std::string& text) {
+  erase();
+  fmt::print(out_, "{}\n", text);
+  std::fflush(out_);
+}
+
+void StatusLine::leave() {
+  if (!terminal_) return;
+  fmt::print(out_, "\n");
+  std::fflush(out_);
+  drawn_ = false;
+}
+
+void StatusLine::finish(const Status& status) {
+  print(status);
+  if (drawn_) leave();
+}
+
+}  // namespace filigree
