@@ -356,6 +356,31 @@ TEST_F(AblateTest, KilledAndResumedRepeatsNothing) {
   EXPECT_EQ(metrics("sweep/near_seed-2"), metrics("alone"));
 }
 
+TEST_F(AblateTest, CellsThatRanBesideOthersAreTimedAlone) {
+  const std::vector<std::string> sweep = {"ablate", "sweep.yaml", "--jobs", "2", "train.steps=12"};
+  auto untimed = sweep;
+  untimed.emplace_back("--no-timing");
+  const Outcome first = run(untimed);
+  ASSERT_EQ(first.exit_code, 0) << first.output;
+  EXPECT_EQ(json("sweep/sweep.json").at("beside_others").size(), 4u);
+  EXPECT_NE(slurp(path("sweep/results.md")).find("Speeds are not ranked"), std::string::npos);
+  const Outcome timed = run(sweep);
+  ASSERT_EQ(timed.exit_code, 0) << timed.output;
+  expect_part(timed, "timing    4 cells, each alone for 8 steps, since they ran beside others");
+  for (const char* cell : kCells)
+    EXPECT_GT(json("sweep/sweep.json").at("alone").at(cell).at("step_seconds"), 0) << cell;
+  EXPECT_EQ(slurp(path("sweep/results.md")).find("Speeds are not ranked"), std::string::npos);
+  EXPECT_FALSE(fs::exists(path("sweep/near_seed-1.probe")));
+  EXPECT_EQ(run(sweep).output.find("timing    "), std::string::npos) << "kept";
+}
+
+TEST_F(AblateTest, CellsThatRanAloneKeepTheirSpeed) {
+  const Outcome outcome = run({"ablate", "sweep.yaml", "train.steps=12"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(outcome.output.find("timing    "), std::string::npos) << outcome.output;
+  EXPECT_TRUE(json("sweep/sweep.json").at("beside_others").empty());
+}
+
 TEST_F(AblateTest, CtrlCStopsTheCellsAndGoesOnLater) {
   Process process =
       start({"ablate", "sweep.yaml", "--jobs", "2", "train.steps=2000", "train.eval_interval=0"});
