@@ -29,7 +29,7 @@ struct Truth {
     return run.evaluates && (step == run.steps || (run.eval_interval > 0 && step % run.eval_interval == 0));
   }
   double after(std::int64_t step) const {
-    double left = 0;
+    double left = evaluated(step) ? evaluation : 0;
     for (std::int64_t s = step + 1; s <= run.steps; ++s) left += seconds(s) + (evaluated(s) ? evaluation : 0);
     return left;
   }
@@ -57,7 +57,8 @@ TEST(TimeLeft, EvaluationsCountAsMeasured) {
   for (std::int64_t step = 1; step <= 50; ++step) left.step(truth.seconds(step));
   left.evaluation(30);
   EXPECT_NEAR(*left.after(50) / truth.after(50), 1, 0.02);
-  EXPECT_NEAR(*left.after(50, 0.5) - *left.after(50), 15, 1e-9) << "half of this one is to come";
+  EXPECT_NEAR(*left.after(50) - *left.after(50, 0.5), 15, 1e-9) << "half of this one is done";
+  EXPECT_NEAR(*left.after(400), 30, 1e-9) << "the last one is to come";
 }
 
 TEST(TimeLeft, OneStepThatWaitedCountsForLittle) {
@@ -74,7 +75,7 @@ TEST(TimeLeft, IsUnknownBeforeAnOrdinaryStepAndZeroAtTheEnd) {
   EXPECT_FALSE(left.after(1)) << "the first step warms up";
   left.step(3);
   EXPECT_TRUE(left.after(2)) << "long steps: one is enough";
-  EXPECT_EQ(*left.after(400), 0);
+  EXPECT_EQ(*left.after(400, 1), 0);
 }
 
 }  // namespace

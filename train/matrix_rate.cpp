@@ -86,17 +86,21 @@ MatrixRate MatrixRate::of(Device device, DType dtype) {
 
 MatrixRate MatrixRate::measure(Device device, DType dtype) {
   const std::string key = key_of(device, dtype);
-  const double flops = std::max(measure_matrix_rate(device, dtype), kept(key).flops);
+  const Kept known = kept(key);
+  double flops = measure_matrix_rate(device, dtype);
+  if (!known.exceeded) flops = std::max(flops, known.flops);
   keep(key, flops, false);
   return {key, flops};
 }
 
-double MatrixRate::share(double flops) {
-  if (flops > flops_) {
+double MatrixRate::share(double flops, double seconds) {
+  constexpr double kLong = 0.5;
+  if (flops <= flops_) return flops / flops_;
+  if (seconds >= kLong) {
     flops_ = flops;
     keep(key_, flops, true);
   }
-  return flops / flops_;
+  return 1;
 }
 
 }  // namespace filigree

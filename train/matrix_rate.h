@@ -19,8 +19,9 @@ class MatrixRate {
   static MatrixRate measure(Device device, DType dtype);
 
   double flops() const { return flops_; }  // per second
-  // The fraction of it that a rate in FLOP/s is. A greater rate takes its place: the machine has reached it.
-  double share(double flops);
+  // The fraction of it that a rate in FLOP/s over some seconds is. A greater rate takes its place, since the
+  // machine has reached it; over less than half a second that is a matter of when results were read.
+  double share(double flops, double seconds);
 
  private:
   MatrixRate(std::string key, double flops) : key_(std::move(key)), flops_(flops) {}

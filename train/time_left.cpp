@@ -33,6 +33,11 @@ std::optional<double> TimeLeft::step_seconds() const {
   return sum / count;
 }
 
+bool TimeLeft::is_evaluated(std::int64_t step) const {
+  if (!run_.evaluates) return false;
+  return step >= run_.steps || (run_.eval_interval > 0 && step % run_.eval_interval == 0);
+}
+
 std::int64_t TimeLeft::evaluations_after(std::int64_t step) const {
   if (!run_.evaluates || step >= run_.steps) return 0;
   if (run_.eval_interval == 0) return 1;
@@ -41,9 +46,9 @@ std::int64_t TimeLeft::evaluations_after(std::int64_t step) const {
 
 std::optional<double> TimeLeft::after(std::int64_t step, double evaluated) const {
   const auto each = step_seconds();
-  if (!each) return step >= run_.steps ? std::optional(0.0) : std::nullopt;
+  if (!each) return std::nullopt;
   const double of_evaluation = evaluation_.value_or(run_.eval_steps * *each);
-  const double under_way = evaluated > 0 ? 1 - evaluated : 0;
+  const double under_way = is_evaluated(step) ? 1 - evaluated : 0;
   return *each * static_cast<double>(run_.steps - step) +
          of_evaluation * (static_cast<double>(evaluations_after(step)) + under_way);
 }

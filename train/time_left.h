@@ -22,11 +22,13 @@ class TimeLeft {
 
   void step(double seconds);
   void evaluation(double seconds);
-  // Seconds from the end of this step, of whose evaluation a share may be done; nullopt: not known yet.
+  // Seconds from the end of this step, of whose evaluation, if it has one, a share may be done; nullopt: not
+  // known yet.
   std::optional<double> after(std::int64_t step, double evaluated = 0) const;
 
  private:
   std::optional<double> step_seconds() const;
+  bool is_evaluated(std::int64_t step) const;
   std::int64_t evaluations_after(std::int64_t step) const;
 
   RunOutline run_;

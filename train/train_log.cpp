@@ -41,8 +41,8 @@ void TrainLog::print_line(std::int64_t step, const StepResult& result, std::int6
       "peak {:.0f} MiB | data wait {:.1f} % | {}",
       step, fmt::formatted_size("{}", steps_), steps_, window_loss_ / static_cast<double>(window_steps_),
       result.grad_norm, result.lr, human_count(tokens_per_second_),
-      100 * matrix_rate_.share(window_flops_ / window_seconds_), static_cast<double>(peak_bytes) / 1048576.0,
-      100 * window_wait_ / window_seconds_, time_left(step)));
+      100 * matrix_rate_.share(window_flops_ / window_seconds_, window_seconds_),
+      static_cast<double>(peak_bytes) / 1048576.0, 100 * window_wait_ / window_seconds_, time_left(step)));
 }
 
 void TrainLog::draw_bar(std::int64_t step, double loss) {

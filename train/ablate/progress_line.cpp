@@ -126,7 +126,7 @@ void ProgressLine::update() {
   const auto now = Clock::now();
   if (now - looked_ < kLook) return;
   looked_ = now;
-  double steps_per_second = 0;
+  double steps_per_second = 0, done = n_done_ + n_failed_;
   for (Running& run : running_) {
     run.now = share_done(*run.cell);
     if (!run.gaining_since && run.now > run.first) {
@@ -134,14 +134,14 @@ void ProgressLine::update() {
       run.gained_before = run.now;
     }
     steps_per_second += run.steps_per_second();
+    done += run.now;
   }
   if (!line_.due()) return;
   const auto n_cells = n_done_ + n_failed_ + std::ssize(waiting_) + std::ssize(running_);
   const auto left = seconds_left();
-  Status status{
-      static_cast<double>(n_done_ + n_failed_) / static_cast<double>(std::max<std::ptrdiff_t>(1, n_cells)),
-      {fmt::format("{}/{} cells", n_done_, n_cells),
-       fmt::format("ETA {}", left ? human_duration(*left) : "-")}};
+  Status status{done / static_cast<double>(std::max<std::ptrdiff_t>(1, n_cells)),
+                {fmt::format("{}/{} cells", n_done_, n_cells),
+                 fmt::format("ETA {}", left ? human_duration(*left) : "-")}};
   if (n_failed_ > 0) status.parts.push_back(fmt::format("{} failed", n_failed_));
   if (steps_per_second > 0) status.parts.push_back(fmt::format("{:.3g} steps/s", steps_per_second));
   for (const Running& run : running_)

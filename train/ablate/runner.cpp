@@ -220,7 +220,7 @@ class Ablation {
     for (const auto& [cell, probe] : untimed) {
       try {
         const auto seconds = probe_seconds(*cell, probe);
-        if (!seconds) return;
+        if (!seconds) return progress.interrupted();
         alone_[cell->name] = {{"step_seconds", *seconds}, {"config", timing_hash(probe)}};
         write_sweep_file();
       } catch (const Error& e) {  // the results do not depend on it
