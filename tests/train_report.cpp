@@ -200,10 +200,13 @@ TEST(ReportAnalysis, SpeedsAreRankedOnlyIfRunsWereTimedAloneAndDifferMoreThanSee
   for (RunData& run : collection.runs) run.beside_others = true;
   EXPECT_TRUE(sentence().starts_with("Speeds are not ranked: runs shared the machine")) << sentence();
   EXPECT_FALSE(analyse(collection).settings[0].variants[0].cost.timed_alone);
+  EXPECT_NE(results_csv(collection).find(",no\n"), std::string::npos);
   // Alone, `near` takes a fifth of the time that it took beside others.
   for (RunData& run : collection.runs) run.alone_step_seconds = run.label == "near" ? 0.1 : 0.5;
   EXPECT_TRUE(sentence().starts_with("near trains fastest, 50.0 k tokens/s, 2.50 times as fast as all. "))
       << sentence();
+  EXPECT_NE(results_csv(collection).find(",50000.0,0.1,"), std::string::npos) << results_csv(collection);
+  EXPECT_EQ(results_csv(collection).find(",no\n"), std::string::npos);
   // With one seed as slow as the others it is not certain.
   collection.runs[0].alone_step_seconds = 0.3;
   EXPECT_TRUE(

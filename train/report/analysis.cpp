@@ -56,10 +56,10 @@ Cost cost_of(const std::vector<const RunData*>& runs) {
   std::vector<double> rates, steps, seconds;
   for (const RunData* run : runs) {
     const Json& timing = run->summary.at("timing");
-    const double step = timing.value("step_seconds", 0.0), alone = run->alone_step_seconds.value_or(step);
-    rates.push_back(timing.value("tokens_per_second", 0.0) * (alone > 0 ? step / alone : 1));
-    steps.push_back(alone);
-    cost.timed_alone = cost.timed_alone && (!run->beside_others || run->alone_step_seconds);
+    const RunSpeed speed = speed_of(*run);
+    rates.push_back(speed.tokens_per_second);
+    steps.push_back(speed.step_seconds);
+    cost.timed_alone = cost.timed_alone && speed.timed_alone;
     seconds.push_back(timing.value("train_seconds", 0.0));
     cost.peak_bytes = std::max(cost.peak_bytes, timing.value("peak_bytes", 0.0));
   }
@@ -225,6 +225,13 @@ std::string cost_sentence(const Setting& setting) {
 }
 
 }  // namespace
+
+RunSpeed speed_of(const RunData& run) {
+  const Json& timing = run.summary.at("timing");
+  const double step = timing.value("step_seconds", 0.0), alone = run.alone_step_seconds.value_or(step);
+  return {timing.value("tokens_per_second", 0.0) * (alone > 0 ? step / alone : 1), alone,
+          !run.beside_others || run.alone_step_seconds};
+}
 
 std::string rate_text(const Cost& cost) {
   const std::string slowest = human_count(cost.slowest), fastest = human_count(cost.fastest);

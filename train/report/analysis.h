@@ -30,6 +30,14 @@ struct Cost {
          dense_pairs = 0;  // likewise; the first: those in computed tiles
 };
 
+// What a run's speed is taken to be: that of a cell that ran beside others is its speed alone, if it was
+// timed.
+struct RunSpeed {
+  double tokens_per_second = 0, step_seconds = 0;
+  bool timed_alone = true;
+};
+RunSpeed speed_of(const RunData& run);
+
 // "13.1 k (12.9 k to 13.4 k)": the range over several runs.
 std::string rate_text(const Cost& cost);
 

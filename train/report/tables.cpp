@@ -148,7 +148,7 @@ std::string results_csv(const Collection& collection) {
       "run,pattern,setting,seed,problem,val_accuracy,val_bits_per_byte,val_loss,best_val_loss,train_loss,"
       "steps,"
       "tokens,tokens_per_second,step_seconds,train_seconds,peak_bytes,computed_tiles_per_layer,"
-      "dense_tiles_per_layer,exact_pairs_per_layer,dense_pairs_per_layer\n";
+      "dense_tiles_per_layer,exact_pairs_per_layer,dense_pairs_per_layer,timed_alone\n";
   for (const RunData& run : collection.runs) {
     const bool good = run.problem.empty();
     text += fmt::format("{},{},{},{},{}", csv_field(run.folder.string()), csv_field(run.label),
@@ -158,10 +158,15 @@ std::string results_csv(const Collection& collection) {
     for (const char* key :
          {"val_accuracy", "val_bits_per_byte", "val_loss", "best_val_loss", "train_loss", "steps", "tokens"})
       text += "," + (good ? csv_number(summary, key) : "");
-    for (const char* key : {"tokens_per_second", "step_seconds", "train_seconds", "peak_bytes"})
+    const RunSpeed speed = good ? speed_of(run) : RunSpeed{};
+    text += good
+                ? fmt::format(",{},{}", Json(speed.tokens_per_second).dump(), Json(speed.step_seconds).dump())
+                : ",,";
+    for (const char* key : {"train_seconds", "peak_bytes"})
       text += "," + (good ? csv_number(summary.at("timing"), key) : "");
     for (const char* key : {"computed_tiles", "dense_tiles", "exact_pairs", "dense_pairs"})
       text += "," + (good ? layer_mean(summary, key) : "");
+    text += !good ? "," : speed.timed_alone ? ",yes" : ",no";
     text += '\n';
   }
   return text;
