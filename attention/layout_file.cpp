@@ -1,5 +1,5 @@
-// Layout files: TileLayout <-> HDF5. The format is in the README; the layout's constructor validates what is
-// read.
+// Layout files: TileLayout <-> HDF5. The format stands in tile_layout.h; the layout's constructor validates
+// what is read.
 #include <algorithm>
 #include <limits>
 

@@ -217,8 +217,18 @@ LayoutStatistics TileLayout::statistics() const {
           std::max<std::int64_t>(s.max_tiles_per_row, p.row_offsets[q + 1] - p.row_offsets[q]);
   const double rows = static_cast<double>(query_tiles()) * n_heads();
   s.mean_tiles_per_row = static_cast<double>(s.computed_tiles) / rows;
-  s.density = s.mean_tiles_per_row / static_cast<double>(key_tiles());
+  s.full_tiles = n_heads() * full_cells(query_tiles(), key_tiles(), causal_);
+  s.full_pairs = n_heads() * full_cells(n_queries_, n_keys_, causal_);
   return s;
+}
+
+std::string percent_text(double share) {
+  const double percent = 100 * share;
+  return percent > 0 && percent < 1 ? fmt::format("{:.2g} %", percent) : fmt::format("{:.1f} %", percent);
+}
+
+std::string of_full_text(double part, double full, std::string_view what) {
+  return fmt::format("{} of full attention's {}", percent_text(part / full), what);
 }
 
 std::int64_t TileLayout::bytes() const {

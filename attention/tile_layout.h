@@ -10,6 +10,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/check.h"
@@ -69,13 +70,26 @@ struct TilePattern {
   bool operator==(const TilePattern&) const = default;
 };
 
+// Full attention is the measure of every share: of its tiles and pairs, those of the causal triangle where
+// the model is causal, over all heads.
 struct LayoutStatistics {
-  std::int64_t exact_pairs = 0;     // over all heads
-  std::int64_t computed_tiles = 0;  // over all heads
-  double density = 0;               // computed tiles / all tiles
+  std::int64_t exact_pairs = 0, full_pairs = 0;
+  std::int64_t computed_tiles = 0, full_tiles = 0;
   double mean_tiles_per_row = 0;
   std::int64_t max_tiles_per_row = 0;
 };
+
+// The pairs or tiles of full attention among `rows` x `columns`: all, or those with column <= row.
+constexpr std::int64_t full_cells(std::int64_t rows, std::int64_t columns, bool causal) {
+  if (!causal) return rows * columns;
+  const std::int64_t corner = rows < columns ? rows : columns;
+  return corner * (corner + 1) / 2 + (rows - corner) * columns;
+}
+
+// A share as people read it: "28.4 %", below 1 % with two digits: "0.45 %".
+std::string percent_text(double share);
+// "28.4 % of full attention's tiles": the one way to say it, of `tiles` or `pairs`.
+std::string of_full_text(double part, double full, std::string_view what = "tiles");
 
 // The DeviceLayouts of one TileLayout. A copy starts without any, and equality does not look at them.
 class DeviceLayouts {
@@ -141,8 +155,16 @@ class TileLayout {
 
 using LayoutPtr = std::shared_ptr<const TileLayout>;
 
-// Layout files (HDF5), see INTERFACES.md / README: what `explain --dump` writes and `block: {file: ..}`
-// reads. The exact mask is uint8 [H, N, M], for at most kMaxExactMask queries and keys.
+// Layout files (HDF5) are what `explain --dump` writes and `block: {file: ..}` reads:
+//   attributes            n_queries, n_keys, tile, n_heads, causal
+//   head_pattern          int32 [H]: the pattern of each head
+//   pattern_P/            a group for each distinct pattern, P = 0, 1, ..; its tiles by query tile:
+//     row_offsets         int32 [query tiles + 1]
+//     columns, mask_id    int32 [tiles]: the key tile; its entry in `masks`, or -1 where all pairs are
+//     allowed
+//   masks                 uint8 [masks, tile * tile / 8]: row by row, the lowest bit first
+//   mask                  uint8 [H, N, M]: 1 where a pair is allowed; for people and for checks only, and
+//                         written for at most kMaxExactMask queries and keys
 inline constexpr std::int64_t kMaxExactMask = 4096;
 void save_layout(const TileLayout& layout, const std::string& path, bool with_exact_mask);
 TileLayout load_layout(const std::string& path);

@@ -184,7 +184,8 @@ TEST(Layout, StatisticsOfFullCausal) {
   const auto s = layout.statistics();
   EXPECT_EQ(s.exact_pairs, 2 * 256 * 257 / 2);
   EXPECT_EQ(s.computed_tiles, 2 * 10);
-  EXPECT_DOUBLE_EQ(s.density, 10.0 / 16);
+  EXPECT_EQ(s.full_tiles, 2 * 10);
+  EXPECT_EQ(s.full_pairs, 2 * 256 * 257 / 2);
   EXPECT_DOUBLE_EQ(s.mean_tiles_per_row, 2.5);
   EXPECT_EQ(s.max_tiles_per_row, 4);
 }

@@ -63,14 +63,12 @@ std::string describe_layouts(const Config& config, const std::vector<LayoutPtr>&
     for (last = first; last + 1 < layouts.size() && layouts[last + 1] == layouts[first];) ++last;
     const TileLayout& layout = *layouts[first];
     const LayoutStatistics s = layout.statistics();
-    const double all_pairs = static_cast<double>(layout.n_queries()) * layout.n_keys() * layout.n_heads();
     text += fmt::format(
-        "layer{}   {} of {} x {} tiles computed ({:.2f} %), {:.2f} % of pairs allowed, {:.1f} tiles a row "
-        "(at "
-        "most {})\n",
+        "layer{}   {} tiles, {} ({} x {}, {:.1f} a row, at most {}); {}\n",
         first == last ? fmt::format(" {}", first) : fmt::format("s {}-{}", first, last), s.computed_tiles,
-        layout.tile(), layout.tile(), 100 * s.density, 100 * s.exact_pairs / all_pairs, s.mean_tiles_per_row,
-        s.max_tiles_per_row);
+        of_full_text(static_cast<double>(s.computed_tiles), static_cast<double>(s.full_tiles)), layout.tile(),
+        layout.tile(), s.mean_tiles_per_row, s.max_tiles_per_row,
+        of_full_text(static_cast<double>(s.exact_pairs), static_cast<double>(s.full_pairs), "pairs"));
   }
   return text;
 }

@@ -70,15 +70,8 @@ class Sums {
 
 Json layer_cost(const TileLayout& layout) {
   const LayoutStatistics s = layout.statistics();
-  const std::int64_t heads = layout.n_heads(), q = layout.query_tiles(), k = layout.key_tiles();
-  const std::int64_t n = layout.n_queries(), m = layout.n_keys();
-  const bool half = layout.causal() && n == m;
-  return {{"tile", layout.tile()},
-          {"heads", heads},
-          {"computed_tiles", s.computed_tiles},
-          {"dense_tiles", heads * (half ? q * (q + 1) / 2 : q * k)},
-          {"exact_pairs", s.exact_pairs},
-          {"dense_pairs", heads * (half ? n * (n + 1) / 2 : n * m)}};
+  return {{"tile", layout.tile()},       {"heads", layout.n_heads()},    {"computed_tiles", s.computed_tiles},
+          {"dense_tiles", s.full_tiles}, {"exact_pairs", s.exact_pairs}, {"dense_pairs", s.full_pairs}};
 }
 
 }  // namespace

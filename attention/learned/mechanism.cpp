@@ -15,12 +15,6 @@ constexpr int kMostSteps = 100;
 constexpr double kClose = 1e-9;
 constexpr double kSharpest = 8;
 
-// Of one head.
-std::int64_t full_tiles_of_head(const Geometry& g, std::int64_t n) {
-  const std::int64_t side = (n + g.tile - 1) / g.tile;
-  return g.causal ? side * (side + 1) / 2 : side * side;
-}
-
 }  // namespace
 
 const Tensor& find_state(const LearnState& state, std::string_view name) {
@@ -48,7 +42,7 @@ Mechanism::Mechanism(LearnedHeads heads, const TileBudget& budget, const LearnSc
 }
 
 std::int64_t Mechanism::full_tiles(std::int64_t n) const {
-  return heads_.n_heads * full_tiles_of_head(heads_.geometry, n);
+  return heads_.n_heads * full_cells(query_tiles(n), query_tiles(n), heads_.geometry.causal);
 }
 
 double Mechanism::budget_share() const {
@@ -154,6 +148,7 @@ void GatedMechanism::load_state(const LearnState& state) {
 TileBudget read_budget(MapReader& map) {
   TileBudget budget;
   const bool share = map.has("budget"), tiles = map.has("tiles");
+  if (!share && !tiles) map.refuse_misspelt({"budget", "tiles"});
   if (share == tiles)
     fail_at(
         map.node().mark,

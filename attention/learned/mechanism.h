@@ -1,5 +1,5 @@
 // What every learned mechanism has in common: parameters that decide which tiles some heads of a layer
-// compute, and with which gate (ATTENTION.md, section 4).
+// compute, and with which gate.
 //
 // A mechanism is chosen in YAML like a pattern, {learned_layout: {budget: 0.1}}, for all heads of a layer or,
 // inside `heads:`, for some of them. LearnedLayer (learned_layer.h) puts the mechanisms and the fixed heads

@@ -9,6 +9,7 @@
 #include <set>
 #include <thread>
 
+#include "attention/tile_layout.h"
 #include "core/file.h"
 #include "core/parallel.h"
 #include "data/progress.h"
@@ -398,15 +399,16 @@ std::string describe(const Sweep& sweep) {
     rows.emplace_back(variant, &cell);
     width = std::max(width, variant.size());
   }
-  std::string text = fmt::format("{:<{}}  tiles per layer  of dense  fitted\n", "variant", width);
+  std::string text =
+      fmt::format("{:<{}}  tiles per layer  of full attention's tiles  fitted\n", "variant", width);
   for (const auto& [variant, cell] : rows) {
     const Config& config = cell->config;
     const double tiles = tiles_per_layer(config);
     const std::int64_t side = (config.data.seq_len + config.tile - 1) / config.tile;
-    const std::int64_t dense = config.model.n_heads * (config.causal ? side * (side + 1) / 2 : side * side);
+    const std::int64_t full = config.model.n_heads * full_cells(side, side, config.causal);
     const bool fitted = cell->fitted && !cell->fitted->parameter.empty();
-    text += fmt::format("{:<{}}  {:>15.6g}  {:>6.1f} %  {}\n", variant, width, tiles,
-                        100 * tiles / static_cast<double>(dense),
+    text += fmt::format("{:<{}}  {:>15.6g}  {:>25}  {}\n", variant, width, tiles,
+                        percent_text(tiles / static_cast<double>(full)),
                         fitted ? fmt::format("{} {} (target {:.6g} tiles)", cell->fitted->parameter,
                                              cell->fitted->value, cell->fitted->target)
                                : "-");

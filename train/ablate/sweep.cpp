@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "attention/tile_layout.h"
 #include "train/ablate/fairness.h"
 #include "train/config_internal.h"
 
@@ -133,12 +134,18 @@ void read_target(MapReader& map, const Sweep& sweep, Equal& equal) {
   };
   if (asked("like")) equal.like = checked_label(sweep, map.at("like"), map.name("like"));
   const bool tiles = equal.rule == Fairness::tiles;
-  if (tiles && asked("density")) equal.density = map.number("density", 1e-9, 1);
+  // `density` was a share of the whole grid: it must not be taken for a budget.
+  if (const YamlNode* old = tiles ? map.find("density") : nullptr)
+    fail_at(old->mark,
+            "equal: tiles: density is not known any more: it was a share of the whole grid of tiles",
+            "write budget: the share of full attention's tiles, for a causal model about twice the number");
+  if (tiles && asked("budget")) equal.budget = map.number("budget", 1e-9, 1);
   if (tiles && asked("per_layer")) equal.per_layer = map.integer("per_layer", 1, std::int64_t{1} << 40);
   if (!tiles && asked("seconds")) equal.seconds = map.number("seconds", 1e-3, 1e9);
   if (given.size() != 1)
     fail_at(map.node().mark, fmt::format("equal: {} takes exactly one target", tiles ? "tiles" : "time"),
-            tiles ? "like: the name of a value, density: 0.1, or per_layer: 500 (computed tiles of a layer)"
+            tiles ? "like: the name of a value, budget: 0.1 (of full attention's tiles), or per_layer: 500 "
+                    "(computed tiles of a layer)"
                   : "like: the name of a value, or seconds: 600 (of training)");
 }
 
@@ -269,7 +276,8 @@ double target_tiles(const Sweep& sweep, const Cell& cell) {
   if (sweep.equal.per_layer > 0) return static_cast<double>(sweep.equal.per_layer);
   if (sweep.equal.like.empty()) {
     const std::int64_t rows = (cell.config.data.seq_len + cell.config.tile - 1) / cell.config.tile;
-    return sweep.equal.density * static_cast<double>(rows * rows * cell.config.model.n_heads);
+    return sweep.equal.budget *
+           static_cast<double>(cell.config.model.n_heads * full_cells(rows, rows, cell.config.causal));
   }
   return tiles_per_layer(sweep.like(cell, sweep.equal.like)->config);
 }
@@ -323,6 +331,11 @@ std::string Sweep::variant(const Cell& cell) const {
 Sweep load_sweep(const std::filesystem::path& path, const std::vector<std::string>& overrides,
                  const std::filesystem::path& out) {
   const YamlNode root = parse_yaml_file(path);
+  for (const char* key : {"model", "data", "train", "extends"})
+    if (root.find(key) && !root.find("axes"))
+      throw Error(ErrorKind::usage,
+                  fmt::format("{}: is the config of one run, not a sweep of many", path.string()),
+                  fmt::format("filigree train {} trains it; a sweep has base: and axes:", path.string()));
   MapReader reader(root, "");
   Sweep sweep;
   sweep.name = path.stem().string();
@@ -334,10 +347,8 @@ Sweep load_sweep(const std::filesystem::path& path, const std::vector<std::strin
   const std::string folder = reader.string("out", "runs/ablations/" + sweep.name);
   reader.done();
   sweep.out = out.empty() ? std::filesystem::path(folder) : out;
-  for (const std::string& text : overrides) {
-    refuse_useless_override(sweep, text);
-    apply_override(base, text);
-  }
+  for (const std::string& text : overrides) refuse_useless_override(sweep, text);
+  apply_overrides(base, overrides);
 
   std::size_t count = 1;
   for (std::size_t g = 0; g < sweep.groups.size(); ++g) count *= group_size(sweep, g);

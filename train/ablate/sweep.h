@@ -39,7 +39,7 @@ enum class Fairness { none, tiles, time };
 struct Equal {
   Fairness rule = Fairness::none;
   std::string like;                 // label of an axis value: the cell that differs in this value only
-  double density = 0;               // tiles: computed tiles of all tiles of the grid
+  double budget = 0;                // tiles: computed tiles, as a share of full attention's
   std::int64_t per_layer = 0;       // tiles: computed tiles, over the heads of a layer
   double tolerance = 0.05;          // tiles: relative
   double seconds = 0;               // time: of training steps

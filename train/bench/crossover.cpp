@@ -203,7 +203,7 @@ CrossoverPoint measure_point(const CrossoverRequest& request, const YamlNode& pa
   CrossoverPoint point;
   point.length = n;
   point.batch = std::max<std::int64_t>(1, tokens / n);
-  point.density = computed_tiles(sparse) / computed_tiles(full);
+  point.tiles_of_full = computed_tiles(sparse) / computed_tiles(full);
   point.attention = measure<AttentionWork>(config, point.batch, full, sparse, request.repeats);
   point.step = measure<StepWork>(config, point.batch, full, sparse, request.repeats);
   allocator(device_of(config)).release_cached();
@@ -225,7 +225,7 @@ Break break_of(const Crossover& result, Part part) {
   for (const CrossoverPoint& point : result.points) {
     if (!(point.*part)) continue;
     const Timing& timing = *(point.*part);
-    if (point.density < 1)
+    if (point.tiles_of_full < 1)
       speeds.push_back({point.length, timing.speedup, timing.low, timing.high});
     else
       speeds.push_back({point.length, 1, 1, 1});
@@ -301,7 +301,7 @@ std::string crossover_json(const CrossoverRequest& request, const std::vector<Cr
     for (const CrossoverPoint& p : results[r].points)
       points.push_back({{"length", p.length},
                         {"batch", p.batch},
-                        {"tiles_of_full", p.density},
+                        {"tiles_of_full", p.tiles_of_full},
                         {"attention", timing_json(p.attention)},
                         {"step", timing_json(p.step)}});
     patterns.push_back({{"name", results[r].name},

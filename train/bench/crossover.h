@@ -30,7 +30,7 @@ struct Timing {
 
 struct CrossoverPoint {
   std::int64_t length = 0, batch = 0;
-  double density = 0;                     // computed tiles as a share of those of full attention
+  double tiles_of_full = 0;               // computed tiles as a share of those of full attention
   std::optional<Timing> attention, step;  // of all layers, of a step; empty: out of memory
 };
 

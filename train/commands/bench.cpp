@@ -83,7 +83,7 @@ void print_point(const Crossover& result, const CrossoverPoint& point) {
              : fmt::format("{:>39}", "out of memory");
   };
   fmt::print("{:<28} {:>7} {:>5} {:>6.1f} % |{} |{}\n", result.name.substr(0, 28), point.length, point.batch,
-             100 * point.density, part(point.attention), part(point.step));
+             100 * point.tiles_of_full, part(point.attention), part(point.step));
   std::fflush(stdout);
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "attention/tile_layout.h"
 #include "data/progress.h"
 
 namespace filigree {
@@ -211,17 +212,20 @@ std::string speed_sentence(const Setting& setting) {
 std::string cost_sentence(const Setting& setting) {
   const auto& variants = setting.variants;
   const std::string text = speed_sentence(setting);
-  const auto tiles = [](const Variant& v) {
-    return v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles);
+  const auto tiles = [](const Variant& v) { return v.cost.tiles_of_full(); };
+  // A share of a longer text's tiles says nothing beside that of a shorter one's.
+  const auto same_length = [&](const Variant& v) {
+    return v.cost.dense_pairs == variants.front().cost.dense_pairs;
   };
+  if (!std::ranges::all_of(variants, same_length)) return text + ".";
   const double fewest = tiles(*std::ranges::min_element(variants, {}, tiles));
   std::vector<std::string> names;
   for (const Variant& v : variants)
     if (tiles(v) <= 1.005 * fewest) names.push_back(v.label);
   if (names.size() == variants.size())
-    return fmt::format("{}. All compute {:.1f} % of the tiles of dense attention.", text, 100 * fewest);
-  return fmt::format("{}. {} compute{} the fewest tiles, {:.1f} % of those of dense attention.", text,
-                     joined(names), names.size() == 1 ? "s" : "", 100 * fewest);
+    return fmt::format("{}. All compute {}.", text, of_full_text(fewest, 1));
+  return fmt::format("{}. {} compute{} the fewest, {}.", text, joined(names), names.size() == 1 ? "s" : "",
+                     of_full_text(fewest, 1));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // more than chance, cost, and which patterns nothing else beats in both.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ struct Cost {
   double computed_tiles = 0, dense_tiles = 0;  // of a layer, over its heads; mean over layers
   double computed_pairs = 0, exact_pairs = 0,
          dense_pairs = 0;  // likewise; the first: those in computed tiles
+  double tiles_of_full() const { return computed_tiles / std::max(1.0, dense_tiles); }
 };
 
 // What a run's speed is taken to be: that of a cell that ran beside others is its speed alone, if it was

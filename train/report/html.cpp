@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "attention/tile_layout.h"
 #include "core/build_info.h"
 #include "data/progress.h"
 #include "train/report/html_charts.h"
@@ -58,10 +59,10 @@ std::string table_row(const Variant& v, const Variant& best, const Metric& metri
       is_best ? "best" : metric.difference(std::abs(v.interval.mean - best.interval.mean));
   return fmt::format(
       "<tr{}><th scope=\"row\"><span class=\"swatch s{}\"></span>{}</th><td>{}{}</td><td>{}</td><td>{}</td>"
-      "<td>{}</td><td>{}</td><td>{}</td><td>{:.1f}</td><td>{:.1f}</td><td>{}</td></tr>\n",
+      "<td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1f}</td><td>{}</td></tr>\n",
       is_best ? " class=\"best\"" : "", v.style % 8, escape_html(v.label), metric.text(v.interval.mean),
       interval, difference, escape_html(test_text(v)), rate_text(v.cost), memory_text(v.cost.peak_bytes),
-      human_duration(v.cost.train_seconds), 100 * v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles),
+      human_duration(v.cost.train_seconds), percent_text(v.cost.tiles_of_full()),
       100 * v.cost.exact_pairs / std::max(1.0, v.cost.computed_pairs), v.interval.n);
 }
 
@@ -71,7 +72,7 @@ std::string table(const Setting& setting, const Metric& metric) {
       "<caption>The best first.</caption>\n<thead><tr>"
       "<th scope=\"col\">variant</th><th scope=\"col\">{}</th><th scope=\"col\">behind the best</th>"
       "<th scope=\"col\">significant</th><th scope=\"col\">tokens/s</th><th scope=\"col\">peak memory</th>"
-      "<th scope=\"col\">training time</th><th scope=\"col\">tiles, % of dense</th>"
+      "<th scope=\"col\">training time</th><th scope=\"col\">of full attention's tiles</th>"
       "<th scope=\"col\">useful, % of computed pairs</th><th "
       "scope=\"col\">seeds</th></tr></thead>\n<tbody>\n",
       escape_html(metric.name));

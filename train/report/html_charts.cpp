@@ -209,10 +209,8 @@ std::string memory_figure(const Setting& setting) {
 }
 
 std::string tiles_text(const Cost& cost) {
-  const double dense = std::max(1.0, cost.dense_pairs);
-  return fmt::format("{:.1f} % computed, {:.1f} % needed",
-                     100 * cost.computed_tiles / std::max(1.0, cost.dense_tiles),
-                     100 * cost.exact_pairs / dense);
+  return fmt::format("{} computed, {} needed", percent_text(cost.tiles_of_full()),
+                     percent_text(cost.exact_pairs / std::max(1.0, cost.dense_pairs)));
 }
 
 std::string tiles_figure(const Setting& setting) {
@@ -221,13 +219,15 @@ std::string tiles_figure(const Setting& setting) {
     rows.push_back({v.label, tiles_text(v.cost), v.style, v.cost.computed_pairs, v.cost.exact_pairs});
   const ChartText text{"Tiles", in_words(setting, [](const Variant& v) { return tiles_text(v.cost); }), "",
                        ""};
-  return figure("Work of attention.",
-                "Pairs in computed tiles (pale) and pairs that the pattern needs (solid), of all pairs.",
-                bar_chart(text, rows));
+  return figure(
+      "Work of attention.",
+      "Pairs in computed tiles (pale) and pairs that the pattern needs (solid); the shares are of full "
+      "attention's tiles and pairs.",
+      bar_chart(text, rows));
 }
 
 double tiles_percent(const Variant& v) {
-  return 100 * v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles);
+  return 100 * v.cost.tiles_of_full();
 }
 double speed(const Variant& v) {
   return v.cost.tokens_per_second;
@@ -266,7 +266,7 @@ std::string setting_figures(const Setting& setting, const Metric& metric) {
   if (setting.variants.size() > 1) {
     text += cost_figure(setting, metric, "Quality against work.",
                         "Ringed: nothing else is better in both (the Pareto front).",
-                        "computed tiles, % of dense", tiles_percent, true);
+                        "% of full attention's tiles", tiles_percent, true);
     text += cost_figure(setting, metric, "Quality against speed.", "Further right is faster.",
                         "tokens per second", speed, false);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "attention/tile_layout.h"
 #include "data/progress.h"
 
 namespace filigree {
@@ -86,7 +87,8 @@ std::string markdown_cell(const std::string& text) {
 
 std::string markdown_table(const Setting& setting, const Metric& metric) {
   std::string text = fmt::format(
-      "| pattern | {} | behind the best | significant | tokens/s | peak memory | tiles of dense | useful "
+      "| pattern | {} | behind the best | significant | tokens/s | peak memory | of full attention's tiles | "
+      "useful "
       "pairs "
       "of "
       "computed | seeds |\n| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n",
@@ -94,12 +96,12 @@ std::string markdown_table(const Setting& setting, const Metric& metric) {
   for (const Variant& v : setting.variants) {
     const bool best = &v == &setting.variants.front();
     text += fmt::format(
-        "| {} | {}{} | {} | {} | {} | {} | {:.1f} % | {:.1f} % | {} |\n", markdown_cell(v.label),
+        "| {} | {}{} | {} | {} | {} | {} | {} | {:.1f} % | {} |\n", markdown_cell(v.label),
         metric.text(v.interval.mean),
         v.interval.n > 1 ? fmt::format(" ± {}", metric.difference(v.interval.half_width)) : "",
         best ? "best" : metric.difference(std::abs(v.interval.mean - setting.variants.front().interval.mean)),
         test_text(v), rate_text(v.cost), memory_text(v.cost.peak_bytes),
-        100 * v.cost.computed_tiles / std::max(1.0, v.cost.dense_tiles),
+        percent_text(v.cost.tiles_of_full()),
         100 * v.cost.exact_pairs / std::max(1.0, v.cost.computed_pairs), v.interval.n);
   }
   return text;
