@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <optional>
+#include <set>
 
 #include "attention/intervals.h"
 #include "attention/registry.h"
@@ -185,6 +186,26 @@ class LayerSet {
 };
 
 }  // namespace
+
+void require_pairs(const Pattern& pattern, const Geometry& g, int n_heads, const Mark& mark) {
+  std::set<int> seen;  // head classes
+  Intervals keys;
+  for (int head = 0; head < n_heads; ++head) {
+    if (!seen.insert(pattern.head_class(head)).second) continue;
+    const auto sees = [&](std::int64_t i) {
+      pattern.row(g, head, i, keys);
+      return !keys.empty() && keys.front().begin < (g.causal ? i + 1 : g.n);
+    };
+    std::int64_t i = g.n;  // from the last query, which sees most
+    while (i > 0 && !sees(i - 1)) --i;
+    if (i == 0)
+      fail_at(
+          mark,
+          fmt::format("the pattern of head {} allows no pair of its {} tokens{}: nothing would be computed",
+                      head, g.n, g.causal ? ", where no query sees a later key" : ""),
+          "filigree explain draws a pattern");
+  }
+}
 
 PatternPtr make_union(const YamlNode& body, const PatternContext& context) {
   return std::make_shared<Union>(read_children(body, context, "union"), context.n_heads);

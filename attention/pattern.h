@@ -54,6 +54,10 @@ std::vector<PatternPtr> make_layer_patterns(const YamlNode& node, int n_layers, 
 // What a layout allows, for its own length and heads. `origin` names it in messages.
 PatternPtr pattern_of_layout(LayoutPtr layout, const std::string& origin);
 
+// Throws Error(usage), at `mark`, where a head's pattern allows no pair at all, as {minus: [full, full]}
+// does.
+void require_pairs(const Pattern& pattern, const Geometry& geometry, int n_heads, const Mark& mark);
+
 // Names of all patterns, for messages and `explain`.
 std::vector<std::string> pattern_names();
 

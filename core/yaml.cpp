@@ -220,6 +220,81 @@ void refuse_odd_bytes(std::string_view text, const std::string& name) {
   }
 }
 
+// Brackets of flow style as far as they are open. Plain texts of block style may hold any of them.
+class BracketScan {
+ public:
+  // Throws where a bracket is never closed, closes nothing, or closes another one.
+  static void check(std::string_view text, const std::string& name) {
+    BracketScan scan(name);
+    for (const char c : text) scan.next(c);
+    if (!scan.open_.empty())
+      fail_at(scan.open_.back().second,
+              fmt::format("not valid YAML: the {} here is never closed", scan.open_.back().first),
+              fmt::format("add the missing {}", closing(scan.open_.back().first)));
+  }
+
+ private:
+  explicit BracketScan(const std::string& name) : at_{name, 1, 1} {}
+
+  static char closing(char bracket) { return bracket == '{' ? '}' : ']'; }
+
+  void next(char c) {
+    const bool starts = before_ == '\n' || std::string_view(":-,{[").find(before_) != std::string_view::npos;
+    if (quote_ != '\0') {
+      const bool escaped = quote_ == '"' && last_ == '\\' && !escaped_;
+      if (c == quote_ && !escaped) quote_ = '\0';
+      escaped_ = escaped;
+    } else if (comment_) {
+      comment_ = c != '\n';
+    } else if (c == '#' && (last_ == ' ' || last_ == '\n')) {
+      comment_ = true;
+    } else if ((c == '"' || c == '\'') && starts) {
+      quote_ = c;
+    } else if ((c == '{' || c == '[') && (starts || !open_.empty())) {
+      open_.emplace_back(c, at_);
+    } else if ((c == '}' || c == ']') && (starts || !open_.empty() || closed_)) {
+      close(c);
+    }
+    if (c != ' ' && c != '\t') before_ = c;
+    last_ = c;
+    ++at_.column;
+    if (c == '\n') {
+      at_ = {at_.file, at_.line + 1, 1};
+      closed_ = false;
+    }
+  }
+
+  void close(char c) {
+    if (open_.empty())
+      fail_at(at_, fmt::format("not valid YAML: the {} here closes nothing", c), "remove it");
+    if (closing(open_.back().first) != c)
+      fail_at(at_, fmt::format("not valid YAML: the {} here stands where a {} has to close the {} of {}", c,
+                               closing(open_.back().first), open_.back().first, open_.back().second.str()));
+    open_.pop_back();
+    closed_ = open_.empty();
+  }
+
+  Mark at_;
+  std::vector<std::pair<char, Mark>> open_;
+  char before_ = '\n', last_ = '\n';  // the last one that is no space; the last one
+  char quote_ = '\0';
+  bool escaped_ = false, comment_ = false, closed_ = false;  // the last: after a whole {..} in this line
+};
+
+// Why a text is not valid YAML, where that can be said better than yaml-cpp does.
+void fail_better(std::string_view text, const std::string& name, int line) {
+  BracketScan::check(text, name);
+  // A tab before the first word of a line, at the place of the error or above it.
+  std::istringstream lines{std::string(text)};
+  int number = 0;
+  for (std::string row; ++number <= line && std::getline(lines, row);) {
+    const std::size_t tab = row.find('\t');
+    if (tab < row.find_first_not_of(" \t\r"))
+      fail_at({name, number, static_cast<int>(tab) + 1},
+              "not valid YAML: a tab before the first word of a line", "indent with spaces");
+  }
+}
+
 }  // namespace
 
 void fail_at(const Mark& mark, const std::string& message, const std::string& hint) {
@@ -241,7 +316,12 @@ YamlNode parse_yaml(std::string_view text, const std::string& name) {
     }
   } catch (const YAML::Exception& e) {
     const Mark mark = e.mark.is_null() ? Mark{name, 1, 1} : Mark{name, e.mark.line + 1, e.mark.column + 1};
+    fail_better(text, name, mark.line);
+    if (e.msg == YAML::ErrorMsg::UNKNOWN_ANCHOR) builder.OnAlias(e.mark, YAML::NullAnchor);
     fail_at(mark, fmt::format("not valid YAML: {}", e.msg));
+  } catch (const Error&) {
+    BracketScan::check(text, name);  // an open one makes keys of what follows
+    throw;
   }
   return builder.take();
 }

@@ -70,7 +70,13 @@ double as_number(const YamlNode& node, std::string_view what, double min, double
 bool as_bool(const YamlNode& node, std::string_view what);                              // true or false only
 std::string as_string(const YamlNode& node, std::string_view what);
 
-// The nearest of `known` to `word` by edit distance, or "" if none is near.
+// The digits of an integer: "42" of 42, "1000000" of 1e6, "1500" of 1.5e3. Empty where `text` is no integer
+// in decimals; what it stands for may be larger than any integer type.
+std::string whole_number(std::string_view text);
+
+// The nearest of `known` to `word` by edit distance, or the one that other programs call `word` (gpu: cuda),
+// or
+// "" if there is none.
 std::string nearest(std::string_view word, const std::vector<std::string>& known);
 
 // Reads one map. Every key that the file holds must be asked for before done(), which throws for the first
@@ -95,7 +101,10 @@ class MapReader {
   // One of `choices`; the error lists them and suggests the nearest.
   std::string choice(std::string_view key, const std::vector<std::string>& choices,
                      std::string_view fallback);
-  void done() const;
+  // `elsewhere` are full names ("train.steps") that may be meant by a key that is unknown here.
+  void done(const std::vector<std::string>& elsewhere = {}) const;
+  // Where one of `keys` is needed and none is there: an error if one that is there looks like it.
+  void refuse_misspelt(const std::vector<std::string>& keys) const;
 
   const YamlNode& node() const { return *node_; }
   std::string name(std::string_view key) const;  // "train.lr"

@@ -95,6 +95,39 @@ std::string normalised(std::string_view word) {
   return out;
 }
 
+// What other programs call our keys and values.
+struct Synonym {
+  std::string_view theirs, ours;
+};
+constexpr Synonym kSynonyms[] = {
+    {"gpu", "cuda"},
+    {"nvidia", "cuda"},
+    {"cuda:0", "cuda"},
+    {"float32", "fp32"},
+    {"f32", "fp32"},
+    {"bfloat16", "bf16"},
+    {"adam", "adamw"},
+    {"learning_rate", "lr"},
+    {"max_lr", "lr"},
+    {"max_steps", "steps"},
+    {"max_iters", "steps"},
+    {"iterations", "steps"},
+    {"num_epochs", "epochs"},
+    {"hidden_size", "dim"},
+    {"n_embd", "dim"},
+    {"d_model", "dim"},
+    {"depth", "n_layers"},
+    {"context", "seq_len"},
+    {"context_length", "seq_len"},
+    {"grad_clip", "clip"},
+    {"output_dir", "out"},
+    {"out_dir", "out"},
+    {"attention", "pattern"},
+    {"sliding_window", "local"},
+    {"dense", "full"},
+    {"validation", "val"},
+};
+
 std::string suggestion(std::string_view word, const std::vector<std::string>& known, std::string_view kind) {
   if (const std::string near = nearest(word, known); !near.empty())
     return fmt::format("did you mean '{}'?", near);
@@ -141,12 +174,15 @@ std::string Mark::str() const {
 std::int64_t as_integer(const YamlNode& node, std::string_view what, std::int64_t min, std::int64_t max) {
   if (!node.is_scalar() || node.quoted || !is_decimal(node.scalar))
     wrong_type(node, what, "an integer", integer_hint(node));
-  const std::string_view text = without_plus(node.scalar);
+  const std::string text = whole_number(node.scalar);
+  if (text.empty()) wrong_type(node, what, "an integer", integer_hint(node));
   std::int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool whole = end == text.data() + text.size();
-  if (!whole) wrong_type(node, what, "an integer", integer_hint(node));
-  if (error != std::errc() || value < min || value > max) {
+  if (std::from_chars(text.data(), text.data() + text.size(), value).ec != std::errc())
+    fail_at(node.mark,
+            text.starts_with('-') ? fmt::format("{} must be at least {}, not {}", what, min, describe(node))
+                                  : fmt::format("{} must be at most {}, not {}", what, max, describe(node)),
+            text.starts_with('-') ? "the number is too small" : "the number is too large");
+  if (value < min || value > max) {
     using Limits = std::numeric_limits<std::int64_t>;
     fail_at(node.mark, fmt::format("{} must be {}, not {}", what,
                                    range_text(min, max, Limits::min(), Limits::max()), describe(node)));
@@ -182,10 +218,37 @@ std::string as_string(const YamlNode& node, std::string_view what) {
   return node.scalar;
 }
 
+std::string whole_number(std::string_view text) {
+  constexpr std::size_t longest = 40;  // digits: more than any integer type holds
+  text = without_plus(text);
+  const std::size_t e = text.find_first_of("eE");
+  std::string digits(text.substr(0, e));
+  if (!is_decimal(text) || (e == std::string_view::npos && digits.find('.') != std::string::npos)) return "";
+  if (e != std::string_view::npos) {
+    std::int64_t exponent = 0;
+    const std::string_view power = without_plus(text.substr(e + 1));
+    if (std::from_chars(power.data(), power.data() + power.size(), exponent).ec != std::errc()) return "";
+    const std::size_t point = digits.find('.');
+    if (point != std::string::npos) {
+      exponent -= std::ssize(digits) - 1 - static_cast<std::ptrdiff_t>(point);
+      digits.erase(point, 1);
+    }
+    for (; exponent < 0 && digits.size() > 1 && digits.back() == '0'; ++exponent) digits.pop_back();
+    if (exponent < 0) return "";
+    digits.append(std::min(static_cast<std::size_t>(exponent), longest), '0');
+  }
+  const std::size_t sign = digits.starts_with('-') ? 1 : 0;
+  const std::size_t zeros = digits.find_first_not_of('0', sign);
+  if (zeros == std::string::npos) return "0";
+  return digits.erase(sign, zeros - sign);
+}
+
 std::string nearest(std::string_view word, const std::vector<std::string>& known) {
   constexpr std::size_t longest = 64;
   if (word.size() > longest) return "";
   const std::string normal = normalised(word);
+  for (const auto& [theirs, ours] : kSynonyms)
+    if (normal == theirs && std::ranges::count(known, ours) > 0) return std::string(ours);
   std::string best;
   std::size_t best_distance = longest;
   for (const std::string& candidate : known) {
@@ -220,12 +283,7 @@ const YamlNode* MapReader::find(std::string_view key) {
 const YamlNode& MapReader::at(std::string_view key) {
   const YamlNode* value = find(key);
   if (value != nullptr) return *value;
-  // A required key that is misspelled is better called unknown than missing.
-  for (const auto& [entry, ignored] : node_->entries)
-    if (std::find(known_.begin(), known_.end(), entry.scalar) == known_.end() &&
-        !nearest(entry.scalar, {std::string(key)}).empty())
-      fail_at(entry.mark, fmt::format("unknown key '{}'", name(entry.scalar)),
-              fmt::format("did you mean '{}'?", key));
+  refuse_misspelt({std::string(key)});
   fail_at(node_->mark, fmt::format("{} is missing", name(key)), fmt::format("add '{}:'", key));
 }
 
@@ -273,11 +331,33 @@ std::string MapReader::choice(std::string_view key, const std::vector<std::strin
   return value->scalar;
 }
 
-void MapReader::done() const {
-  for (const auto& [key, value] : node_->entries)
-    if (std::find(known_.begin(), known_.end(), key.scalar) == known_.end())
-      fail_at(key.mark, fmt::format("unknown key '{}'", name(key.scalar)),
-              suggestion(key.scalar, known_, "keys"));
+void MapReader::done(const std::vector<std::string>& elsewhere) const {
+  for (const auto& [key, value] : node_->entries) {
+    if (std::find(known_.begin(), known_.end(), key.scalar) != known_.end()) continue;
+    // Keys of this name elsewhere; or, where nothing here is near, of a name that is.
+    const auto name_of = [](const std::string& full) { return full.substr(full.rfind('.') + 1); };
+    std::vector<std::string> names, same;
+    for (const std::string& full : elsewhere) names.push_back(name_of(full));
+    std::string meant = key.scalar;
+    if (std::ranges::count(names, meant) == 0 && nearest(meant, known_).empty())
+      meant = nearest(meant, names);
+    for (const std::string& full : elsewhere)
+      if (name_of(full) == meant) same.push_back(fmt::format("'{}'", full));
+    fail_at(key.mark, fmt::format("unknown key '{}'", name(key.scalar)),
+            same.empty() ? suggestion(key.scalar, known_, "keys")
+                         : fmt::format("did you mean {}?", fmt::join(same, " or ")));
+  }
+}
+
+void MapReader::refuse_misspelt(const std::vector<std::string>& keys) const {
+  // A required key that is misspelled is better called unknown than missing.
+  for (const auto& [entry, ignored] : node_->entries) {
+    if (std::find(known_.begin(), known_.end(), entry.scalar) != known_.end()) continue;
+    const std::string near = nearest(entry.scalar, keys);
+    if (!near.empty())
+      fail_at(entry.mark, fmt::format("unknown key '{}'", name(entry.scalar)),
+              fmt::format("did you mean '{}'?", near));
+  }
 }
 
 }  // namespace filigree

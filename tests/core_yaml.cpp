@@ -87,7 +87,8 @@ TEST(Yaml, RefusesWhatIsNotStrict) {
       {"a: &x 1\n", "f.yaml:1:4: anchors"},
       {"a: &x [1]\nb: *x\n", "f.yaml:1:4: anchors"},
       {"&a [*a]\n", "f.yaml:1:1: anchors"},
-      {"a: *x\n", "f.yaml:1:4: "},
+      {"a: *x\n", "f.yaml:1:4: aliases (*name) are not allowed"},
+      {"[*.txt]", "quote a text that starts with *"},
       {"&k a: 1\n", "anchors"},
       {"a: !!int 3\n", "f.yaml:1:4: tags"},
       {"a: ! 'x'\n", "f.yaml:1:4: tags"},
@@ -100,9 +101,16 @@ TEST(Yaml, RefusesWhatIsNotStrict) {
       {": 1\n", "a key is missing"},
       {"a: 1\n---\nb: 2\n", "one document per file"},
       {"a: 1\n...\nb: 2\n", "one document per file"},
-      {"a: [1, 2\n", "f.yaml:2:1: not valid YAML"},
-      {"a: }\n", "f.yaml:1:4: not valid YAML"},
-      {"\ta: 1\n", "not valid YAML"},
+      {"a: [1, 2\n", "f.yaml:1:4: not valid YAML: the [ here is never closed | add the missing ]"},
+      {"p: {local: {window: 8}\nb: 4\n", "f.yaml:1:4: not valid YAML: the { here is never closed"},
+      {"{local: {window: 8}", "f.yaml:1:1: not valid YAML: the { here is never closed | add the missing }"},
+      {"# {\n'[{': \"{\\\"[\"\nb: {c: [1, '}]'}\n", "f.yaml:3:8: not valid YAML: the [ here"},
+      {"a: {b: [1}\n",
+       "f.yaml:1:10: not valid YAML: the } here stands where a ] has to close the [ of f.yaml:1:8"},
+      {"a: {b: 1}}\n", "f.yaml:1:10: not valid YAML: the } here closes nothing | remove it"},
+      {"a: }\n", "f.yaml:1:4: not valid YAML: the } here closes nothing"},
+      {"\ta: 1\n", "f.yaml:1:1: not valid YAML: a tab before the first word of a line | indent with spaces"},
+      {"m:\n  \td: 1\n", "f.yaml:2:3: not valid YAML: a tab before"},
       {"a: \"x\n", "f.yaml:1:4: not valid YAML: the quote \" is never closed"},
       {"\u00e9: 1\r\na: 'x\r\n", "f.yaml:2:4: not valid YAML: the quote ' is never closed"},
       {"a: 'it''s\n", "the quote ' is never closed"},
@@ -171,12 +179,19 @@ TEST(Yaml, ReadsIntegers) {
                                                        {"-12", -12},
                                                        {"+5", 5},
                                                        {"-0", 0},
+                                                       {"1e3", 1000},
+                                                       {"1.5e3", 1500},
+                                                       {"-2E+2", -200},
+                                                       {"120e-1", 12},
+                                                       {"9e18", 9000000000000000000},
+                                                       {"0e9", 0},
                                                        {"9223372036854775807", kMax},
                                                        {"-9223372036854775808", kMin}};
   for (const auto& [text, value] : good) EXPECT_EQ(as_integer(scalar(text), "x", kMin, kMax), value) << text;
   const std::pair<std::string, std::string> bad[] = {
       {"017", "f.yaml:1:1: x must be an integer, not '017' | remove the leading zeros"},
-      {"1e3", "x must be an integer, not '1e3' | write 1000"},
+      {"1.5e0", "x must be an integer, not '1.5e0'"},
+      {"1e-3", "x must be an integer, not '1e-3'"},
       {"3.0", "write 3"},
       {"1_000", "without separators"},
       {"0x10", "x must be an integer, not '0x10'"},
@@ -191,8 +206,11 @@ TEST(Yaml, ReadsIntegers) {
       {"~", "not nothing"},
       {"[1]", "not a list"},
       {"{a: 1}", "not a map"},
-      {"9223372036854775808", "x must be"},
-      {"99999999999999999999999", "x must be"},
+      {"9223372036854775808",
+       "x must be at most 9223372036854775807, not '9223372036854775808' | the number is too large"},
+      {"99999999999999999999999", "the number is too large"},
+      {"1e400", "the number is too large"},
+      {"-1e19", "x must be at least -9223372036854775808, not '-1e19' | the number is too small"},
   };
   for (const auto& [text, expected] : bad) {
     const std::string message = message_of([&, t = text] { as_integer(scalar(t), "x", kMin, kMax); });
@@ -246,6 +264,32 @@ TEST(Yaml, MapReaderRefusesWhatNobodyAskedFor) {
   far.string("out", "x");
   EXPECT_EQ(message_of([&] { far.done(); }), "f.yaml:1:1: unknown key 'zzz' | known keys: shuffle, out");
 
+  // A key of another section, by its name or one near it; a name that is near here comes first.
+  const std::vector<std::string> all = {"train.steps", "model.type", "data.type", "data.seq_len"};
+  const auto elsewhere = [&](const char* text) {
+    const YamlNode wrong = parse_yaml(text, "f.yaml");
+    return message_of([&] {
+      MapReader here(wrong, "");
+      here.boolean("seed", true);
+      here.done(all);
+    });
+  };
+  EXPECT_EQ(elsewhere("steps: 1\n"), "f.yaml:1:1: unknown key 'steps' | did you mean 'train.steps'?");
+  EXPECT_EQ(elsewhere("stepz: 1\n"), "f.yaml:1:1: unknown key 'stepz' | did you mean 'train.steps'?");
+  EXPECT_EQ(elsewhere("context: 1\n"), "f.yaml:1:1: unknown key 'context' | did you mean 'data.seq_len'?");
+  EXPECT_EQ(elsewhere("type: 1\n"),
+            "f.yaml:1:1: unknown key 'type' | did you mean 'model.type' or 'data.type'?");
+  EXPECT_EQ(elsewhere("sed: 1\n"), "f.yaml:1:1: unknown key 'sed' | did you mean 'seed'?");
+  EXPECT_EQ(elsewhere("zzz: 1\n"), "f.yaml:1:1: unknown key 'zzz' | known keys: seed");
+
+  const YamlNode misspelt = parse_yaml("budgt: 1\n", "f.yaml");
+  const MapReader either(misspelt, "p");
+  EXPECT_EQ(message_of([&] {
+              either.refuse_misspelt({"tiles", "budget"});
+            }),
+            "f.yaml:1:1: unknown key 'p.budgt' | did you mean 'budget'?");
+  either.refuse_misspelt({"tiles"});
+
   const YamlNode choice = parse_yaml("norm: rmsnorm\n", "f.yaml");
   MapReader model(choice, "model");
   EXPECT_EQ(
@@ -275,6 +319,10 @@ TEST(Yaml, SuggestsTheNearest) {
   EXPECT_EQ(nearest("xy", known), "");
   EXPECT_EQ(nearest("temperature", known), "");
   EXPECT_EQ(nearest("", known), "");
+  // By what other programs call it, where that is known here.
+  EXPECT_EQ(nearest("gpu", {"cpu", "auto", "cuda"}), "cuda");
+  EXPECT_EQ(nearest("learning-rate", known), "lr");
+  EXPECT_EQ(nearest("gpu", {"cpu"}), "cpu");
   EXPECT_EQ(nearest(std::string(1 << 19, 'w'), known), "");
 }
 

@@ -11,6 +11,7 @@
 #include "core/hash.h"
 #include "core/hdf5.h"
 #include "core/parallel.h"
+#include "train/file_kind.h"
 
 namespace filigree {
 namespace {
@@ -103,6 +104,12 @@ h5::Reader open_checkpoint(const fs::path& path) {
   if (!fs::is_regular_file(path, ignored))
     throw Error(ErrorKind::data, fmt::format("{}: there is no such checkpoint file", path.string()),
                 "name a checkpoint such as runs/NAME/checkpoints/best.h5, or the run's folder");
+  const FileKind kind = file_kind(path);
+  if (kind != FileKind::checkpoint && kind != FileKind::hdf5 && kind != FileKind::unknown)
+    throw Error(ErrorKind::data, fmt::format("{}: is {}, not a checkpoint", path.string(), kind_text(kind)),
+                kind == FileKind::safetensors
+                    ? "filigree import makes a checkpoint of a model's folder"
+                    : "name a checkpoint such as runs/NAME/checkpoints/best.h5, or the run's folder");
   return h5::Reader(path);
 }
 
@@ -187,7 +194,7 @@ YamlNode model_part(const Config& config) {
   part.find("model")
       ->set("dropout", YamlNode::make(0))
       .set("activation_checkpointing", YamlNode::make(false));
-  const bool bpe = config.data.tokenizer.starts_with("bpe:");  // whose content counts, not its path
+  const bool bpe = config.data.tokenizer.starts_with("bpe:");        // whose content counts, not its path
   const YamlNode* tokenizer = root.find("data")->find("tokenizer");  // generated tasks have none
   if (tokenizer) data.add("tokenizer", bpe ? YamlNode::make("bpe:") : *tokenizer);
   return part.add("data", std::move(data));

@@ -68,5 +68,7 @@ void set_config_key(YamlNode& tree, const std::string& key, YamlNode value, cons
 // The words of a value without its punctuation: {local: {window: 64}} is "local window 64".
 std::string plain_words(const YamlNode& value);
 void apply_override(YamlNode& tree, const std::string& text);  // "train.steps=200"
+// All overrides of a command line; none sets a key that an earlier one has set.
+void apply_overrides(YamlNode& tree, const std::vector<std::string>& texts);
 
 }  // namespace filigree

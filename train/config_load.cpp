@@ -1,5 +1,6 @@
 // From files to one tree: `extends` chains, then command-line overrides.
 #include <algorithm>
+#include <map>
 
 #include "train/config.h"
 #include "train/config_internal.h"
@@ -81,9 +82,24 @@ std::vector<std::string> split_path(std::string_view path) {
 std::pair<std::string, YamlNode> read_override(const std::string& text) {
   const Mark mark{fmt::format("command line override '{}'", text), 0, 0};
   const std::size_t equals = text.find('=');
-  if (equals == std::string::npos || equals == 0)
+  if (equals == std::string::npos || equals == 0) {
+    std::error_code ignored;
+    if (std::filesystem::exists(text, ignored))
+      fail_at(mark, "a file where an override, key=value, was expected",
+              "where the shell made several words of a glob, quote it: 'data.train=\"*.txt\"'");
     fail_at(mark, "an override is written key=value", "for example train.steps=200");
-  YamlNode value = parse_yaml(std::string_view(text).substr(equals + 1), mark.file);
+  }
+  if (text.find_first_of("*&", equals) == equals + 1)
+    fail_at(mark, fmt::format("a value that begins with {} has to be quoted", text[equals + 1]),
+            fmt::format("write '{}=\"{}\"', in both kinds of quotes", text.substr(0, equals),
+                        text.substr(equals + 1)));
+  YamlNode value;
+  try {
+    value = parse_yaml(std::string_view(text).substr(equals + 1), mark.file);
+  } catch (const Error& e) {
+    if (!e.hint().starts_with("add the missing")) throw;
+    throw Error(e.kind(), e.what(), e.hint() + "; in quotes, or the shell cuts it at spaces");
+  }
   if (text.find_first_not_of(" \t", equals + 1) == std::string::npos)
     fail_at(mark, "the value is missing", "write key=null to remove an inherited key");
   set_marks(value, mark);
@@ -140,15 +156,35 @@ void apply_override(YamlNode& tree, const std::string& text) {
   set_config_key(tree, key, std::move(value), mark);
 }
 
+void apply_overrides(YamlNode& tree, const std::vector<std::string>& texts) {
+  std::map<std::string, std::string> values;  // by key
+  for (const std::string& text : texts) {
+    const std::size_t equals = std::min(text.find('='), text.size());
+    const std::string key = text.substr(0, equals), value = text.substr(std::min(equals + 1, text.size()));
+    const auto [earlier, is_new] = values.emplace(key, value);
+    if (!is_new)
+      fail_at(
+          {fmt::format("command line override '{}'", text), 0, 0},
+          fmt::format("{} is already set to {}", key, earlier->second),
+          fmt::format("give it once; several values are a list: '{}=[{}, {}]'", key, earlier->second, value));
+    apply_override(tree, text);
+  }
+}
+
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
-  YamlNode tree = load_config_tree(parse_yaml_file(path), path);
-  for (const std::string& text : overrides) apply_override(tree, text);
+  YamlNode tree = parse_yaml_file(path);
+  if (tree.find("axes"))
+    throw Error(ErrorKind::usage,
+                fmt::format("{}: is a sweep of many runs, not the config of one", path.string()),
+                fmt::format("filigree ablate {} trains its cells", path.string()));
+  tree = load_config_tree(std::move(tree), path);
+  apply_overrides(tree, overrides);
   return parse_config(tree, path.stem().string());
 }
 
 std::optional<PatternFile> load_pattern_file(const std::filesystem::path& path) {
   const YamlNode tree = parse_yaml_file(path);
-  for (const char* key : {"model", "data", "train", "extends"})
+  for (const char* key : {"model", "data", "train", "extends", "axes"})
     if (tree.find(key) != nullptr) return std::nullopt;
   MapReader reader(tree, "");
   PatternFile file;

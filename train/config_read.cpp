@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sstream>
 
 #include "attention/sparse_attention.h"
 #include "train/config.h"
@@ -43,6 +44,32 @@ double read_positive(MapReader& reader, std::string_view key, double fallback) {
   const double value = reader.number(key, 0, kMaxNumber, fallback);
   if (value == 0) fail_at(mark_of(reader, key), fmt::format("{} must be above 0", reader.name(key)));
   return value;
+}
+
+// Every key of a config, for those that are written in another section or in none.
+const std::vector<std::string>& all_keys() {
+  static const std::vector<std::string> keys = [] {
+    const std::pair<const char*, const char*> sections[] = {
+        {"", "pattern causal tile device precision cuda_graph threads seed"},
+        {"model.",
+         "preset type dim n_layers n_heads n_kv_heads head_dim ffn_dim vocab_size max_seq_len norm norm_eps "
+         "activation positions rope_theta bias dropout activation_checkpointing n_classes tied_embeddings"},
+        {"data.", "train val val_fraction task format tokenizer seq_len shuffle documents mask_probability"},
+        {"train.",
+         "steps epochs batch_size micro_batch_size optimizer lr weight_decay clip momentum betas eps "
+         "schedule "
+         "warmup_steps min_lr decay_steps log_interval eval_interval eval_batches eval_lengths init_from "
+         "out"},
+        {"checkpoint.", "interval keep best"},
+        {"log.", "tensorboard"}};
+    std::vector<std::string> list;
+    for (const auto& [section, names] : sections) {
+      std::istringstream words(names);
+      for (std::string name; words >> name;) list.push_back(section + name);
+    }
+    return list;
+  }();
+  return keys;
 }
 
 // A number in [0, 1).
@@ -140,7 +167,7 @@ ModelConfig read_model(MapReader reader, std::int64_t seq_len) {
                   "set type: encoder_classifier");
     model.tied_embeddings = reader.boolean("tied_embeddings", model.tied_embeddings);
   }
-  reader.done();
+  reader.done(all_keys());
 
   check_heads(reader, model);
   if (model.max_seq_len < seq_len)
@@ -192,7 +219,7 @@ DataConfig read_task_data(MapReader& reader, ModelType type) {
     refuse_unused(reader, "shuffle", "by a task that draws new samples each epoch", "set its fresh: false");
   else
     data.shuffle = reader.boolean("shuffle", data.shuffle);
-  reader.done();
+  reader.done(all_keys());
   const bool classes = !data.task->task->class_names().empty();
   const ModelType fits = classes ? ModelType::encoder_classifier : ModelType::decoder;
   if (type != fits)
@@ -230,7 +257,7 @@ DataConfig read_data(MapReader reader, ModelType type) {
     refuse_unused(reader, "mask_probability", fmt::format("by type: {}", word(type)),
                   "set model.type: encoder_mlm");
   }
-  reader.done();
+  reader.done(all_keys());
   return data;
 }
 
@@ -356,7 +383,7 @@ TrainConfig read_train(MapReader reader, const DataConfig& data, const std::stri
   read_evaluation(reader, train, data);
   train.init_from = reader.string("init_from", "");
   train.out = reader.string("out", "runs/" + name);
-  reader.done();
+  reader.done(all_keys());
 
   if (reader.has("steps") && reader.has("epochs"))
     fail_at(mark_of(reader, "epochs"), "train.epochs and train.steps are both given",
@@ -390,14 +417,14 @@ CheckpointConfig read_checkpoint(MapReader reader, bool has_validation) {
   if (checkpoint.best && !has_validation)
     fail_at(mark_of(reader, "best"), "checkpoint.best needs validation data",
             "set data.val or data.val_fraction, or best: false");
-  reader.done();
+  reader.done(all_keys());
   return checkpoint;
 }
 
 LogConfig read_log(MapReader reader) {
   LogConfig log;
   log.tensorboard = reader.boolean("tensorboard", log.tensorboard);
-  reader.done();
+  reader.done(all_keys());
   return log;
 }
 
@@ -461,7 +488,7 @@ Config parse_config(const YamlNode& root_node, const std::string& name) {
   for (const char* key : {"model", "data", "train"}) root.at(key);
   root.find("checkpoint");
   root.find("log");
-  root.done();
+  root.done(all_keys());
 
   YamlNode none;
   // The model's type decides what data uses, data.seq_len what the model needs: a first look at the type.

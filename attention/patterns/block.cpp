@@ -1,5 +1,6 @@
 // Listed blocks: pairs of (query block, key block), or a layout file whose heads are used as given.
 #include <map>
+#include <optional>
 
 #include "attention/intervals.h"
 #include "attention/registry.h"
@@ -23,6 +24,7 @@ class BlockPairs : public Pattern {
         fail_at(pair.mark, fmt::format("block.pairs lists [{}, {}] twice", qb, kb));
       listed.insert(place, kb);
       last_ = std::max({last_, qb, kb});
+      if (kb > qb && !ahead_) ahead_ = Ahead{qb, kb, pair.mark};
     }
   }
 
@@ -43,11 +45,22 @@ class BlockPairs : public Pattern {
     if (last_ >= blocks)
       fail_at(mark_, fmt::format("block.pairs names block {}, but {} tokens in blocks of {} are {} blocks",
                                  last_, g.n, size_, blocks));
+    if (g.causal && ahead_)
+      fail_at(ahead_->mark,
+              fmt::format("block.pairs names [{}, {}], whose keys all come after its queries: a causal model "
+                          "computes none of it",
+                          ahead_->query, ahead_->key),
+              "a pair is [query block, key block]; remove it");
   }
 
  private:
+  struct Ahead {  // the first pair beyond causality
+    std::int64_t query, key;
+    Mark mark;
+  };
   std::int64_t size_, last_ = 0;
   std::map<std::int64_t, std::vector<std::int64_t>> listed_;  // key blocks of each query block, ascending
+  std::optional<Ahead> ahead_;
   Mark mark_;
 };
 

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
-#include <map>
 #include <new>
 #include <system_error>
 
@@ -13,6 +13,7 @@
 #include "core/check.h"
 #include "core/yaml.h"
 #include "train/commands/commands.h"
+#include "train/config_internal.h"
 
 namespace filigree {
 namespace {
@@ -34,16 +35,52 @@ void refuse_unknown_command(const CLI::App& app, const std::string& word) {
               near.empty() ? "filigree --help lists the commands" : fmt::format("did you mean '{}'?", near));
 }
 
+// Every option that takes an integer reads 1e6 as one, and says so where a number is too large to be one.
+void read_whole_numbers(CLI::App& command) {
+  const CLI::Validator whole(
+      [](std::string& text) -> std::string {
+        const std::string digits = whole_number(text);
+        if (digits.empty()) return fmt::format("must be an integer, not '{}'", text);
+        std::int64_t value = 0;
+        if (std::from_chars(digits.data(), digits.data() + digits.size(), value).ec != std::errc())
+          return fmt::format("'{}' is too {}", text, digits.starts_with('-') ? "small" : "large");
+        text = digits;
+        return "";
+      },
+      "");
+  for (CLI::Option* option : command.get_options())
+    if (const std::string type = option->get_type_name(); type.starts_with("INT") || type.starts_with("UINT"))
+      option->transform(whole);
+  for (CLI::App* inner : command.get_subcommands({})) read_whole_numbers(*inner);
+}
+
 [[noreturn]] void fail_output() {
   fail(ErrorKind::disk, "cannot write the output: {}", std::strerror(errno));
 }
 
 }  // namespace
 
+void add_word_option(CLI::App& command, const std::string& name, const std::string& description,
+                     const std::vector<std::string>& words, const std::string& default_word,
+                     const std::function<void(std::size_t)>& chosen) {
+  const auto choose = [name, words, chosen](const std::string& word) {
+    const auto found = std::ranges::find(words, word);
+    if (found == words.end()) {
+      const std::string near = nearest(word, words);
+      throw Error(ErrorKind::usage,
+                  fmt::format("{} must be one of {}, not '{}'", name, fmt::join(words, ", "), word),
+                  near.empty() ? "" : fmt::format("did you mean '{}'?", near));
+    }
+    chosen(static_cast<std::size_t>(found - words.begin()));
+  };
+  command.add_option_function<std::string>(name, choose, description)
+      ->type_name(fmt::format("{}", fmt::join(words, "|")))
+      ->default_str(default_word);
+}
+
 void add_device_option(CLI::App& command, DeviceChoice& device) {
-  command.add_option("--device", device, "auto: where it was trained; cpu; cuda")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, DeviceChoice>{
-          {"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}}));
+  add_word_option(command, "--device", "auto: where it was trained", words<DeviceChoice>(), "auto",
+                  [&device](std::size_t i) { device = static_cast<DeviceChoice>(i); });
 }
 
 int run_command_line(int argc, char** argv) {
@@ -68,6 +105,7 @@ int run_command_line(int argc, char** argv) {
   add_report(app, invocation);
   add_bench(app, invocation);
   add_doctor(app, invocation);
+  read_whole_numbers(app);
 
   try {
     if (argc > 1) refuse_unknown_command(app, argv[1]);

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "train/config.h"
 
@@ -15,6 +17,12 @@ struct Invocation {
   std::string command_line;  // as typed, for the run folder
   int exit_code = 0;
 };
+
+// An option that takes one of `words`; `chosen` is told which. Any other word is an Error(usage) that names
+// the nearest of them.
+void add_word_option(CLI::App& command, const std::string& name, const std::string& description,
+                     const std::vector<std::string>& words, const std::string& default_word,
+                     const std::function<void(std::size_t)>& chosen);
 
 // --device auto|cpu|cuda, for commands that use a trained model.
 void add_device_option(CLI::App& command, DeviceChoice& device);

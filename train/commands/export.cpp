@@ -8,20 +8,20 @@ namespace filigree {
 namespace {
 
 struct ExportArguments {
-  std::string model, output, dtype = "fp32";
+  std::string model, output;
+  DType dtype = DType::f32;
 };
 
 void run(const ExportArguments& arguments) {
   std::optional<Progress> bar;
-  const ExportResult result =
-      export_model(arguments.model, arguments.output, arguments.dtype == "bf16" ? DType::bf16 : DType::f32,
-                   [&](std::int64_t done, std::int64_t total) {
-                     if (!bar) bar.emplace("export", total, "B");
-                     bar->update(done);
-                   });
+  const ExportResult result = export_model(arguments.model, arguments.output, arguments.dtype,
+                                           [&](std::int64_t done, std::int64_t total) {
+                                             if (!bar) bar.emplace("export", total, "B");
+                                             bar->update(done);
+                                           });
   bar->finish();
   fmt::print("{}: {} with {} parameters in {}\n", arguments.output, architecture_class(result.architecture),
-             result.parameters, arguments.dtype);
+             result.parameters, arguments.dtype == DType::bf16 ? "bf16" : "fp32");
   if (!result.warning.empty()) {
     std::fflush(stdout);
     fmt::print(stderr, "filigree: warning: {}\n", result.warning);
@@ -36,9 +36,8 @@ void add_export(CLI::App& app, Invocation&) {
   const auto arguments = std::make_shared<ExportArguments>();
   command->add_option("model", arguments->model, "Checkpoint file or run folder")->required();
   command->add_option("-o,--output", arguments->output, "The folder to make")->required()->type_name("DIR");
-  command->add_option("--dtype", arguments->dtype, "Of the weights")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
+  add_word_option(*command, "--dtype", "Of the weights", {"fp32", "bf16"}, "fp32",
+                  [arguments](std::size_t i) { arguments->dtype = i == 0 ? DType::f32 : DType::bf16; });
   command->footer("Example:\n  filigree export runs/quickstart -o exported --dtype bf16");
   command->callback([arguments] { run(*arguments); });
 }

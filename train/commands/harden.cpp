@@ -99,8 +99,7 @@ std::vector<LayoutPtr> harden(LoadedModel& loaded, const HardenArguments& argume
       layer->harden();
       layouts[l] = layer->connect(geometry.n, false).layout;
     } else if (calibrate) {
-      const std::int64_t side = layouts[l]->query_tiles();
-      const std::int64_t full = layouts[l]->n_heads() * (config.causal ? side * (side + 1) / 2 : side * side);
+      const std::int64_t full = layouts[l]->statistics().full_tiles;
       layouts[l] =
           heaviest_tiles(geometry, mass[l], std::llround(arguments.budget * static_cast<double>(full)));
     }
@@ -152,7 +151,8 @@ void run(const HardenArguments& arguments) {
   const std::vector<LayoutPtr> layouts = harden(loaded, arguments);
   for (std::size_t l = 0; l < layouts.size(); ++l) {
     const LayoutStatistics s = layouts[l]->statistics();
-    fmt::print("layer {:>3} {} tiles ({:.2f} %), {:.1f} a row\n", l, s.computed_tiles, 100 * s.density,
+    fmt::print("layer {:>3} {} tiles, {}, {:.1f} a row\n", l, s.computed_tiles,
+               of_full_text(static_cast<double>(s.computed_tiles), static_cast<double>(s.full_tiles)),
                s.mean_tiles_per_row);
   }
   if (!arguments.layouts.empty()) write_layouts(layouts, arguments.layouts);
@@ -183,7 +183,7 @@ void add_harden(CLI::App& app, Invocation&) {
                    "Give each head another head's tiles, by this seed: the control for learned patterns")
       ->check(CLI::NonNegativeNumber);
   add_device_option(*command, arguments->device);
-  command->footer("Example:\n  filigree harden runs/learned --layouts runs/learned/layouts");
+  command->footer("Example:\n  filigree harden runs/quickstart --budget 0.2 --layouts layouts");
   command->callback([arguments] { run(*arguments); });
 }
 

@@ -60,7 +60,9 @@ void add_import(CLI::App& app, Invocation&) {
       ->add_option("--seq-len", arguments->request.seq_len,
                    "Tokens to evaluate at a time; default: at most 4096")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 28));
-  command->footer("Example:\n  filigree import exported -o imported.h5 --pattern '{local: {window: 64}}'");
+  command->footer(
+      "Example:\n  filigree export runs/quickstart -o hf\n"
+      "  filigree import hf -o imported.h5 --pattern '{local: {window: 64}}'");
   command->callback([arguments] { run(*arguments); });
 }
 

@@ -1,11 +1,16 @@
-// filigree inspect: what a file of ours holds, verified as a whole.
+// filigree inspect: what a file holds. Files of ours are verified as a whole.
 #include <filesystem>
 
 #include "attention/tile_layout.h"
+#include "core/file.h"
 #include "core/hdf5.h"
+#include "data/bin_file.h"
 #include "data/token_file.h"
+#include "data/tokenizer.h"
 #include "train/checkpoint.h"
 #include "train/commands/commands.h"
+#include "train/file_kind.h"
+#include "train/interchange/safetensors.h"
 #include "train/run_folder.h"
 
 namespace filigree {
@@ -42,28 +47,77 @@ void inspect_layout_file(const std::filesystem::path& path) {
   fmt::print("  {} queries, {} keys, tiles of {}, {} heads with {} distinct patterns, {}\n",
              layout.n_queries(), layout.n_keys(), layout.tile(), layout.n_heads(), layout.patterns().size(),
              layout.causal() ? "causal" : "bidirectional");
-  fmt::print("  {} tiles computed ({:.2f} %), {} exact pairs, {} distinct masks\n", s.computed_tiles,
-             100 * s.density, s.exact_pairs, layout.masks().size());
+  fmt::print("  {} tiles, {}, {} exact pairs, {} distinct masks\n", s.computed_tiles,
+             of_full_text(static_cast<double>(s.computed_tiles), static_cast<double>(s.full_tiles)),
+             s.exact_pairs, layout.masks().size());
+}
+
+void inspect_hdf5_file(const std::filesystem::path& path, FileKind kind) {
+  const h5::Reader file(path);
+  fmt::print("{}: {}\n", path.string(), kind_text(kind));
+  for (const std::string& name : file.children("/")) {
+    try {
+      const h5::DatasetInfo info = file.info(name);
+      fmt::print("  {:<52} {:<5} {}\n", name, dtype_name(info.type), dims_text(info.dims));
+    } catch (const Error&) {  // a group, or of a type that is none of ours
+      fmt::print("  {}\n", name);
+    }
+  }
+}
+
+void inspect_safetensors(const std::filesystem::path& path) {
+  const SafetensorsFile file(path);
+  fmt::print("{}: {}, {} tensors\n", path.string(), kind_text(FileKind::safetensors), file.entries().size());
+  for (const SafetensorsFile::Entry& e : file.entries())
+    fmt::print("  {:<52} {:<5} {}\n", e.name, e.dtype, dims_text(e.shape));
+}
+
+void inspect_bin_file(const std::filesystem::path& path) {
+  const BinFile file(path);
+  const std::string& tokenizer = file.vocabulary().tokenizer;
+  fmt::print("{}: {}\n  {} tokens of {} kinds, stored as {}, tokenizer {}\n", path.string(),
+             kind_text(FileKind::bin), file.n_tokens(), file.vocabulary().size, dtype_name(file.dtype()),
+             tokenizer.empty() ? "unknown" : tokenizer);
+}
+
+void inspect_tokenizer(const std::filesystem::path& path) {
+  const auto tokenizer = tokenizer_from_json(read_file(path), path.string());
+  fmt::print("{}: {} of {} tokens, {}\n", path.string(), kind_text(FileKind::tokenizer),
+             tokenizer->vocab_size(), tokenizer->name());
 }
 
 void inspect(const std::filesystem::path& named) {
   const std::filesystem::path path = std::filesystem::is_directory(named) ? find_checkpoint(named) : named;
-  // Each kind of file is known by what stands at its root.
-  bool layout = false, tokens = false;
-  {
-    const h5::Reader file(path);
-    layout = file.has("head_pattern");
-    tokens = file.has("tokens");
+  switch (const FileKind kind = file_kind(path)) {
+    case FileKind::layout:
+      return inspect_layout_file(path);
+    case FileKind::tokens:
+      return inspect_token_file(path);
+    case FileKind::logits:
+    case FileKind::hdf5:
+      return inspect_hdf5_file(path, kind);
+    case FileKind::safetensors:
+      return inspect_safetensors(path);
+    case FileKind::bin:
+      return inspect_bin_file(path);
+    case FileKind::tokenizer:
+      return inspect_tokenizer(path);
+    case FileKind::text:
+      throw Error(
+          ErrorKind::data,
+          fmt::format("{}: is {}, in which there is nothing to verify", path.string(), kind_text(kind)),
+          "inspect shows checkpoints, token files, layout files, logits, safetensors and tokenizers");
+    case FileKind::checkpoint:
+    case FileKind::unknown:
+      return inspect_checkpoint_file(path);  // which says what is wrong with it
   }
-  if (layout) return inspect_layout_file(path);
-  if (tokens) return inspect_token_file(path);
-  inspect_checkpoint_file(path);
 }
 
 }  // namespace
 
 void add_inspect(CLI::App& app, Invocation&) {
-  auto* command = app.add_subcommand("inspect", "Verify a checkpoint, token file or layout file and show it");
+  auto* command = app.add_subcommand(
+      "inspect", "Verify a checkpoint or another file of ours and show it; say what a foreign one is");
   const auto path = std::make_shared<std::string>();
   command->add_option("file", *path, "File or run folder")->required();
   command->footer("Example:\n  filigree inspect runs/quickstart");

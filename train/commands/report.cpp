@@ -18,7 +18,7 @@ void add_report(CLI::App& app, Invocation&) {
   command->add_option("-o,--output", arguments->page, "The page to write")
       ->type_name("FILE.html")
       ->capture_default_str();
-  command->footer("Example:\n  filigree report runs/full runs/local -o report.html");
+  command->footer("Example:\n  filigree report runs/quickstart -o report.html");
   command->callback([arguments] {
     write_report({arguments->folders.begin(), arguments->folders.end()}, arguments->page);
     fmt::print("{}\n", arguments->page);

@@ -1,6 +1,4 @@
 // filigree tokenizer: trains a byte-level BPE tokenizer.
-#include <map>
-
 #include "core/file.h"
 #include "data/bpe_tokenizer.h"
 #include "data/bpe_train.h"
@@ -83,10 +81,10 @@ void add_tokenizer(CLI::App& app, Invocation&) {
   command
       ->add_option("--vocab", arguments->options.vocab_size, "Tokens, with the 256 bytes and special tokens")
       ->capture_default_str();
-  command->add_option("--style", arguments->options.splitting, "How text is cut into words: gpt2 or llama3")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Splitting>{{"gpt2", Splitting::gpt2}, {"llama3", Splitting::llama3}}))
-      ->default_str("gpt2");
+  add_word_option(*command, "--style", "How text is cut into words", {"gpt2", "llama3"}, "gpt2",
+                  [arguments](std::size_t i) {
+                    arguments->options.splitting = i == 0 ? Splitting::gpt2 : Splitting::llama3;
+                  });
   command
       ->add_option("--special", arguments->options.special,
                    "A special token, once for each; they get the first ids. Default: <|endoftext|> for gpt2, "
