@@ -56,8 +56,11 @@ struct SeedRow {
 std::vector<SeedRow> seed_table();
 
 std::string explanation_text(const Explanation& explanation);  // for people, with the picture
+std::string pattern_rules_text();                              // what each pattern allows
+std::string savings_text();                                    // seed_table() for people
 std::string explanation_json(const Explanation& explanation);  // the same figures for machines
-// The pictures of all distinct heads and layers, in a grid with titles. Error(disk) if it cannot be written.
+// The pictures of all distinct heads and layers: axes in tokens, the tile grid, and what is computed against
+// what is needed. Error(disk) if it cannot be written.
 void write_explanation_png(const Explanation& explanation, const std::string& path);
 void write_explanation_svg(const Explanation& explanation, const std::string& path);
 

@@ -120,6 +120,16 @@ std::string without_trailing_spaces(std::string line) {
 
 }  // namespace
 
+std::string grouped(std::int64_t value) {
+  const std::string digits = std::to_string(value);
+  std::string text;
+  for (std::size_t k = 0; k < digits.size(); ++k) {
+    if (k > 0 && (digits.size() - k) % 3 == 0) text += ',';
+    text += digits[k];
+  }
+  return text;
+}
+
 std::string numbered(const char* noun, const std::vector<int>& ascending) {
   std::string text = fmt::format("{}{}", noun, ascending.size() == 1 ? "" : "s");
   for (std::size_t k = 0; k < ascending.size();) {

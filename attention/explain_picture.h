@@ -30,6 +30,8 @@ DensityGrid density_grid(const TileLayout& layout, int head, int max_size);
 // Braille dots, dithered; a middle dot where causality leaves pairs and the pattern allows none.
 std::string terminal_pictures(const Explanation& explanation);
 
+// "16,777,216"
+std::string grouped(std::int64_t value);
 // numbered("head", {0, 1, 2, 6}) is "heads 0-2, 6".
 std::string numbered(const char* noun, const std::vector<int>& ascending);
 

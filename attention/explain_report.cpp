@@ -8,17 +8,6 @@
 namespace filigree {
 namespace {
 
-// 16,777,216
-std::string grouped(std::int64_t value) {
-  const std::string digits = std::to_string(value);
-  std::string text;
-  for (std::size_t k = 0; k < digits.size(); ++k) {
-    if (k > 0 && (digits.size() - k) % 3 == 0) text += ',';
-    text += digits[k];
-  }
-  return text;
-}
-
 std::string counted(std::int64_t count, const char* noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }
@@ -38,34 +27,23 @@ std::string bytes_text(double bytes) {
   return scaled(bytes, 1024, {"B", "KiB", "MiB", "GiB", "TiB"});
 }
 
-// Of all heads of a layer.
-std::int64_t dense_pairs(const Explanation& e) {
-  const auto& g = e.request.geometry;
-  return e.request.n_heads * (g.causal ? g.n * (g.n + 1) / 2 : g.n * g.n);
-}
-std::int64_t dense_tiles(const Explanation& e) {
-  const auto& g = e.request.geometry;
-  const std::int64_t tiles = (g.n + g.tile - 1) / g.tile;
-  return e.request.n_heads * (g.causal ? tiles * (tiles + 1) / 2 : tiles * tiles);
-}
-
-std::string share(std::int64_t part, std::int64_t whole) {
-  const double percent = 100.0 * static_cast<double>(part) / static_cast<double>(whole);
-  return fmt::format("{} of {} dense ({:.3g} %)", grouped(part), grouped(whole), percent);
+// "27 of 36, 75.0 % of full attention's tiles"
+std::string share(std::int64_t part, std::int64_t full, std::string_view what) {
+  return fmt::format("{} of {}, {}", grouped(part), grouped(full),
+                     of_full_text(static_cast<double>(part), static_cast<double>(full), what));
 }
 
 void line(std::string& text, const char* name, const std::string& value) {
   text += fmt::format("  {:<20}{}\n", name, value);
 }
 
-std::string group_text(const Explanation& e, const LayerGroup& group) {
+std::string group_text(const LayerGroup& group) {
   const AttentionCost& cost = group.cost;
   std::string text =
       fmt::format("{}: {}, {}\n", numbered("layer", group.layers), counted(group.layout->n_heads(), "head"),
                   counted(static_cast<std::int64_t>(group.layout->patterns().size()), "distinct pattern"));
-  line(text, "exact pairs", share(group.statistics.exact_pairs, dense_pairs(e)));
-  line(text, "computed tiles", share(group.statistics.computed_tiles, dense_tiles(e)));
-  line(text, "density", fmt::format("{:.4g} of the whole tile grid", group.statistics.density));
+  line(text, "exact pairs", share(group.statistics.exact_pairs, group.statistics.full_pairs, "pairs"));
+  line(text, "computed tiles", share(group.statistics.computed_tiles, group.statistics.full_tiles, "tiles"));
   line(text, "tiles per row",
        fmt::format("mean {:.2f}, max {}", group.statistics.mean_tiles_per_row,
                    group.statistics.max_tiles_per_row));
@@ -88,7 +66,7 @@ std::string group_text(const Explanation& e, const LayerGroup& group) {
 }
 
 struct Totals {
-  std::int64_t exact_pairs = 0, computed_tiles = 0;
+  std::int64_t exact_pairs = 0, full_pairs = 0, computed_tiles = 0, full_tiles = 0;
   AttentionCost cost;
 };
 
@@ -98,7 +76,9 @@ Totals totals_of(const Explanation& e) {
     const auto layers = static_cast<std::int64_t>(group.layers.size());
     const auto times = static_cast<double>(layers);
     totals.exact_pairs += layers * group.statistics.exact_pairs;
+    totals.full_pairs += layers * group.statistics.full_pairs;
     totals.computed_tiles += layers * group.statistics.computed_tiles;
+    totals.full_tiles += layers * group.statistics.full_tiles;
     for (auto field : {&AttentionCost::useful_forward, &AttentionCost::computed_forward,
                        &AttentionCost::useful_backward, &AttentionCost::computed_backward,
                        &AttentionCost::least_bytes_forward, &AttentionCost::least_bytes_backward,
@@ -112,8 +92,8 @@ std::string totals_text(const Explanation& e) {
   const Totals totals = totals_of(e);
   const auto layers = static_cast<std::int64_t>(e.request.layers.size());
   std::string text = fmt::format("all {}, one sequence\n", counted(layers, "layer"));
-  line(text, "exact pairs", share(totals.exact_pairs, layers * dense_pairs(e)));
-  line(text, "computed tiles", share(totals.computed_tiles, layers * dense_tiles(e)));
+  line(text, "exact pairs", share(totals.exact_pairs, totals.full_pairs, "pairs"));
+  line(text, "computed tiles", share(totals.computed_tiles, totals.full_tiles, "tiles"));
   const AttentionCost& cost = totals.cost;
   line(text, "FLOPs",
        fmt::format("forward and backward: useful {}, computed {}",
@@ -143,10 +123,12 @@ std::string reach_text(const Explanation& e) {
   if (reach.example)
     text += fmt::format("  for example, nothing carries key {} to query {}\n", grouped(reach.example->second),
                         grouped(reach.example->first));
-  return text + "\n";
+  return text;
 }
 
-std::string seed_text() {
+}  // namespace
+
+std::string savings_text() {
   const auto rows = seed_table();
   std::string text = "reference: n = 4096; tiles are causal, with the factor below causal full\n";
   text += fmt::format("  {:<26}{:<13}{:>11}  {:>11}  {:>18}  {:>14}  {:>14}\n", "pattern", "formula", "pairs",
@@ -161,14 +143,16 @@ std::string seed_text() {
                         fewer(row.causal_pairs, rows[0].causal_pairs), fewer(row.tiles_64, rows[0].tiles_64),
                         fewer(row.tiles_128, rows[0].tiles_128));
   }
-  return text + "\n";
+  return text;
 }
 
-std::string meanings_text() {
+std::string pattern_rules_text() {
   std::string text = "what query i may see of key j (causal: and j <= i)\n";
   for (const auto& entry : pattern_registry()) line(text, entry.name.data(), std::string(entry.meaning));
   return text;
 }
+
+namespace {
 
 nlohmann::ordered_json cost_json(const AttentionCost& cost) {
   return {{"flops_forward_useful", cost.useful_forward},
@@ -188,7 +172,7 @@ nlohmann::ordered_json group_json(const LayerGroup& group) {
   json["head_pattern"] = group.layout->head_pattern();
   json["exact_pairs"] = s.exact_pairs;
   json["computed_tiles"] = s.computed_tiles;
-  json["density"] = s.density;
+  json["tiles_of_full"] = static_cast<double>(s.computed_tiles) / static_cast<double>(s.full_tiles);
   json["mean_tiles_per_row"] = s.mean_tiles_per_row;
   json["max_tiles_per_row"] = s.max_tiles_per_row;
   json["layout_bytes"] = group.layout->bytes();
@@ -216,8 +200,8 @@ std::string explanation_text(const Explanation& e) {
       r.geometry.causal ? "causal" : "bidirectional", r.geometry.tile,
       counted(static_cast<std::int64_t>(r.layers.size()), "layer"), counted(r.n_heads, "head"), r.head_dim);
   text += terminal_pictures(e);
-  for (const LayerGroup& group : e.groups) text += group_text(e, group);
-  return text + totals_text(e) + reach_text(e) + seed_text() + meanings_text();
+  for (const LayerGroup& group : e.groups) text += group_text(group);
+  return text + (e.request.layers.size() > 1 ? totals_text(e) : "") + reach_text(e);
 }
 
 std::string explanation_json(const Explanation& e) {
@@ -226,8 +210,8 @@ std::string explanation_json(const Explanation& e) {
                                  {"tile", r.geometry.tile}, {"n_layers", r.layers.size()},
                                  {"n_heads", r.n_heads},    {"n_kv_heads", r.n_kv_heads},
                                  {"head_dim", r.head_dim}};
-  json["dense_pairs"] = dense_pairs(e);
-  json["dense_tiles"] = dense_tiles(e);
+  json["dense_pairs"] = e.groups.front().statistics.full_pairs;  // of one layer
+  json["dense_tiles"] = e.groups.front().statistics.full_tiles;
   for (const LayerGroup& group : e.groups) json["groups"].push_back(group_json(group));
   const Totals totals = totals_of(e);
   json["total"] = cost_json(totals.cost);

@@ -7,6 +7,7 @@
 
 #include "attention/explain.h"
 #include "attention/explain_picture.h"
+#include "attention/explain_sheet.h"
 #include "tests/random_patterns.h"
 #include "tests/temporary_folder.h"
 
@@ -51,7 +52,7 @@ TEST(Explain, SeedTable) {
 }
 
 TEST(Explain, SeedTableIsPrintedWithIdealAndTileFactors) {
-  const auto text = explanation_text(explain_yaml("{full: {}}", {64, true, 64}));
+  const std::string text = savings_text();
   for (const char* part : {"16,777,216", "262,144", "260,128 (32.3x)", "127 (16.4x)", "63 (8.4x)"})
     EXPECT_NE(text.find(part), std::string::npos) << part;
 }
@@ -263,27 +264,83 @@ TEST_F(ExplainFiles, PngDecodes) {
                        reinterpret_cast<const Bytef*>(packed.data()), packed.size()),
             Z_OK);
   ASSERT_EQ(size, raw.size());
-  // Pictures of 256 pixels, margins of 20, titles of 18: at full size a pixel is a pair.
-  ASSERT_EQ(width, 20 + 2 * 276u);
-  ASSERT_EQ(height, 20 + 294u);
+  const Sheet sheet(2);
+  ASSERT_EQ(width, 2u * sheet.width());  // two pixels a unit
+  ASSERT_EQ(height, 2u * sheet.height());
   const auto pixel = [&](int x, int y) {
     return raw.substr(static_cast<std::size_t>(y) * (width * 3 + 1) + 1 + static_cast<std::size_t>(x) * 3, 3);
   };
-  const std::string white = "\xff\xff\xff", dense = "\x15\x42\x8a", absent = "\xf3\xf5\xf8";
-  EXPECT_EQ(pixel(20 + 50, 38 + 100), dense);   // full: allowed
-  EXPECT_EQ(pixel(20 + 100, 38 + 50), white);   // beyond causality
-  EXPECT_EQ(pixel(296 + 50, 38 + 50), dense);   // window of 1: the diagonal
-  EXPECT_EQ(pixel(296 + 50, 38 + 51), absent);  // and nothing else
+  const auto bytes = [](Rgb c) {
+    return std::string{static_cast<char>(c.red), static_cast<char>(c.green), static_cast<char>(c.blue)};
+  };
+  const auto of_pair = [&](std::size_t panel, int query, int key) {  // the middle of the pair
+    const int x = (2 * key + 1) * Sheet::kSide / 256, y = (2 * query + 1) * Sheet::kSide / 256;
+    return pixel(2 * sheet.left(panel) + x, 2 * sheet.top(panel) + y);
+  };
+  EXPECT_EQ(of_pair(0, 100, 50), bytes(kNeeded));      // full: allowed
+  EXPECT_EQ(of_pair(0, 20, 40), bytes(kComputed));     // beyond causality, but in a tile of the diagonal
+  EXPECT_EQ(of_pair(0, 50, 100), bytes(kBackground));  // beyond causality
+  EXPECT_EQ(of_pair(1, 50, 50), bytes(kNeeded));       // window of 1: the diagonal
+  EXPECT_EQ(of_pair(1, 50, 30), bytes(kComputed));     // its tile computes more
+  EXPECT_EQ(of_pair(1, 200, 30), bytes(kAbsent));      // and nothing else
+  const std::string line =                             // of the grid, where the second tile begins
+      pixel(2 * sheet.left(1) + 2 * Sheet::kSide / 4, 2 * sheet.top(1) + 500);
+  EXPECT_TRUE(line != bytes(kAbsent) && line != bytes(kNeeded) && line != bytes(kComputed));
+  EXPECT_EQ(pixel(2 * sheet.left(1) - 1, 2 * sheet.top(1) + 7), bytes(kFrame));
+  // A tick at the last token, its number and the name of the axis below.
+  const int below = 2 * (sheet.top(0) + Sheet::kSide);
+  EXPECT_EQ(pixel(2 * (sheet.left(0) + Sheet::kSide), below + 2), bytes(kFrame));
+  bool ink = false;
+  for (int y = below + 2 * Sheet::kTick; y < below + 2 * (Sheet::kTick + 2 * Sheet::kLine); ++y)
+    for (int x = 2 * sheet.left(0) + 250; x < 2 * sheet.left(0) + 390; ++x)
+      ink = ink || pixel(x, y) == bytes(kInk);
+  EXPECT_TRUE(ink) << "key (token)";
 }
 
-TEST_F(ExplainFiles, SvgHasAPathPerColour) {
-  write_explanation_svg(explain_yaml("{full: {}}", {2, true, 16}), path("a.svg"));
+TEST(ExplainPicture, TicksAndGridStayApart) {
+  EXPECT_EQ(axis_ticks(4096), (std::vector<std::int64_t>{0, 1024, 2048, 3072, 4096}));
+  EXPECT_EQ(axis_ticks(5000), (std::vector<std::int64_t>{0, 1024, 2048, 3072, 4096, 5000}));
+  EXPECT_EQ(axis_ticks(1), (std::vector<std::int64_t>{0, 1}));
+  for (std::int64_t n = 1; n < 3'000'000; n = n * 5 / 4 + 1) {
+    const auto ticks = axis_ticks(n);
+    EXPECT_EQ(ticks.front(), 0);
+    EXPECT_EQ(ticks.back(), n);
+    for (std::size_t k = 1; k < ticks.size(); ++k) {  // numbers do not lie over each other
+      const double apart =
+          static_cast<double>(ticks[k] - ticks[k - 1]) / static_cast<double>(n) * Sheet::kSide;
+      const auto letters = static_cast<double>(grouped(ticks[k]).size() + grouped(ticks[k - 1]).size());
+      EXPECT_GE(apart, letters / 2 * Sheet::kCharacter) << n << " at " << ticks[k];
+    }
+  }
+  EXPECT_EQ(grid_step(build_layout(*test::parse_pattern("{local: {window: 8}}"), {2048, true, 64}, 1)), 64);
+  EXPECT_EQ(grid_step(build_layout(*test::parse_pattern("{local: {window: 8}}"), {32768, true, 64}, 1)), 512);
+}
+
+TEST_F(ExplainFiles, SvgIsVectorsInTokens) {
+  write_explanation_svg(explain_yaml("{full: {}}", {40, true, 16}), path("a.svg"));
   const std::string svg = slurp(path("a.svg"));
   EXPECT_EQ(svg.find("<svg xmlns="), 0u);
-  EXPECT_NE(svg.find(">layer 0, head 0</text>"), std::string::npos);
-  // Two rows of one and two allowed pixels, 128 units each.
-  EXPECT_NE(svg.find("d=\"M0 0h128v128h-128zM0 128h256v128h-256z\""), std::string::npos) << svg;
+  EXPECT_EQ(svg.find("<image"), std::string::npos);
+  for (const char* words :
+       {">layer 0, head 0</text>", ">6 tiles, 100.0 % of full attention's tiles</text>",
+        ">key (token)</text>", ">query (token)</text>", ">40</text>", ">needed</text>",
+        ">computed, not needed</text>", ">not computed</text>", ">grid: tiles of 16 x 16 tokens</text>"})
+    EXPECT_NE(svg.find(words), std::string::npos) << words << "\n" << svg;
+  // Tokens, whatever the size: the triangle's mask row by row, used twice; full tiles by rows; the ragged
+  // end.
+  EXPECT_NE(svg.find("d=\"M0 0h1v1h-1zM0 1h2v1h-2zM0 2h3v1h-3z"), std::string::npos) << svg;
+  EXPECT_NE(svg.find("<use href=\"#l0m0\" x=\"16\" y=\"16\"/>"), std::string::npos) << svg;
+  EXPECT_NE(svg.find("d=\"M0 16h16v16h-16zM0 32h32v8h-32z\""), std::string::npos) << svg;
+  EXPECT_NE(svg.find("d=\"M0 0h16v16h-16zM16 16h16v16h-16zM32 32h8v8h-8z\""), std::string::npos) << svg;
   EXPECT_EQ(svg.substr(svg.size() - 7), "</svg>\n");
+}
+
+TEST_F(ExplainFiles, SvgStaysSmallWhereEveryMaskDiffers) {
+  write_explanation_svg(explain_yaml("{random: {keys: 64}}", {8192, true, 64}), path("a.svg"));
+  const std::string svg = slurp(path("a.svg"));
+  EXPECT_EQ(svg.find("<use"), std::string::npos);
+  EXPECT_NE(svg.find("fill-opacity"), std::string::npos);
+  EXPECT_LT(svg.size(), 1u << 20);
 }
 
 TEST_F(ExplainFiles, UnwritableTargetsAreNamed) {
@@ -325,9 +382,13 @@ TEST(ExplainReport, JsonHoldsTheFigures) {
 
 TEST(ExplainReport, TextExplainsEveryPattern) {
   const auto text = explanation_text(explain_yaml("{minus: [{full: {}}, {full: {}}]}", {50, false, 16}, 2));
-  for (const auto& name : pattern_names())
-    EXPECT_NE(text.find("\n  " + name + " "), std::string::npos) << name;
-  EXPECT_NE(text.find("exact pairs         0 of 2,500 dense (0 %)"), std::string::npos) << text;
+  for (const auto& name : pattern_names()) {
+    EXPECT_NE(pattern_rules_text().find("\n  " + name + " "), std::string::npos) << name;
+    EXPECT_EQ(text.find("\n  " + name + " "), std::string::npos) << "only what was asked: " << name;
+  }
+  EXPECT_EQ(text.find("reference"), std::string::npos);
+  EXPECT_NE(text.find("exact pairs         0 of 2,500, 0.0 % of full attention's pairs\n"), std::string::npos)
+      << text;
   EXPECT_NE(text.find("nothing carries key 1 to query 0"), std::string::npos) << text;
 }
 

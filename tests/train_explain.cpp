@@ -40,12 +40,41 @@ class ExplainCommand : public testing::Test {
 };
 
 TEST_F(ExplainCommand, TakesAPatternWrittenOut) {
-  const auto outcome = explain_command("'{local: {window: 64}}' --layers 2 --heads 3 --head-dim 32");
+  const auto outcome =
+      explain_command("'{local: {window: 64}}' --layers 2 --heads 3 --head-dim 32 --savings");
   EXPECT_EQ(outcome.exit_code, 0);
   EXPECT_EQ(outcome.text.find("4,096 tokens, causal, tile 64, 2 layers of 3 heads of dimension 32\n"), 0u)
       << outcome.text;
   for (const char* part : {"16,777,216", "262,144", "16.4x", "8.4x"})
     EXPECT_NE(outcome.text.find(part), std::string::npos) << part;
+}
+
+TEST_F(ExplainCommand, AnswersTheQuestionAndStops) {
+  const auto outcome = explain_command("'{local: {window: 8}}' --n 32");
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_TRUE(outcome.text.ends_with("  every pair is connected from here on\n") ||
+              outcome.text.ends_with("  for example, nothing carries key 0 to query 8\n"))
+      << outcome.text;
+  for (const char* part : {"reference: n = 4096", "what query i may see of key j"})
+    EXPECT_EQ(outcome.text.find(part), std::string::npos) << part;
+  // Each alone, too.
+  const auto rules = explain_command("--rules"), savings = explain_command("--savings");
+  EXPECT_EQ(rules.text.find("what query i may see of key j"), 0u) << rules.text;
+  EXPECT_EQ(rules.text.find("reference"), std::string::npos);
+  EXPECT_EQ(savings.text.find("reference: n = 4096"), 0u) << savings.text;
+  EXPECT_EQ(explain_command("").exit_code, 2);
+}
+
+TEST_F(ExplainCommand, ConfirmsItsFiles) {
+  const std::string dump = (folder_ / "layout.h5").string(), png = (folder_ / "a.png").string(),
+                    svg = (folder_ / "a.svg").string();
+  const std::string files = " --dump " + dump + " --png " + png + " --svg " + svg;
+  const auto outcome = explain_command("full --n 32" + files);
+  EXPECT_TRUE(
+      outcome.text.ends_with("\npicture   " + png + "\npicture   " + svg + "\nlayout    " + dump + "\n"))
+      << outcome.text;
+  for (const std::string& file : {dump, png, svg}) std::filesystem::remove(file);
+  EXPECT_TRUE(Json::accept(explain_command("full --n 32 --json" + files + " 2> /dev/null").text));
 }
 
 TEST_F(ExplainCommand, TakesTheNameOfAPattern) {

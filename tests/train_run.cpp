@@ -21,8 +21,8 @@ TEST(Binary, DoesNotNeedCublasToStart) {
 TEST_F(RunTest, LearnsAndLeavesItsFiles) {
   const Outcome outcome = run({"train", "config.yaml"});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-  for (const char* part : {"expected peak", "FLOP per token", "tiles computed", "step  1/24", "tok/s",
-                           "% of matrix rate", "data wait", "ETA", "bigram entropy"})
+  for (const char* part : {"expected peak", "FLOP per token", "of full attention's tiles", "step  1/24",
+                           "tok/s", "% of matrix rate", "data wait", "ETA", "bigram entropy"})
     EXPECT_NE(outcome.output.find(part), std::string::npos) << part << "\n" << outcome.output;
   const auto lines = metrics("full");
   ASSERT_EQ(lines.size(), 24u + 3u);
@@ -38,6 +38,17 @@ TEST_F(RunTest, LearnsAndLeavesItsFiles) {
   const Outcome again = run({"train", "full/config.yaml", "train.out=again"});
   ASSERT_EQ(again.exit_code, 0) << again.output;
   EXPECT_EQ(metrics("again"), lines);
+}
+
+TEST_F(RunTest, TheModelIsOneLineAndATableInTheDryRun) {
+  const Outcome plan = run({"train", "config.yaml", "train.steps=1", "--dry-run"});
+  const Outcome real = run({"train", "config.yaml", "train.steps=1"});
+  const std::string line = "\nmodel     decoder, 2 layers of 2 heads of dimension 16, width 32: ";
+  const std::string table = "\nblocks.1.attention.qkv.weight";
+  for (const Outcome* outcome : {&plan, &real})
+    EXPECT_NE(outcome->output.find(line), std::string::npos) << outcome->output;
+  EXPECT_NE(plan.output.find(table), std::string::npos) << plan.output;
+  EXPECT_EQ(real.output.find(table), std::string::npos) << real.output;
 }
 
 TEST_F(RunTest, OneAndThreeThreadsGiveTheSameBits) {

@@ -83,7 +83,7 @@ RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> train
   return setup;
 }
 
-std::string describe(const RunSetup& setup) {
+std::string describe(const RunSetup& setup, bool every_parameter) {
   const Config& config = setup.config;
   Transformer shape(config.model, 0, Device::meta());
   const Device device = device_of(config);
@@ -92,7 +92,11 @@ std::string describe(const RunSetup& setup) {
   std::string text = fmt::format("filigree {} on {}, {}, measured matrix rate {}FLOP/s\n", version(), where,
                                  word(config.precision), human_count(setup.matrix_rate.flops()));
   for (const std::string& note : setup.data.notes) text += fmt::format("data      {}\n", note);
-  text += fmt::format("model     {}\n{}", word(config.model.type), shape.parameter_table());
+  const ModelConfig& model = config.model;
+  text += fmt::format("model     {}, {} layers of {} heads of dimension {}, width {}: {} parameters\n{}",
+                      word(model.type), model.n_layers, model.n_heads, model.head_dim, model.dim,
+                      human_count(static_cast<double>(shape.parameter_count())),
+                      every_parameter ? shape.parameter_table() : "");
   text += fmt::format("work      {}FLOP per token of a training step, {} tokens a step\n",
                       human_count(setup.flops_per_token), config.train.batch_size * config.data.seq_len);
   text += describe_layouts(config, setup.layouts);

@@ -28,7 +28,8 @@ DataRequest data_request(const Config& config);
 // DataRequest.
 RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> trained_with = nullptr);
 
-// The page printed at the start: device, data, parameter table, FLOPs, layouts, memory.
-std::string describe(const RunSetup& setup);
+// The page printed at the start: device, data, size of the model, FLOPs, layouts, memory. `every_parameter`:
+// the model as a table of its parameters.
+std::string describe(const RunSetup& setup, bool every_parameter = false);
 
 }  // namespace filigree

@@ -437,7 +437,7 @@ std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainRequest& request) 
 
 int train(const TrainRequest& request) {
   RunSetup setup = set_up_run(request.config, resumed_tokenizer(request));
-  fmt::print("{}", describe(setup));
+  fmt::print("{}", describe(setup, request.dry_run));
   std::fflush(stdout);
   if (request.dry_run) {
     if (!setup.config.train.init_from.empty())

@@ -18,7 +18,7 @@ struct ExplainOptions {
   std::int64_t n = 0;  // 0: the config's seq_len, else 4096
   int layers = 1, heads = 1, layer = -1;
   std::int64_t head_dim = 64;
-  bool json = false;
+  bool json = false, rules = false, savings = false;
   std::string png, svg, dump;
 };
 
@@ -26,6 +26,10 @@ ExplainRequest request_of(const YamlNode& pattern, const Geometry& geometry, int
                           int n_kv_heads, std::int64_t head_dim) {
   ExplainRequest request;
   request.layers = make_layer_patterns(pattern, n_layers, n_heads);
+  for (const PatternPtr& layer : request.layers) {
+    layer->validate(geometry, n_heads);
+    require_pairs(*layer, geometry, n_heads, pattern.mark);
+  }
   request.geometry = geometry;
   request.n_heads = n_heads;
   request.n_kv_heads = n_kv_heads;
@@ -106,13 +110,30 @@ void dump_layout(const Explanation& explanation, const ExplainOptions& options) 
   }
 }
 
-void run(const CLI::App& command, const ExplainOptions& options) {
+void explain_target(const CLI::App& command, const ExplainOptions& options) {
   const Explanation explanation = explain(request_of_target(command, options));
   // Files first: whoever sees the report can count on them.
   if (!options.png.empty()) write_explanation_png(explanation, options.png);
   if (!options.svg.empty()) write_explanation_svg(explanation, options.svg);
   if (!options.dump.empty()) dump_layout(explanation, options);
-  fmt::print("{}\n", options.json ? explanation_json(explanation) : explanation_text(explanation));
+  fmt::print("{}", options.json ? explanation_json(explanation) + "\n" : explanation_text(explanation));
+  std::fflush(stdout);
+  FILE* out = options.json ? stderr : stdout;  // JSON stands alone
+  for (const auto& [what, path] :
+       {std::pair("picture", &options.png), {"picture", &options.svg}, {"layout", &options.dump}})
+    if (!path->empty()) fmt::print(out, "{:<10}{}\n", what, *path);
+}
+
+void run(const CLI::App& command, const ExplainOptions& options) {
+  require(!options.json || (!options.rules && !options.savings),
+          "--rules and --savings are for people, not JSON");
+  if (options.target.empty() && !options.rules && !options.savings)
+    throw Error(ErrorKind::usage, "explain needs a config, a pattern or a trained model",
+                "for example filigree explain '{local: {window: 64}}'; --rules lists all patterns");
+  if (!options.target.empty()) explain_target(command, options);
+  if (options.rules) fmt::print("{}{}", options.target.empty() ? "" : "\n", pattern_rules_text());
+  if (options.savings)
+    fmt::print("{}{}", options.target.empty() && !options.rules ? "" : "\n", savings_text());
 }
 
 }  // namespace
@@ -120,12 +141,10 @@ void run(const CLI::App& command, const ExplainOptions& options) {
 void add_explain(CLI::App& app, Invocation&) {
   auto options = std::make_shared<ExplainOptions>();
   auto* command = app.add_subcommand("explain", "Show what a pattern sees and what it costs");
-  command
-      ->add_option("config", options->target,
-                   "a config, a file with just `pattern:`, a pattern such as full or '{local: {window: "
-                   "64}}', or a checkpoint "
-                   "or run folder, whose learned patterns are shown as they are")
-      ->required();
+  command->add_option("config", options->target,
+                      "a config, a file with just `pattern:`, a pattern such as full or '{local: {window: "
+                      "64}}', or a checkpoint "
+                      "or run folder, whose learned patterns are shown as they are");
   command->add_option("--n", options->n, "sequence length (default: the config's, or 4096)")
       ->check(CLI::Range(std::int64_t{1}, kMaxLength));
   command->add_option("--layers", options->layers, "layers, for a pattern without a config (default 1)")
@@ -135,8 +154,14 @@ void add_explain(CLI::App& app, Invocation&) {
   command->add_option("--head-dim", options->head_dim, "head dimension, likewise (default 64)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
   command->add_flag("--json", options->json, "print JSON instead of text");
-  command->add_option("--png", options->png, "write the pictures of all layers and heads as PNG");
-  command->add_option("--svg", options->svg, "the same as SVG");
+  command->add_flag("--rules", options->rules, "also print what each of all patterns allows");
+  command->add_flag("--savings", options->savings,
+                    "also print what full, local and BigBird attention cost at 4096 tokens");
+  command
+      ->add_option("--png", options->png,
+                   "draw all layers and heads, computed tiles against needed pairs, as PNG")
+      ->type_name("FILE.png");
+  command->add_option("--svg", options->svg, "the same as SVG")->type_name("FILE.svg");
   command->add_option(
       "--dump", options->dump,
       "write a layer's layout (HDF5), which `block: {file: ..}` reads; up to 4096 tokens with "

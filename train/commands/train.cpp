@@ -27,10 +27,11 @@ void add_train(CLI::App& app, Invocation& invocation) {
       ->capture_default_str();
   command->add_flag("--overwrite", arguments->request.overwrite, "Remove the run that is in train.out");
   command->add_flag("--dry-run", arguments->request.dry_run,
-                    "Check the config and the data, print the plan, write nothing");
+                    "Check the config and the data, print the plan with every parameter, write nothing");
   command->add_flag("--print-config", arguments->print_config, "Print the fully resolved config and stop");
   command->footer(
-      "Example:\n  filigree train configs/quickstart.yaml train.steps=200 'data.train=[README.md]'");
+      "Example:\n  filigree train configs/quickstart.yaml train.steps=200 'data.train=[core, layers]' "
+      "train.out=runs/mine");
   command->callback([arguments, &invocation] {
     arguments->request.config = load_config(arguments->config, arguments->overrides);
     if (arguments->print_config) {
