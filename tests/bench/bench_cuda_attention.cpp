@@ -1,5 +1,5 @@
-// Attention on the GPU, forward and backward, per pattern and shape: the patterns of
-// ../shared/peers/attn_torch.py. One JSON line per pattern, shape and tile edge.
+// Attention on the GPU, forward and backward, per pattern and shape: those that RESULTS.md compares with PyTorch's
+// FlexAttention. One JSON line per pattern, shape and tile edge.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>

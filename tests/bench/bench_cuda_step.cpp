@@ -1,5 +1,5 @@
-// A training step of a GPT-2 shape on the GPU, as ../shared/peers/train_torch.py times it: random tokens,
-// bf16, AdamW, clipping. One JSON line.
+// A training step of a GPT-2 shape on the GPU: random tokens, bf16, AdamW, clipping, as RESULTS.md compares it with
+// PyTorch's. One JSON line.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
