@@ -63,7 +63,7 @@ std::string smaller(std::string command) {
 TEST_F(HelpExamples, WorkAfterTheQuickstart) {
   const Outcome quickstart = shell(
       "filigree train configs/quickstart.yaml 'data.train=[core]' train.steps=2 train.warmup_steps=0 "
-      "model.dim=48 model.n_layers=1 data.seq_len=256 train.eval_batches=2");
+      "model.dim=48 model.n_layers=1 data.seq_len=512 train.eval_batches=2");
   ASSERT_EQ(quickstart.exit_code, 0) << quickstart.output;
   const std::vector<std::string> all = commands("filigree");
   EXPECT_GE(all.size(), 14u);
