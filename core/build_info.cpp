@@ -1,5 +1,7 @@
 #include "core/build_info.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <fstream>
@@ -86,6 +88,11 @@ std::string device_name(Device device) {
   for (std::string line; std::getline(in, line);)
     if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
   return "unknown cpu";
+}
+
+std::string host_name() {
+  char name[256] = "";
+  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
 std::string cuda_unavailable() {

@@ -1,4 +1,4 @@
-// What this binary is made of, for checkpoints and `filigree doctor`.
+// What this binary is made of and where it runs, for run.json, `filigree --version` and `filigree doctor`.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +11,18 @@
 namespace filigree {
 
 std::string version();  // "0.1.0"
-
-// Name and version of each library as loaded at run time, e.g. {"oneDNN", "2.6.3"}.
-std::vector<std::pair<std::string, std::string>> library_versions();
+// The git commit of the sources, as they were when they were built: "3fa0e19c2b", "3fa0e19c2b-dirty" where
+// files had been changed since, "unknown" outside git. And how: "Release, GNU 12.2.0, no CUDA". See
+// core/commit.cmake.
+std::string commit();
+std::string build();
 
 // "Intel(R) Xeon(R) Platinum 8480+"; of a GPU what cuda_description() says.
 std::string device_name(Device device);
+std::string host_name();
+
+// Name and version of each library as loaded at run time, e.g. {"oneDNN", "2.6.3"}.
+std::vector<std::pair<std::string, std::string>> library_versions();
 
 // The best rate of several large matrix products on this device and in this dtype, in FLOP/s. Takes some 0.2
 // s.

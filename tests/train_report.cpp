@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "tests/report_runs.h"
 #include "tests/run_fixture.h"
 #include "train/report/analysis.h"
 #include "train/report/html.h"
@@ -89,45 +90,6 @@ TEST(ReportCharts, TicksAreRound) {
 
 // --- analysis and page ---
 
-// A run as if it had been read from its folder.
-RunData made_run(const std::string& label, std::int64_t seed, double loss, double tiles,
-                 const std::string& pattern = "full", const std::string& setting = "") {
-  RunData run;
-  run.folder = "runs/" + label;
-  run.label = label;
-  run.setting = setting;
-  run.config = parse_config(parse_yaml(fmt::format("pattern: {}\ntile: 16\nseed: {}\n"
-                                                   "model: {{dim: 32, n_layers: 2, n_heads: 2}}\n"
-                                                   "data: {{train: [text], seq_len: 64}}\n"
-                                                   "train: {{steps: 10, batch_size: 4, lr: 1e-2}}\n",
-                                                   pattern, seed),
-                                       "config"));
-  run.config_yaml = to_yaml(run.config.to_yaml());
-  run.summary = {{"steps", 10},
-                 {"train_loss", loss + 1},
-                 {"val_loss", loss},
-                 {"val_loss_by_position",
-                  {{{"first", 0}, {"last", 0}, {"loss", loss + 1}},
-                   {{"first", 1}, {"last", 31}, {"loss", loss + 0.1}},
-                   {{"first", 32}, {"last", 63}, {"loss", loss - 0.1}}}},
-                 {"layers",
-                  {{{"layers", {0, 1}},
-                    {"tile", 16},
-                    {"heads", 2},
-                    {"computed_tiles", tiles},
-                    {"dense_tiles", 20},
-                    {"exact_pairs", 1000},
-                    {"dense_pairs", 4160}}}},
-                 {"timing",
-                  {{"step_seconds", 0.5},
-                   {"tokens_per_second", 1000 * tiles},
-                   {"train_seconds", 5},
-                   {"peak_bytes", 64 << 20}}}};
-  for (int step = 1; step <= 10; ++step) run.train_loss.emplace_back(step, loss + 10.0 / step);
-  run.validation = {{2, loss + 2}, {5, loss + 1}, {10, loss}};
-  return run;
-}
-
 Collection made_collection() {
   Collection collection{"A sweep", "computed tiles per layer, within 5 %", {}};
   const double noise[] = {0.00, 0.02, 0.01};
@@ -164,9 +126,13 @@ TEST(ReportAnalysis, FindsTheBestTheFrontAndWhatIsChance) {
   EXPECT_TRUE(variants[1].on_front) << "fewer tiles than the best";
   EXPECT_FALSE(variants[2].on_front) << "near is better with fewer tiles";
   EXPECT_EQ(variants[1].cost.computed_pairs, 10 * 16 * 16);
-  const auto sentences = findings(analysis.settings[0], analysis.metric);
-  EXPECT_NE(sentences[0].find("all is best: 1.220 ± "), std::string::npos) << sentences[0];
-  EXPECT_NE(sentences[0].find("ahead of near (1.510) by 0.290"), std::string::npos) << sentences[0];
+  EXPECT_EQ(analysis.settings[0].verdict, Verdict::best);
+  EXPECT_EQ(analysis.settings[0].winner(), &variants[0]);
+  const auto sentences = findings(analysis.settings[0], analysis);
+  EXPECT_EQ(sentences[0],
+            "all is best: 1.220 ± 0.050 validation loss (mean and 95 % confidence interval over 3 seeds), "
+            "ahead of near "
+            "(1.510) by 0.290.");
   EXPECT_NE(sentences[1].find("The lead of all over near"), std::string::npos) << sentences[1];
   EXPECT_NE(sentences[1].find("paired by seed"), std::string::npos) << sentences[1];
 }
@@ -179,12 +145,28 @@ TEST(ReportAnalysis, OneSeedProvesNothingAndBrokenRunsAreLeftOut) {
   collection.runs.push_back(broken);
   const Analysis analysis = analyse(collection);
   EXPECT_EQ(analysis.left_out.size(), 1u);
-  const auto sentences = findings(analysis.settings[0], analysis.metric);
-  EXPECT_NE(sentences[0].find("(one seed)"), std::string::npos) << sentences[0];
-  EXPECT_NE(sentences[1].find("fewer than two seeds"), std::string::npos) << sentences[1];
+  EXPECT_EQ(analysis.settings[0].verdict, Verdict::untested);
+  EXPECT_EQ(analysis.settings[0].winner(), nullptr);
+  const auto sentences = findings(analysis.settings[0], analysis);
+  EXPECT_EQ(sentences[0],
+            "No pattern is ahead: with fewer than two seeds there is no telling a lead from chance.");
+  EXPECT_EQ(sentences[1],
+            "b comes first: 1.000 validation loss (one seed), a follows (2.000, a difference of 1.000).");
+  const std::string html = report_html(collection, analysis);
+  EXPECT_EQ(html.find("b is best"), std::string::npos);
+  EXPECT_EQ(html.find("<tr class=\"best\">"), std::string::npos);
+  EXPECT_NE(html.find("<code>runs/broken</code>: is not finished"), std::string::npos);
+  EXPECT_NE(results_csv(collection, analysis).find("runs/broken,,,,is not finished,"), std::string::npos);
+  EXPECT_NE(results_markdown(collection, analysis).find("- runs/broken: is not finished\n"),
+            std::string::npos);
+  EXPECT_EQ(
+      printed_findings(analysis),
+      "result    No pattern is ahead: with fewer than two seeds there is no telling a lead from chance.\n"
+      "left out  runs/broken: is not finished");
   Collection tie{"Runs", "", {made_run("a", 1, 2.0, 10), made_run("b", 1, 2.0, 10)}};
-  EXPECT_EQ(findings(analyse(tie).settings[0], analysis.metric)[0],
-            "a is best: 2.000 validation loss (one seed); b is exactly as good.");
+  const Analysis tied = analyse(tie);
+  EXPECT_EQ(findings(tied.settings[0], tied)[1],
+            "a and b are exactly equal: 2.000 validation loss (one seed).");
   collection.runs.erase(collection.runs.begin(), collection.runs.begin() + 2);
   EXPECT_NE(error_text(ErrorKind::data, [&] { analyse(collection); }).find("runs/broken is not finished"),
             std::string::npos);
@@ -194,7 +176,7 @@ TEST(ReportAnalysis, SpeedsAreRankedOnlyIfRunsWereTimedAloneAndDifferMoreThanSee
   Collection collection = made_collection();
   const auto sentence = [&] {
     const Analysis analysis = analyse(collection);
-    return findings(analysis.settings[0], analysis.metric).back();
+    return findings(analysis.settings[0], analysis).back();
   };
   EXPECT_TRUE(sentence().starts_with("all trains fastest, 20.0 k tokens/s. ")) << sentence();
   for (RunData& run : collection.runs) run.beside_others = true;
@@ -346,7 +328,7 @@ TEST(ReportPage, HostileNamesStayText) {
   EXPECT_EQ(html.find('\x01'), std::string::npos);
   const auto json = nlohmann::json::parse(results_json(collection, analysis));
   EXPECT_EQ(json.at("title"), evil);
-  const std::string csv = results_csv(collection);
+  const std::string csv = results_csv(collection, analysis);
   EXPECT_NE(csv.find("\"<script>alert('x')</script>\"\"&|,\n"), std::string::npos) << csv;
   const std::string markdown = results_markdown(collection, analysis);
   EXPECT_NE(markdown.find("&\\|,"), std::string::npos) << markdown;

@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "core/build_info.h"
+#include "core/parallel.h"
 #include "tests/temporary_folder.h"
 #include "train/run_folder.h"
 
@@ -47,6 +49,13 @@ void damage(const fs::path& path) {
   spill(path, bytes);
 }
 
+// "2026-11-30T19:30:05Z"
+bool is_time(const std::string& text) {
+  int year = 0, end = 0;
+  std::sscanf(text.c_str(), "%4d-%*2d-%*2dT%*2d:%*2d:%*2dZ%n", &year, &end);
+  return year >= 2026 && end == 20 && text.size() == 20;
+}
+
 Json status_of(const fs::path& folder) {
   return Json::parse(slurp(folder / "run.json"));
 }
@@ -64,12 +73,26 @@ TEST(RunFolder, ANewRunWritesWhatItIs) {
   const Json status = status_of(path);
   EXPECT_EQ(status["status"], "unfinished");
   EXPECT_EQ(status["config_hash"], config_hash(config));
-  EXPECT_EQ(status["commands"][0]["command"], "filigree train c.yaml");
+  Json command = status["commands"][0];
+  EXPECT_EQ(command["command"], "filigree train c.yaml");
+  EXPECT_EQ(command["from_step"], 0);
+  EXPECT_EQ(command["host"], host_name());
+  EXPECT_EQ(command["device"], device_name(Device::cpu()));
+  EXPECT_EQ(command["threads"], n_threads());
+  EXPECT_EQ(command["version"], version());
+  EXPECT_EQ(command["commit"], commit());
+  EXPECT_EQ(command["build"], build());
+  EXPECT_TRUE(is_time(command["start"])) << command["start"];
+  EXPECT_FALSE(command.contains("end")) << "it may still be killed";
   EXPECT_EQ(folder.checkpoint_path(100).filename(), "step_000100.h5");
   EXPECT_EQ(folder.checkpoint_path(12345678).filename(), "step_12345678.h5");
   folder.finish();
   EXPECT_EQ(status_of(path)["status"], "finished");
-  EXPECT_EQ(status_of(path)["commands"], status["commands"]);
+  Json ended = status_of(path)["commands"][0];
+  EXPECT_TRUE(is_time(ended["end"])) << ended["end"];
+  EXPECT_GE(ended["end"], ended["start"]);
+  ended.erase("end");
+  EXPECT_EQ(ended, command);
 }
 
 TEST(RunFolder, ModesDecideWhatMayHappenToAnExistingRun) {
@@ -92,7 +115,9 @@ TEST(RunFolder, ModesDecideWhatMayHappenToAnExistingRun) {
     EXPECT_EQ(found->contents.state_json, "{\"step\": 10}");
     folder.begin(a_config(), "second", 10);
     EXPECT_EQ(status_of(path)["commands"].size(), 2u);
-    EXPECT_EQ(status_of(path)["commands"][1], (Json{{"from_step", 10}, {"command", "second"}}));
+    EXPECT_EQ(status_of(path)["commands"][0]["command"], "first");
+    EXPECT_EQ(status_of(path)["commands"][1]["command"], "second");
+    EXPECT_EQ(status_of(path)["commands"][1]["from_step"], 10);
     folder.finish();
   }
   for (const RunMode mode : {RunMode::start, RunMode::resume})

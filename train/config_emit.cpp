@@ -1,6 +1,6 @@
 // A Config becomes YAML again, its hash, and what differs between two trees.
 #include "core/hash.h"
-#include "train/config.h"
+#include "train/config_internal.h"
 
 namespace filigree {
 namespace {
@@ -103,15 +103,10 @@ YamlNode train_node(const TrainConfig& train, bool has_validation) {
   return node;
 }
 
-// One line for a value: as YAML writes it, cut if long.
+// One line for a value, cut if long.
 std::string brief(const YamlNode* node) {
   if (node == nullptr) return "-";
-  YamlNode wrapped = YamlNode::make_sequence();
-  wrapped.items.push_back(*node);
-  std::string text = filigree::to_yaml(wrapped).substr(2);
-  for (char& c : text)
-    if (c == '\n') c = ' ';
-  text.erase(text.find_last_not_of(' ') + 1);
+  const std::string text = one_line(*node);
   return text.size() <= 80 ? text : text.substr(0, 77) + "...";
 }
 
@@ -131,6 +126,16 @@ void add_differences(const YamlNode* a, const YamlNode* b, const std::string& pa
 }
 
 }  // namespace
+
+std::string one_line(const YamlNode& value) {
+  YamlNode wrapped = YamlNode::make_sequence();
+  wrapped.items.push_back(value);
+  std::string text = filigree::to_yaml(wrapped).substr(2);
+  for (char& c : text)
+    if (c == '\n') c = ' ';
+  text.erase(text.find_last_not_of(' ') + 1);
+  return text;
+}
 
 YamlNode Config::to_yaml() const {
   YamlNode root = YamlNode::make_map();

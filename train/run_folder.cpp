@@ -1,12 +1,17 @@
 #include "train/run_folder.h"
 
+#include <fmt/chrono.h>
+
 #include <algorithm>
 #include <charconv>
+#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "core/build_info.h"
 #include "core/file.h"
 #include "core/hdf5.h"
+#include "core/parallel.h"
+#include "train/device_choice.h"
 #include "train/event_file.h"
 
 namespace filigree {
@@ -50,6 +55,10 @@ Json read_status(const fs::path& folder) {
     throw Error(ErrorKind::data, fmt::format("{}: is not the run.json of a run", run_file(folder).string()),
                 "choose another train.out, or --overwrite to start anew");
   return json;
+}
+
+std::string utc_now() {
+  return fmt::format("{:%FT%TZ}", fmt::gmtime(std::time(nullptr)));
 }
 
 [[noreturn]] void fail_disk(const fs::path& path, const std::string& why) {
@@ -161,7 +170,15 @@ void RunFolder::begin(const Config& config, const std::string& command_line, std
     remove_run(folder_);
   else
     commands = read_status(folder_).value("commands", Json::array());
-  commands.push_back({{"from_step", resumed_step}, {"command", command_line}});
+  commands.push_back({{"from_step", resumed_step},
+                      {"command", command_line},
+                      {"start", utc_now()},
+                      {"host", host_name()},
+                      {"device", device_name(device_of(config))},
+                      {"threads", n_threads()},
+                      {"version", version()},
+                      {"commit", commit()},
+                      {"build", build()}});
   make_folders(checkpoint_folder(folder_));
   remove_leftovers(checkpoint_folder(folder_));
   mode_ = RunMode::resume;  // from here on the folder holds this run
@@ -170,7 +187,6 @@ void RunFolder::begin(const Config& config, const std::string& command_line, std
   for (const auto& [name, number] : library_versions()) libraries[name] = number;
   const Json status = {{"status", "unfinished"},
                        {"config_hash", config_hash(config)},
-                       {"filigree", version()},
                        {"libraries", libraries},
                        {"commands", commands}};
   write_file_atomically(run_file(folder_), status.dump(2) + '\n');
@@ -194,9 +210,20 @@ void RunFolder::save_best(const CheckpointContents& contents) {
 }
 
 void RunFolder::finish() {
-  Json status = read_status(folder_);
-  status["status"] = "finished";
-  write_file_atomically(run_file(folder_), status.dump(2) + '\n');
+  end_command("finished", "");
+}
+
+void RunFolder::stop(const std::string& error) {
+  end_command("unfinished", error);
+}
+
+void RunFolder::end_command(const char* status, const std::string& error) {
+  Json run = read_status(folder_);
+  run["status"] = status;
+  Json& command = run["commands"].back();
+  command["end"] = utc_now();
+  if (!error.empty()) command["error"] = error;
+  write_file_atomically(run_file(folder_), run.dump(2, ' ', false, Json::error_handler_t::replace) + '\n');
 }
 
 fs::path find_checkpoint(const fs::path& path) {

@@ -1,7 +1,10 @@
 // The folder of one run, held by one process:
 //
 //   config.yaml                  the resolved config
-//   run.json                     status, commands, version, config hash
+//   run.json                     status, config hash, libraries; and `commands`, of each that worked on the
+//   run its
+//                                command line, from_step, start, end (none: it was killed), error, host,
+//                                device, threads, version, commit, build
 //   metrics.jsonl                one JSON object a line
 //   tensorboard/events...        TensorBoard's event files, if the config asks for them
 //   summary.json                 of a finished run: final quality, speed, memory, tiles (train/summary.h)
@@ -81,10 +84,14 @@ class RunFolder {
   // a resumed run left behind.
   void save(std::int64_t step, const CheckpointContents& contents, std::int64_t keep);
   void save_best(const CheckpointContents& contents);
-  // Marks the run as finished.
+  // The end of this command: marks the run as finished, or leaves it unfinished, with the error if one ended
+  // it.
   void finish();
+  void stop(const std::string& error = "");
 
  private:
+  void end_command(const char* status, const std::string& error);
+
   std::filesystem::path folder_;
   RunMode mode_;
   FolderLock lock_;

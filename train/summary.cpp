@@ -111,8 +111,10 @@ Json summarize(const std::filesystem::path& metrics, const std::vector<LayoutPtr
   return sums.summary(layer_costs(layouts));
 }
 
-void write_summary(const std::filesystem::path& run_folder, const std::vector<LayoutPtr>& layouts) {
-  const Json summary = summarize(run_folder / "metrics.jsonl", layouts);
+void write_summary(const std::filesystem::path& run_folder, const std::vector<LayoutPtr>& layouts,
+                   Json data) {
+  Json summary = summarize(run_folder / "metrics.jsonl", layouts);
+  summary["data"] = std::move(data);
   write_file_atomically(run_folder / "summary.json", summary.dump(2) + '\n');
 }
 

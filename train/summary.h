@@ -3,6 +3,7 @@
 //   {"steps": 340, "tokens": 696320, "train_loss": 1.83,
 //    "val_loss": 1.85, ...,      everything that the last evaluation found, keys val_*
 //    "best_val_loss": 1.85,
+//    "data": {"train": "1c0f..", "validation": "9a2e.." or null, "tokenizer": "byte"},    fingerprints
 //    "layers": [{"layers": [0, 1], "tile": 32, "heads": 6, "computed_tiles": .., "dense_tiles": ..,
 //                "exact_pairs": .., "dense_pairs": ..}],      tiles and pairs of one layer, over its heads
 //    "timing": {"step_seconds": .., "tokens_per_second": .., "train_seconds": .., "evaluation_seconds": ..,
@@ -26,6 +27,8 @@ nlohmann::ordered_json summarize(const std::filesystem::path& metrics, const std
 // Layers with the same layout together, as in "layers" above.
 nlohmann::ordered_json layer_costs(const std::vector<LayoutPtr>& layouts);
 
-void write_summary(const std::filesystem::path& run_folder, const std::vector<LayoutPtr>& layouts);
+// `data`: as above.
+void write_summary(const std::filesystem::path& run_folder, const std::vector<LayoutPtr>& layouts,
+                   nlohmann::ordered_json data);
 
 }  // namespace filigree

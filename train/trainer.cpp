@@ -104,6 +104,16 @@ class Trainer {
   }
 
   int run() {
+    try {
+      return run_to_end();
+    } catch (const std::exception& e) {
+      leave_error(e.what());
+      throw;
+    }
+  }
+
+ private:
+  int run_to_end() {
     const StopSignals signals;
     last_result_ = Clock::now();
     TrainLog log(outline(), config_.train.log_interval, setup_.matrix_rate);
@@ -118,13 +128,27 @@ class Trainer {
       if (save) folder_.save(at_.step, contents(), config_.checkpoint.keep);
       if (stop) return stopped(log);
     }
-    write_summary(folder_.path(), model_.training_layouts(setup_.layouts));
+    write_summary(folder_.path(), model_.training_layouts(setup_.layouts), data_identity());
     folder_.finish();
     log.note(summary());
     return 0;
   }
 
- private:
+  // For those who look at the run later. The error itself counts more than that it cannot be written.
+  void leave_error(const std::string& message) {
+    try {
+      folder_.stop(message);
+    } catch (const Error&) {
+    }
+  }
+
+  Json data_identity() const {
+    const auto& validation = setup_.data.validation;
+    return {{"train", at_.data},
+            {"validation", validation ? Json(validation->fingerprint()) : Json(nullptr)},
+            {"tokenizer", at_.tokenizer}};
+  }
+
   LoaderOptions train_loader_options() const { return loader_options(config_); }
 
   bool due(std::int64_t interval) const {
@@ -368,6 +392,7 @@ class Trainer {
     log.interrupted();
     report_steps(log, true);
     folder_.save(at_.step, contents(), config_.checkpoint.keep);
+    folder_.stop();
     log.note(fmt::format("stopped by a signal after step {}; the same command goes on from {}", at_.step,
                          folder_.checkpoint_path(at_.step).string()));
     return kExitResumable;

@@ -126,6 +126,8 @@ class Ablation {
       Json labels = Json::object();
       for (std::size_t a = 0; a < sweep_.axes.size(); ++a) labels[sweep_.axes[a].key] = cell.labels[a];
       Json entry{{"name", cell.name}, {"labels", labels}};
+      const auto failure = std::ranges::find(failures_, &cell, &std::pair<const Cell*, std::string>::first);
+      if (failure != failures_.end()) entry["failure"] = failure->second;
       if (cell.fitted)
         entry["fitted"] = {{"parameter", cell.fitted->parameter},
                            {"value", cell.fitted->value},
@@ -361,7 +363,8 @@ class Ablation {
 
   void report(ProgressLine& progress) {
     if (finished_.empty()) return;
-    write_sweep_report(sweep_.out);
+    if (!failures_.empty()) write_sweep_file();
+    progress.note(write_sweep_report(sweep_.out));
     progress.note(fmt::format("results   {}", (sweep_.out / "results.md").string()));
     progress.note(fmt::format("page      {}", (sweep_.out / "report.html").string()));
     if (!failures_.empty())

@@ -88,7 +88,8 @@ int run_command_line(int argc, char** argv) {
   for (int i = 0; i < argc; ++i) invocation.command_line += std::string(i ? " " : "") + argv[i];
 
   CLI::App app{"filigree trains long-sequence transformers with sparse attention", "filigree"};
-  app.set_version_flag("--version", "filigree " + version());
+  app.set_version_flag("--version",
+                       fmt::format("filigree {}\ncommit {}\nbuild {}", version(), commit(), build()));
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::simple);
   add_prepare(app, invocation);

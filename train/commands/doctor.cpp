@@ -13,16 +13,12 @@
 namespace filigree {
 namespace {
 
-// The value of "name : value" in /proc/cpuinfo, of the first core.
-std::string cpu_field(const std::string& name) {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with(name)) return line.substr(std::min(line.size(), line.find(':') + 2));
-  return "";
-}
-
 std::string vector_instructions() {
-  const std::string flags = " " + cpu_field("flags") + " ";
+  std::ifstream in("/proc/cpuinfo");
+  std::string flags;
+  while (std::getline(in, flags) && !flags.starts_with("flags")) {
+  }
+  flags += " ";
   std::string found;
   for (const char* name : {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16"})
     if (flags.find(fmt::format(" {} ", name)) != std::string::npos) found += fmt::format("{} ", name);
@@ -38,9 +34,11 @@ void doctor() {
   utsname system{};
   uname(&system);
   line("filigree", version());
+  line("commit", commit());
+  line("build", build());
   for (const auto& [name, value] : library_versions()) line(name, value);
   line("system", fmt::format("{} {} {}", system.sysname, system.release, system.machine));
-  line("cpu", fmt::format("{}, {} threads", cpu_field("model name"), n_threads()));
+  line("cpu", fmt::format("{}, {} threads", device_name(Device::cpu()), n_threads()));
   line("instructions", vector_instructions());
   line("memory", fmt::format("{:.1f} GiB free", available_bytes() / gib));
   std::error_code none;

@@ -20,8 +20,9 @@ void add_report(CLI::App& app, Invocation&) {
       ->capture_default_str();
   command->footer("Example:\n  filigree report runs/quickstart -o report.html");
   command->callback([arguments] {
-    write_report({arguments->folders.begin(), arguments->folders.end()}, arguments->page);
-    fmt::print("{}\n", arguments->page);
+    const std::string found =
+        write_report({arguments->folders.begin(), arguments->folders.end()}, arguments->page);
+    fmt::print("{}\npage      {}\n", found, arguments->page);
   });
 }
 

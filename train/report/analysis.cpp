@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
 #include <tuple>
 
 #include "attention/tile_layout.h"
@@ -22,9 +24,11 @@ const std::vector<Metric>& metrics() {
 
 Metric choose_metric(const std::vector<const RunData*>& runs) {
   for (const Metric& metric : metrics())
-    if (std::ranges::all_of(runs, [&](const RunData* run) { return run->summary.contains(metric.key); }))
+    if (std::ranges::all_of(
+            runs, [&](const RunData* run) { return run->summary.value(metric.key, Json()).is_number(); }))
       return metric;
-  throw Error(ErrorKind::data, "no run has a loss in its metrics", "train for at least one step");
+  throw Error(ErrorKind::data, "there is no measure of quality that all of the runs have",
+              "report those alone that have a loss, train for at least one step");
 }
 
 double median(std::vector<double> values) {
@@ -71,11 +75,15 @@ Cost cost_of(const std::vector<const RunData*>& runs) {
   return cost;
 }
 
-void compare_with_best(Setting& setting, const Metric& metric) {
-  auto& variants = setting.variants;
-  std::ranges::stable_sort(variants, [&](const Variant& a, const Variant& b) {
+void sort_by_quality(Setting& setting, const Metric& metric) {
+  std::ranges::stable_sort(setting.variants, [&](const Variant& a, const Variant& b) {
     return metric.higher_is_better ? a.interval.mean > b.interval.mean : a.interval.mean < b.interval.mean;
   });
+}
+
+// Tests the others against the first.
+Verdict compare_with_first(Setting& setting) {
+  auto& variants = setting.variants;
   std::vector<double> p;
   std::vector<std::size_t> tested;
   for (std::size_t v = 1; v < variants.size(); ++v) {
@@ -86,6 +94,11 @@ void compare_with_best(Setting& setting, const Metric& metric) {
   }
   const auto adjusted = holm(p);
   for (std::size_t k = 0; k < tested.size(); ++k) variants[tested[k]].p_adjusted = adjusted[k];
+  const auto behind = std::ranges::count_if(variants, &Variant::significant);
+  return tested.empty()                      ? Verdict::untested
+         : behind == 0                       ? Verdict::even
+         : behind < std::ssize(variants) - 1 ? Verdict::partly
+                                             : Verdict::best;
 }
 
 void find_front(Setting& setting, const Metric& metric) {
@@ -113,6 +126,31 @@ Variant& variant_of(Analysis& analysis, const RunData& run) {
   return setting->variants.back();
 }
 
+// Where the seed splits off the validation text, only seeds that all variants have are a fair comparison. If
+// there are none, the runs stay, and are found to be unlike.
+void keep_shared_seeds(Setting& setting, std::vector<LeftOut>& left_out) {
+  std::map<std::int64_t, std::string> missing;  // by seed, the first variant that does not have it
+  for (const Variant& v : setting.variants)
+    for (const RunData* run : v.runs) {
+      if (!splits_by_seed(run->config)) return;
+      const std::int64_t seed = run->config.seed;
+      const auto without = std::ranges::find_if(setting.variants, [&](const Variant& other) {
+        return std::ranges::none_of(other.runs, [&](const RunData* r) { return r->config.seed == seed; });
+      });
+      missing[seed] = without == setting.variants.end() ? "" : without->label;
+    }
+  if (std::ranges::none_of(missing, [](const auto& entry) { return entry.second.empty(); })) return;
+  for (Variant& v : setting.variants)
+    std::erase_if(v.runs, [&](const RunData* run) {
+      const std::string& without = missing[run->config.seed];
+      if (!without.empty())
+        left_out.push_back(
+            {run, fmt::format("its seed split off validation text of its own, and {} has no run of seed {}",
+                              without, run->config.seed)});
+      return !without.empty();
+    });
+}
+
 [[noreturn]] void fail_without_runs(const Collection& collection) {
   const std::size_t n = collection.runs.size();
   std::string why;
@@ -126,36 +164,75 @@ std::string seeds_text(std::int64_t n) {
   return fmt::format("{} seed{}", n, n == 1 ? "" : "s");
 }
 
-std::string with_interval(const MeanInterval& interval, const Metric& metric) {
-  if (interval.n < 2) return metric.text(interval.mean);
-  return fmt::format("{} ± {}", metric.text(interval.mean), metric.difference(interval.half_width));
-}
-
 std::string p_text(double p) {
   return p < 0.001 ? "p < 0.001" : fmt::format("p = {:.2g}", p);
 }
 
-std::string best_sentence(const Setting& setting, const Metric& metric) {
-  const Variant& best = setting.variants.front();
-  std::string text =
-      fmt::format("{} is best: {} {}", best.label, with_interval(best.interval, metric), metric.name);
-  text += best.interval.n > 1
-              ? fmt::format(" (mean and 95 % confidence interval over {})", seeds_text(best.interval.n))
-              : " (one seed)";
-  if (setting.variants.size() == 1) return text + ".";
-  const Variant& second = setting.variants[1];
-  const double lead = std::abs(second.interval.mean - best.interval.mean);
-  if (lead == 0) return fmt::format("{}; {} is exactly as good.", text, second.label);
-  return fmt::format("{}, ahead of {} ({}) by {}.", text, second.label, metric.text(second.interval.mean),
-                     metric.difference(lead));
-}
-
-std::string joined(const std::vector<std::string>& names) {
+// "a, b and c"; of many the first few.
+std::string joined(std::vector<std::string> names) {
+  constexpr std::size_t kShown = 6;
+  if (names.size() > kShown) {
+    const std::string more = fmt::format("{} more", names.size() - kShown + 1);
+    names.resize(kShown - 1);
+    names.push_back(more);
+  }
   if (names.size() < 2) return names.empty() ? "" : names.front();
   return fmt::format("{} and {}", fmt::join(names.begin(), names.end() - 1, ", "), names.back());
 }
 
+// "2.830 ± 0.165 bits per byte (mean and 95 % confidence interval over 3 seeds)"
+std::string quality_words(const Variant& v, const Metric& metric) {
+  return fmt::format("{} {} ({})", with_interval(v.interval, metric), metric.name,
+                     v.interval.n > 1
+                         ? fmt::format("mean and 95 % confidence interval over {}", seeds_text(v.interval.n))
+                         : "one seed");
+}
+
+std::string headline(const Setting& setting, const Analysis& analysis) {
+  const Metric& metric = analysis.metric;
+  const Variant& first = setting.variants.front();
+  std::vector<std::string> worse, others, unlike;
+  for (std::size_t v = 1; v < setting.variants.size(); ++v)
+    (setting.variants[v].significant() ? worse : others).push_back(setting.variants[v].label);
+  for (const KeyDifference& difference : setting.circumstances.unlike) unlike.push_back(difference.text());
+  switch (setting.verdict) {
+    case Verdict::single:
+      return fmt::format("{}: {}. There is nothing to compare it with.", first.label,
+                         quality_words(first, metric));
+    case Verdict::unlike:
+      return fmt::format("No winner: these runs cannot be compared. They differ in {}.",
+                         fmt::join(unlike, "; "));
+    case Verdict::untested:
+      return fmt::format("No {} is ahead: with fewer than two seeds there is no telling a lead from chance.",
+                         analysis.noun);
+    case Verdict::even:
+      return fmt::format("No {} is ahead: every difference may be chance.", analysis.noun);
+    case Verdict::partly:
+      return fmt::format("{} is ahead of {}, but not of {}.", first.label, joined(worse), joined(others));
+    case Verdict::best:
+      break;
+  }
+  const Variant& second = setting.variants[1];
+  return fmt::format("{} is best: {}, ahead of {} ({}) by {}.", first.label, quality_words(first, metric),
+                     second.label, metric.text(second.interval.mean),
+                     metric.difference(std::abs(second.interval.mean - first.interval.mean)));
+}
+
+// The order of the means, where the headline does not say it.
+std::string order_sentence(const Setting& setting, const Metric& metric) {
+  if (setting.verdict == Verdict::best) return "";
+  const Variant &first = setting.variants[0], &second = setting.variants[1];
+  const double lead = std::abs(second.interval.mean - first.interval.mean);
+  if (lead == 0)
+    return fmt::format("{} and {} are exactly equal: {}.", first.label, second.label,
+                       quality_words(first, metric));
+  return fmt::format("{} comes first: {}, {} follows ({}, a difference of {}).", first.label,
+                     quality_words(first, metric), second.label, metric.text(second.interval.mean),
+                     metric.difference(lead));
+}
+
 std::string significance_sentence(const Setting& setting) {
+  if (setting.verdict == Verdict::untested) return "";
   std::vector<std::string> worse, alike, untested;
   bool paired = false, welch = false;
   for (std::size_t v = 1; v < setting.variants.size(); ++v) {
@@ -191,6 +268,13 @@ std::string speed_sentence(const Setting& setting) {
   const auto& variants = setting.variants;
   if (!std::ranges::all_of(variants, [](const Variant& v) { return v.cost.timed_alone; }))
     return "Speeds are not ranked: runs shared the machine and were not all timed alone";
+  std::set<std::string> machines;
+  for (const Variant& v : variants)
+    for (const RunData* run : v.runs) {
+      std::map<std::string, std::string> made = run->made;
+      machines.insert(fmt::format("{} {} {}", made["host"], made["device"], made["threads"]));
+    }
+  if (machines.size() > 1) return "Speeds are not ranked: runs were made on machines or threads that differ";
   const Variant& fastest =
       *std::ranges::max_element(variants, {}, [](const Variant& v) { return v.cost.tokens_per_second; });
   std::vector<std::string> alike;
@@ -244,18 +328,30 @@ std::string rate_text(const Cost& cost) {
 }
 
 std::string Metric::text(double value) const {
-  return key == "val_accuracy" ? fmt::format("{:.1f} %", 100 * value) : fmt::format("{:.3f}", value);
+  if (key == "val_accuracy") return fmt::format("{:.1f} %", 100 * value);
+  return std::abs(value) < 1e5 ? fmt::format("{:.3f}", value) : fmt::format("{:.4g}", value);
 }
 
 std::string Metric::difference(double value) const {
   if (key == "val_accuracy") return fmt::format("{:.1f} points", 100 * value);
-  return value < 0.01 ? fmt::format("{:.4f}", value) : fmt::format("{:.3f}", value);
+  return value < 0.01 ? fmt::format("{:.4f}", value) : text(value);
+}
+
+std::string word(Verdict verdict) {
+  static const char* const words[] = {"single", "unlike", "untested", "even", "partly", "best"};
+  return words[static_cast<int>(verdict)];
 }
 
 Analysis analyse(const Collection& collection) {
   Analysis out;
+  out.noun = collection.noun;
   std::vector<const RunData*> good;
-  for (const RunData& run : collection.runs) (run.problem.empty() ? good : out.left_out).push_back(&run);
+  for (const RunData& run : collection.runs) {
+    if (run.problem.empty())
+      good.push_back(&run);
+    else
+      out.left_out.push_back({&run, run.problem});
+  }
   if (good.empty()) fail_without_runs(collection);
   out.metric = choose_metric(good);
   std::vector<std::string> labels;
@@ -263,30 +359,78 @@ Analysis analyse(const Collection& collection) {
     if (std::ranges::count(labels, run->label) == 0) labels.push_back(run->label);
     Variant& variant = variant_of(out, *run);
     variant.style = static_cast<std::size_t>(std::ranges::find(labels, run->label) - labels.begin());
-    variant.runs.push_back(run);
-    variant.quality[run->config.seed] = run->summary.at(out.metric.key);
+    const auto same =
+        std::ranges::find(variant.runs, run->config.seed, [](const RunData* r) { return r->config.seed; });
+    if (same != variant.runs.end())
+      out.left_out.push_back(
+          {run, fmt::format("has the seed of {}, which counts", (*same)->folder.string())});
+    else
+      variant.runs.push_back(run);
   }
   for (Setting& setting : out.settings) {
+    keep_shared_seeds(setting, out.left_out);
+    std::vector<const RunData*> all;
     for (Variant& variant : setting.variants) {
       std::vector<double> values;
-      for (const auto& [seed, value] : variant.quality) values.push_back(value);
+      for (const RunData* run : variant.runs) {
+        values.push_back(run->summary.at(out.metric.key));
+        variant.quality[run->config.seed] = values.back();
+        all.push_back(run);
+      }
       variant.interval = mean_interval(values);
       variant.cost = cost_of(variant.runs);
     }
-    compare_with_best(setting, out.metric);
-    find_front(setting, out.metric);
+    setting.circumstances = circumstances_of(collection, all, out.metric.key);
+    if (!setting.circumstances.unlike.empty()) {
+      setting.verdict = Verdict::unlike;
+    } else if (setting.variants.size() > 1) {
+      sort_by_quality(setting, out.metric);
+      setting.verdict = compare_with_first(setting);
+      find_front(setting, out.metric);
+    }
   }
   return out;
 }
 
-std::vector<std::string> findings(const Setting& setting, const Metric& metric) {
-  std::vector<std::string> sentences = {best_sentence(setting, metric)};
-  if (setting.variants.size() > 1) {
+std::vector<std::string> findings(const Setting& setting, const Analysis& analysis) {
+  std::vector<std::string> sentences = {headline(setting, analysis)};
+  if (setting.ranked()) {
+    sentences.push_back(order_sentence(setting, analysis.metric));
     sentences.push_back(significance_sentence(setting));
     sentences.push_back(cost_sentence(setting));
   }
   std::erase(sentences, "");
   return sentences;
+}
+
+std::string with_interval(const MeanInterval& interval, const Metric& metric) {
+  if (interval.n < 2) return metric.text(interval.mean);
+  return fmt::format("{} ± {}", metric.text(interval.mean), metric.difference(interval.half_width));
+}
+
+std::string differences_beside(const Setting& setting, const Analysis& analysis) {
+  std::vector<std::string> texts;
+  for (const KeyDifference& difference : setting.circumstances.beside) texts.push_back(difference.text());
+  return texts.empty()
+             ? ""
+             : fmt::format("Beside the {}, the runs differ in {}.", analysis.noun, fmt::join(texts, "; "));
+}
+
+std::string printed_findings(const Analysis& analysis) {
+  constexpr std::size_t kShown = 5;
+  std::vector<std::string> lines;
+  for (const Setting& setting : analysis.settings) {
+    const std::string name = setting.label.empty() ? "" : setting.label + ": ";
+    lines.push_back(fmt::format("result    {}{}", name, headline(setting, analysis)));
+    if (const std::string beside = differences_beside(setting, analysis); !beside.empty())
+      lines.push_back("          " + beside);
+  }
+  const auto& left_out = analysis.left_out;
+  for (std::size_t i = 0; i < std::min(left_out.size(), kShown); ++i)
+    lines.push_back(fmt::format("left out  {}: {}", left_out[i].run->folder.string(), left_out[i].why));
+  if (left_out.size() > kShown)
+    lines.push_back(fmt::format("left out  {} more, see the page", left_out.size() - kShown));
+  return fmt::format("{}", fmt::join(lines, "\n"));
 }
 
 }  // namespace filigree

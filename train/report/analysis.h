@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "train/report/collect.h"
+#include "train/report/comparable.h"
 #include "train/report/statistics.h"
 
 namespace filigree {
@@ -56,22 +56,49 @@ struct Variant {
   bool significant() const { return to_best.kind != TestKind::none && p_adjusted < 0.05; }
 };
 
+// How the first of the variants stands to the others.
+enum class Verdict {
+  single,    // there are no others
+  unlike,    // the runs cannot be compared
+  untested,  // too few seeds for a test of any of them
+  even,      // significantly ahead of none
+  partly,    // of some
+  best,      // of all
+};
+std::string word(Verdict verdict);
+
 // Variants under the same circumstances.
 struct Setting {
   std::string label;
-  std::vector<Variant> variants;  // the best first
+  std::vector<Variant> variants;  // the best mean first; of unlike runs in the order they were named
+  Circumstances circumstances = {};
+  Verdict verdict = Verdict::single;
+  bool ranked() const { return verdict != Verdict::single && verdict != Verdict::unlike; }
+  const Variant* winner() const { return verdict == Verdict::best ? &variants.front() : nullptr; }
+};
+
+struct LeftOut {
+  const RunData* run;
+  std::string why;
 };
 
 struct Analysis {
   Metric metric;
   std::vector<Setting> settings;
-  std::vector<const RunData*> left_out;  // runs with a problem
+  std::vector<LeftOut> left_out;
+  std::string noun;  // see Collection
 };
 
 // Error(data) if no run counts.
 Analysis analyse(const Collection& collection);
 
-// The findings of a setting in plain sentences.
-std::vector<std::string> findings(const Setting& setting, const Metric& metric);
+// The findings of a setting in plain sentences, the headline first.
+std::vector<std::string> findings(const Setting& setting, const Analysis& analysis);
+// "2.830 ± 0.165"; without the interval where there is one seed.
+std::string with_interval(const MeanInterval& interval, const Metric& metric);
+// In what its runs differ beside what is compared; empty if in nothing.
+std::string differences_beside(const Setting& setting, const Analysis& analysis);
+// The headlines and what was left out, for the terminal: no line break at the end.
+std::string printed_findings(const Analysis& analysis);
 
 }  // namespace filigree

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 #include <sstream>
 
@@ -22,6 +23,28 @@ Json read_json(const fs::path& path) {
   return json;
 }
 
+// The sum of a number over the layers of a line of telemetry.
+double total(const Json& layers, const char* key) {
+  double sum = 0;
+  for (const Json& layer : layers) sum += layer.at(key).get<double>();
+  return sum;
+}
+
+void read_learning(double step, const Json& layers, RunData& run) {
+  for (const auto& [name, key] :
+       {std::pair("computed", "actual_tiles"), {"expected", "expected_tiles"}, {"aim", "target_tiles"}})
+    run.learning[name].emplace_back(step, total(layers, key));
+  std::vector<double> histogram(10);
+  for (const Json& layer : layers)
+    for (std::size_t i = 0; i < histogram.size(); ++i)
+      histogram[i] += layer.at("gate_histogram").at(i).get<double>();
+  const double all = std::accumulate(histogram.begin(), histogram.end(), 0.0);
+  if (all == 0) return;  // a router has no gates
+  run.learning["open"].emplace_back(step, histogram.back() / all);
+  run.learning["closed"].emplace_back(step, histogram.front() / all);
+  run.learning["between"].emplace_back(step, (all - histogram.front() - histogram.back()) / all);
+}
+
 void read_curves(const fs::path& metrics, RunData& run) {
   std::istringstream lines(read_file(metrics));
   for (std::string line; std::getline(lines, line);) {
@@ -29,11 +52,34 @@ void read_curves(const fs::path& metrics, RunData& run) {
     if (!json.is_object())
       fail(ErrorKind::data, "{}: is damaged: a line is no JSON object", metrics.string());
     const double step = json.value("step", 0.0);
-    if (json.contains("val_loss"))
+    if (json.contains("val_loss")) {
       run.validation.emplace_back(step, json["val_loss"]);
-    else if (json.contains("loss"))
+      if (json.contains("val_loss_hardened")) {
+        run.learning["hardened"].emplace_back(step, json["val_loss_hardened"]);
+        run.learning["as learned"].emplace_back(step, json["val_loss"]);
+      }
+    } else if (json.contains("loss")) {
       run.train_loss.emplace_back(step, json["loss"]);
+    } else if (json.contains("patterns")) {
+      read_learning(step, json["patterns"], run);
+    }
   }
+}
+
+// Of the commands in run.json: the first's start, the last's end, and all that they have beside.
+std::map<std::string, std::string> made_by(const Json& commands) {
+  std::map<std::string, std::vector<std::string>> values;
+  for (const Json& command : commands)
+    for (const char* key : {"host", "device", "threads", "version", "commit", "build"}) {
+      const Json value = command.value(key, Json("unknown"));
+      const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+      if (std::ranges::count(values[key], text) == 0) values[key].push_back(text);
+    }
+  std::map<std::string, std::string> made;
+  for (const auto& [key, texts] : values) made[key] = fmt::format("{}", fmt::join(texts, " / "));
+  made["start"] = commands.empty() ? "unknown" : commands.front().value("start", "unknown");
+  made["end"] = commands.empty() ? "unknown" : commands.back().value("end", "unknown");
+  return made;
 }
 
 // Reads all that the report will read, so that what is missing is found here.
@@ -47,6 +93,10 @@ void check_summary(const Json& summary) {
     summary.at("timing").at(key).get<double>();
   for (const char* key : {"val_accuracy", "val_bits_per_byte", "val_loss", "train_loss"})
     if (summary.contains(key)) summary.at(key).get<double>();
+  if (summary.contains("data")) {
+    for (const char* key : {"train", "tokenizer"}) summary.at("data").at(key).get<std::string>();
+    summary.at("data").at("validation");
+  }
   for (const Json& bucket : summary.value("val_loss_by_position", Json::array()))
     for (const char* key : {"first", "last", "loss"}) bucket.at(key).get<double>();
   for (const Json& there : summary.value("val_by_length", Json::array())) {
@@ -58,8 +108,13 @@ void check_summary(const Json& summary) {
 void fill(RunData& run) {
   const fs::path& folder = run.folder;
   if (!fs::exists(folder / "run.json")) fail(ErrorKind::data, "has not started");
-  if (read_json(folder / "run.json").value("status", "") != "finished")
-    fail(ErrorKind::data, "is not finished");
+  const Json json = read_json(folder / "run.json");
+  const Json commands = json.value("commands", Json::array());
+  run.made = made_by(commands);
+  if (json.value("status", "") != "finished") {
+    const std::string error = commands.empty() ? "" : commands.back().value("error", "");
+    fail(ErrorKind::data, "{}", error.empty() ? "is not finished" : "failed: " + error);
+  }
   run.config_yaml = read_file(folder / "config.yaml");
   run.config = parse_config(parse_yaml(run.config_yaml, (folder / "config.yaml").string()));
   read_curves(folder / "metrics.jsonl", run);
@@ -70,48 +125,60 @@ void fill(RunData& run) {
   check_summary(run.summary);
 }
 
-YamlNode without_seed(Config config) {
-  config.seed = 0;
-  config.threads = 0;
-  config.train.out.clear();
-  return config.to_yaml();
+void flatten(const YamlNode& node, const std::string& path,
+             std::vector<std::pair<std::string, std::string>>& out) {
+  if (!node.is_map() || path == "pattern" || path == "data.task") {
+    out.emplace_back(path, one_line(node));
+    return;
+  }
+  for (const auto& [key, value] : node.entries)
+    flatten(value, path.empty() ? key.scalar : path + "." + key.scalar, out);
 }
 
-// "key: value" of a config for every key in which one of the others has something else.
-std::vector<std::string> distinctions(const YamlNode& config, const std::vector<YamlNode>& others) {
-  std::vector<std::string> out;
-  for (const YamlNode& other : others)
-    for (const std::string& difference : differences(config, other)) {
-      const std::string own = difference.substr(0, difference.find(" / "));
-      if (std::ranges::count(out, own) == 0) out.push_back(own);
-    }
-  return out;
+// Runs with one name in which more than the seed differs are told apart by the keys that do.
+void tell_apart(std::vector<RunData>& runs) {
+  using Settings = std::vector<std::pair<std::string, std::string>>;
+  std::map<std::pair<std::string, std::string>, std::vector<Settings>> same_name;
+  for (const RunData& run : runs)
+    if (run.problem.empty()) same_name[{run.label, run.setting}].push_back(settings_that_count(run.config));
+  for (RunData& run : runs) {
+    if (!run.problem.empty()) continue;
+    const auto& others = same_name[{run.label, run.setting}];
+    const auto everywhere = [&](const auto& entry) {
+      return std::ranges::all_of(others, [&](const Settings& o) { return std::ranges::count(o, entry) > 0; });
+    };
+    for (const auto& entry : settings_that_count(run.config))
+      if (!everywhere(entry)) run.label += fmt::format(", {}: {}", entry.first, entry.second);
+  }
 }
 
-// Labels for runs that no sweep names: the pattern, and what tells runs with the same pattern apart.
-void name_by_config(std::vector<RunData>& runs) {
-  std::map<std::string, std::vector<YamlNode>> configs;  // by pattern
+// Runs that no sweep names: by their patterns.
+void name_by_pattern(std::vector<RunData>& runs) {
   for (RunData& run : runs) {
     run.label = run.problem.empty() ? plain_words(run.config.pattern) : run.folder.filename().string();
     if (run.label.size() > 40) run.label = run.label.substr(0, 38) + "..";
-    if (run.problem.empty()) configs[run.label].push_back(without_seed(run.config));
   }
-  for (RunData& run : runs)
-    if (run.problem.empty())
-      for (const std::string& own : distinctions(without_seed(run.config), configs[run.label]))
-        run.label += ", " + own;
 }
 
-void add_sweep(const fs::path& folder, Collection& out) {
+// `alone`: all runs are of this sweep, so what it holds equal holds for all.
+void add_sweep(const fs::path& folder, bool alone, Collection& out) {
   const Json sweep = read_json(folder / "sweep.json");
-  out.title = sweep.value("name", "");
-  out.fairness = sweep.value("equal", "");
   const std::vector<std::string> compared = sweep.value("compare", std::vector<std::string>{});
   const auto beside = sweep.value("beside_others", std::vector<std::string>{});
-  const Json alone = sweep.value("alone", Json::object());
+  const Json timed = sweep.value("alone", Json::object());
+  if (alone) {
+    out.title = sweep.value("name", "");
+    out.fairness = sweep.value("equal", "");
+    out.equal_time = out.fairness.starts_with("training time");
+    if (compared != std::vector<std::string>{"pattern"}) out.noun = "variant";
+  }
   for (const Json& cell : sweep.value("cells", Json::array())) {
     RunData run = read_run(folder / cell.value("name", ""));
+    if (const std::string failure = cell.value("failure", ""); !run.problem.empty() && !failure.empty())
+      run.problem = "failed: " + failure;
     const Json labels = cell.value("labels", Json::object());
+    for (const auto& [key, label] : labels.items())
+      if (alone && key != "seed" && std::ranges::count(out.swept, key) == 0) out.swept.push_back(key);
     for (const auto& [key, label] : labels.items()) {
       if (key == "seed") continue;
       std::string& text = std::ranges::count(compared, key) > 0 ? run.label : run.setting;
@@ -120,8 +187,8 @@ void add_sweep(const fs::path& folder, Collection& out) {
     if (run.label.empty()) run.label = "all";
     const std::string name = cell.value("name", "");
     run.beside_others = std::ranges::count(beside, name) > 0;
-    if (run.beside_others && alone.contains(name))
-      run.alone_step_seconds = alone[name].at("step_seconds").get<double>();
+    if (run.beside_others && timed.contains(name))
+      run.alone_step_seconds = timed[name].at("step_seconds").get<double>();
     out.runs.push_back(std::move(run));
   }
 }
@@ -141,12 +208,30 @@ RunData read_run(const fs::path& folder) {
   return run;
 }
 
+std::vector<std::pair<std::string, std::string>> settings_that_count(const Config& config) {
+  std::vector<std::pair<std::string, std::string>> settings;
+  flatten(config.to_yaml(), "", settings);
+  static const std::set<std::string> without = {"seed",
+                                                "threads",
+                                                "cuda_graph",
+                                                "train.micro_batch_size",
+                                                "train.out",
+                                                "train.log_interval",
+                                                "train.eval_interval",
+                                                "model.activation_checkpointing"};
+  std::erase_if(settings, [&](const auto& entry) {
+    return without.contains(entry.first) || entry.first.starts_with("checkpoint.") ||
+           entry.first.starts_with("log.");
+  });
+  return settings;
+}
+
 Collection collect(const std::vector<fs::path>& folders) {
   Collection out;
   std::vector<RunData> singles;
   for (const fs::path& folder : folders) {
     if (fs::exists(folder / "sweep.json")) {
-      add_sweep(folder, out);
+      add_sweep(folder, folders.size() == 1, out);
     } else if (fs::exists(folder / "run.json")) {
       singles.push_back(read_run(folder));
     } else {
@@ -154,8 +239,12 @@ Collection collect(const std::vector<fs::path>& folders) {
                   "name folders that filigree train or filigree ablate wrote");
     }
   }
-  name_by_config(singles);
+  name_by_pattern(singles);
+  const bool one_pattern = std::ranges::all_of(
+      singles, [&](const RunData& run) { return run.problem.empty() && run.label == singles.front().label; });
+  if (singles.size() == folders.size() && one_pattern) out.noun = "variant";
   for (RunData& run : singles) out.runs.push_back(std::move(run));
+  tell_apart(out.runs);
   if (out.title.empty())
     out.title = out.runs.size() == 1 ? out.runs.front().folder.filename().string() : "Runs";
   return out;

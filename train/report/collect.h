@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -28,16 +29,30 @@ struct RunData {
   // was timed alone.
   bool beside_others = false;
   std::optional<double> alone_step_seconds;
+  // Of learned patterns, over all layers: tiles computed, expected and aimed at ("computed", "expected",
+  // "aim"); shares of gates from 0.9 on, below 0.1 and between ("open", "closed", "between"); the validation
+  // loss if the pattern were hardened at that step ("hardened") and at these steps as it was ("as learned").
+  // Only what the run has.
+  std::map<std::string, Curve> learning;
+  // How it was made, of all commands that worked on it, "unknown" where an older version did not say: start,
+  // end, host, device, threads, version, commit, build.
+  std::map<std::string, std::string> made;
 };
 
 struct Collection {
   std::string title;
   std::string fairness;  // what was held equal, in words; may be empty
   std::vector<RunData> runs;
+  std::string noun = "pattern";         // what a variant is called
+  std::vector<std::string> swept = {};  // the axes, if all runs are of one sweep
+  bool equal_time = false;              // likewise: what it held equal
 };
 
 // A run folder's summary.json, or the same made from its metrics and config. Error(data).
 RunData read_run(const std::filesystem::path& folder);
+
+// Every key of a config that has a part in what a run comes to, beside its seed, with its value on one line.
+std::vector<std::pair<std::string, std::string>> settings_that_count(const Config& config);
 
 // Run folders and sweep folders (with a sweep.json, which names their runs). Other runs are named by their
 // pattern and, where that is not enough, by the keys in which they differ. Error(data) for what is neither.

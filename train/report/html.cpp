@@ -1,10 +1,9 @@
 #include "train/report/html.h"
 
 #include <algorithm>
-#include <cmath>
+#include <map>
 #include <set>
 
-#include "attention/tile_layout.h"
 #include "core/build_info.h"
 #include "data/progress.h"
 #include "train/report/html_charts.h"
@@ -44,46 +43,51 @@ std::string in_short(const Analysis& analysis) {
   std::string text = "<section class=\"short\">\n<h2>In short</h2>\n";
   for (const Setting& setting : analysis.settings) {
     if (!setting.label.empty()) text += fmt::format("<h3>{}</h3>\n", escape_html(setting.label));
-    const auto sentences = findings(setting, analysis.metric);
+    if (const std::string beside = differences_beside(setting, analysis); !beside.empty())
+      text += fmt::format("<p class=\"beside\">{}</p>\n", escape_html(beside));
+    const auto sentences = findings(setting, analysis);
     for (std::size_t i = 0; i < sentences.size(); ++i)
       text += fmt::format("<p{}>{}</p>\n", i == 0 ? " class=\"lead\"" : "", escape_html(sentences[i]));
   }
   return text + "</section>\n";
 }
 
-std::string table_row(const Variant& v, const Variant& best, const Metric& metric) {
-  const bool is_best = &v == &best;
-  const std::string interval =
-      v.interval.n > 1 ? fmt::format(" ± {}", metric.difference(v.interval.half_width)) : "";
-  const std::string difference =
-      is_best ? "best" : metric.difference(std::abs(v.interval.mean - best.interval.mean));
+std::string row_head(const Variant& v, const std::string& name) {
+  return fmt::format("<th scope=\"row\"><span class=\"swatch s{}\"></span>{}</th>", v.style % 8,
+                     escape_html(name));
+}
+
+std::string column_heads(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += fmt::format("<th scope=\"col\">{}</th>", escape_html(name));
+  return text;
+}
+
+std::string table(const std::string& name, const std::string& caption, const std::string& heads,
+                  const std::string& rows) {
   return fmt::format(
-      "<tr{}><th scope=\"row\"><span class=\"swatch s{}\"></span>{}</th><td>{}{}</td><td>{}</td><td>{}</td>"
-      "<td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1f}</td><td>{}</td></tr>\n",
-      is_best ? " class=\"best\"" : "", v.style % 8, escape_html(v.label), metric.text(v.interval.mean),
-      interval, difference, escape_html(test_text(v)), rate_text(v.cost), memory_text(v.cost.peak_bytes),
-      human_duration(v.cost.train_seconds), percent_text(v.cost.tiles_of_full()),
-      100 * v.cost.exact_pairs / std::max(1.0, v.cost.computed_pairs), v.interval.n);
+      "<div class=\"scroll\" tabindex=\"0\" role=\"region\" "
+      "aria-label=\"{}\">\n<table>\n<caption>{}</caption>\n"
+      "<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table>\n</div>\n",
+      name, escape_html(caption), heads, rows);
 }
 
-std::string table(const Setting& setting, const Metric& metric) {
-  std::string text = fmt::format(
-      "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table of results\">\n<table>\n"
-      "<caption>The best first.</caption>\n<thead><tr>"
-      "<th scope=\"col\">variant</th><th scope=\"col\">{}</th><th scope=\"col\">behind the best</th>"
-      "<th scope=\"col\">significant</th><th scope=\"col\">tokens/s</th><th scope=\"col\">peak memory</th>"
-      "<th scope=\"col\">training time</th><th scope=\"col\">of full attention's tiles</th>"
-      "<th scope=\"col\">useful, % of computed pairs</th><th "
-      "scope=\"col\">seeds</th></tr></thead>\n<tbody>\n",
-      escape_html(metric.name));
-  for (const Variant& v : setting.variants) text += table_row(v, setting.variants.front(), metric);
-  return text + "</tbody>\n</table>\n</div>\n";
+std::string results_table(const Setting& setting, const Analysis& analysis) {
+  std::string rows;
+  for (const Variant& v : setting.variants) {
+    const auto cells = result_row(setting, v, analysis.metric);
+    rows += fmt::format("<tr{}>{}", &v == setting.winner() ? " class=\"best\"" : "", row_head(v, cells[0]));
+    for (std::size_t i = 1; i < cells.size(); ++i) rows += fmt::format("<td>{}</td>", escape_html(cells[i]));
+    rows += "</tr>\n";
+  }
+  return table("Table of results", setting.ranked() ? "The best mean first." : "In no order.",
+               column_heads(result_columns(analysis)), rows);
 }
 
-std::string setting_section(const Setting& setting, const Metric& metric) {
+std::string setting_section(const Setting& setting, const Analysis& analysis) {
   return fmt::format("<section>\n<h2>{}</h2>\n{}{}</section>\n",
-                     setting.label.empty() ? "Results" : escape_html(setting.label), table(setting, metric),
-                     setting_figures(setting, metric));
+                     setting.label.empty() ? "Results" : escape_html(setting.label),
+                     results_table(setting, analysis), setting_figures(setting, analysis.metric));
 }
 
 // Each variant's quality under every setting, where there are several.
@@ -95,26 +99,22 @@ std::string across_settings(const Analysis& analysis) {
       if (std::ranges::none_of(first, [&](const Variant* f) { return f->label == v.label; }))
         first.push_back(&v);
   std::ranges::sort(first, {}, &Variant::style);
-  std::string titles, rows;
-  for (const Setting& setting : analysis.settings)
-    titles += fmt::format("<th scope=\"col\">{}</th>", escape_html(setting.label));
+  std::vector<std::string> titles = {analysis.noun};
+  std::string rows;
+  for (const Setting& setting : analysis.settings) titles.push_back(setting.label);
   for (const Variant* row : first) {
-    rows += fmt::format("<tr><th scope=\"row\"><span class=\"swatch s{}\"></span>{}</th>", row->style % 8,
-                        escape_html(row->label));
+    rows += "<tr>" + row_head(*row, row->label);
     for (const Setting& setting : analysis.settings) {
       const auto v = std::ranges::find(setting.variants, row->label, &Variant::label);
       const std::string value = v == setting.variants.end() ? "–" : analysis.metric.text(v->interval.mean);
-      const bool best = v == setting.variants.begin();
+      const bool best = v != setting.variants.end() && &*v == setting.winner();
       rows += fmt::format(fmt::runtime(best ? "<td><strong>{}</strong></td>" : "<td>{}</td>"), value);
     }
     rows += "</tr>\n";
   }
-  return fmt::format(
-      "<section>\n<h2>Across settings</h2>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" "
-      "aria-label=\"Quality by setting\">\n<table>\n<caption>Mean {}; the best of each column in "
-      "bold.</caption>\n<thead><tr><th scope=\"col\">variant</th>{}</tr></thead>\n<tbody>\n{}</tbody>\n"
-      "</table>\n</div>\n</section>\n",
-      escape_html(analysis.metric.name), titles, rows);
+  const std::string caption = fmt::format("Mean {}; where one is best, it is bold.", analysis.metric.name);
+  return "<section>\n<h2>Across settings</h2>\n" +
+         table("Quality by setting", caption, column_heads(titles), rows) + "</section>\n";
 }
 
 std::string pictures(const Analysis& analysis) {
@@ -125,9 +125,8 @@ std::string pictures(const Analysis& analysis) {
   for (const Setting& setting : analysis.settings)
     for (const Variant& v : setting.variants)
       text += fmt::format(
-          "<article class=\"card\">\n<h3><span class=\"swatch s{}\"></span>{}{}</h3>\n{}</article>\n",
-          v.style % 8, escape_html(v.label),
-          setting.label.empty() ? "" : escape_html(" (" + setting.label + ")"), variant_pictures(v));
+          "<article class=\"card\">\n<h3><span class=\"swatch s{}\"></span>{}</h3>\n{}</article>\n",
+          v.style % 8, escape_html(full_name(setting, v)), variant_pictures(v));
   return text + "</div>\n</section>\n";
 }
 
@@ -142,9 +141,8 @@ std::string configs(const Analysis& analysis) {
         folders +=
             fmt::format("{}<code>{}</code>", folders.empty() ? "" : ", ", escape_html(run->folder.string()));
       text += fmt::format(
-          "<details>\n<summary>{}{}</summary>\n<p>Runs: {}</p>\n<pre><code>{}</code></pre>\n</details>\n",
-          escape_html(v.label), setting.label.empty() ? "" : escape_html(" (" + setting.label + ")"), folders,
-          escape_html(v.runs.front()->config_yaml));
+          "<details>\n<summary>{}</summary>\n<p>Runs: {}</p>\n<pre><code>{}</code></pre>\n</details>\n",
+          escape_html(full_name(setting, v)), folders, escape_html(v.runs.front()->config_yaml));
     }
   return text + "</section>\n";
 }
@@ -152,10 +150,42 @@ std::string configs(const Analysis& analysis) {
 std::string left_out(const Analysis& analysis) {
   if (analysis.left_out.empty()) return "";
   std::string text = "<section>\n<h2>Left out</h2>\n<ul>\n";
-  for (const RunData* run : analysis.left_out)
-    text += fmt::format("<li><code>{}</code>: {}</li>\n", escape_html(run->folder.string()),
-                        escape_html(run->problem));
+  for (const auto& [run, why] : analysis.left_out)
+    text +=
+        fmt::format("<li><code>{}</code>: {}</li>\n", escape_html(run->folder.string()), escape_html(why));
   return text + "</ul>\n</section>\n";
+}
+
+// What made the runs: once if it was the same for all, and each run's own.
+std::string how_made(const Analysis& analysis) {
+  const std::vector<std::string> keys = {"host", "device", "threads", "version", "commit", "build"};
+  std::map<std::string, std::vector<std::string>> values;
+  std::string start, end, rows;
+  for (const Setting& setting : analysis.settings)
+    for (const Variant& v : setting.variants)
+      for (const RunData* run : v.runs) {
+        std::map<std::string, std::string> made = run->made;
+        if (start.empty() || made["start"] < start) start = made["start"];
+        end = std::max(end, made["end"]);
+        rows += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td>",
+                            escape_html(run->folder.string()), escape_html(made["start"]),
+                            escape_html(made["end"]));
+        for (const std::string& key : keys) {
+          if (std::ranges::count(values[key], made[key]) == 0) values[key].push_back(made[key]);
+          rows += fmt::format("<td>{}</td>", escape_html(made[key]));
+        }
+        rows += "</tr>\n";
+      }
+  const auto all = [&](const char* key) { return fmt::format("{}", fmt::join(values[key], " / ")); };
+  std::vector<std::string> heads = {"run", "start", "end"};
+  heads.insert(heads.end(), keys.begin(), keys.end());
+  const std::string summary = fmt::format(
+      "Trained on {} ({}, threads: {}) from {} to {} by filigree {}, commit {}, build {}.", all("host"),
+      all("device"), all("threads"), start, end, all("version"), all("commit"), all("build"));
+  return fmt::format(
+      "<section>\n<h2>How the runs were made</h2>\n<p>{}</p>\n<details>\n<summary>Each run</summary>\n{}"
+      "</details>\n</section>\n",
+      escape_html(summary), table("How each run was made", "", column_heads(heads), rows));
 }
 
 std::string method() {
@@ -163,11 +193,19 @@ std::string method() {
          "<dt>Quality</dt><dd>Of the last evaluation of a run on its validation data. The interval is "
          "Student's t at 95 % over seeds; it says how well the mean is known, not how far single runs spread."
          "</dd>\n"
-         "<dt>Test</dt><dd>Each variant against the best, two-sided: a t test on differences of runs with "
+         "<dt>Test</dt><dd>Each variant against the first, two-sided: a t test on differences of runs with "
          "the "
          "same seed where at least two seeds are shared, Welch's t test otherwise. p values are adjusted for "
-         "their number after Holm; below 0.05 counts as significant. The best is chosen from the same runs, "
-         "which makes it look a little better than it is.</dd>\n"
+         "their number after Holm; below 0.05 counts as significant. One is called best if it is "
+         "significantly "
+         "ahead of all others. The first is chosen from the same runs, which makes it look a little better "
+         "than "
+         "it is.</dd>\n"
+         "<dt>Comparable</dt><dd>Runs with the same validation data, task, model, training data, tokenizer "
+         "and "
+         "number of steps, but for what a sweep varies or holds equal. Data is known by its fingerprint; "
+         "runs of "
+         "versions that kept none are compared by the paths in their configs.</dd>\n"
          "<dt>Tiles</dt><dd>Attention is computed in square tiles. A tile counts whole, even if the pattern "
          "needs one pair of it: computed against needed pairs is what the tile costs.</dd>\n"
          "<dt>Speed and memory</dt><dd>As measured while training, on the machine of the run; the median of "
@@ -207,11 +245,15 @@ std::string report_html(const Collection& collection, const Analysis& analysis) 
   std::string text = head(collection) + "<body>\n<main>\n";
   text += fmt::format("<header>\n<h1>{}</h1>\n<p class=\"sub\">{}</p>\n</header>\n",
                       escape_html(collection.title), escape_html(subtitle(collection, analysis)));
-  text += in_short(analysis) + across_settings(analysis);
-  for (const Setting& setting : analysis.settings) text += setting_section(setting, analysis.metric);
-  text += accuracy_section(analysis) + pictures(analysis) + left_out(analysis) + method() + configs(analysis);
+  text += in_short(analysis) + left_out(analysis) + across_settings(analysis);
+  for (const Setting& setting : analysis.settings) text += setting_section(setting, analysis);
+  text += accuracy_section(analysis) + learning_section(analysis) + pictures(analysis) + how_made(analysis) +
+          method() + configs(analysis);
   return text +
-         fmt::format("<footer><p>Made by filigree {}.</p></footer>\n</main>\n</body>\n</html>\n", version());
+         fmt::format(
+             "<footer><p>Page made by filigree {}, commit {}, build {}.</p></footer>\n</main>\n</body>\n"
+             "</html>\n",
+             version(), commit(), escape_html(build()));
 }
 
 }  // namespace filigree

@@ -39,11 +39,6 @@ std::string better(const Metric& metric) {
   return metric.higher_is_better ? "higher is better" : "lower is better";
 }
 
-std::string value_text(const Variant& v, const Metric& metric) {
-  return metric.text(v.interval.mean) +
-         (v.interval.n > 1 ? fmt::format(" ± {}", metric.difference(v.interval.half_width)) : "");
-}
-
 // A metric's values as its axis shows them.
 double shown(double value, const Metric& metric) {
   return metric.key == "val_accuracy" ? 100 * value : value;
@@ -56,7 +51,7 @@ std::string quality_figure(const Setting& setting, const Metric& metric) {
   std::vector<DotRow> rows;
   for (const Variant& v : setting.variants) {
     DotRow row{v.label,
-               value_text(v, metric),
+               with_interval(v.interval, metric),
                v.style,
                shown(v.interval.mean, metric),
                shown(v.interval.half_width, metric),
@@ -67,7 +62,8 @@ std::string quality_figure(const Setting& setting, const Metric& metric) {
   }
   const bool many =
       std::ranges::any_of(setting.variants, [](const Variant& v) { return v.quality.size() > 1; });
-  const ChartText text{"Quality", in_words(setting, [&](const Variant& v) { return value_text(v, metric); }),
+  const ChartText text{"Quality",
+                       in_words(setting, [&](const Variant& v) { return with_interval(v.interval, metric); }),
                        fmt::format("{}, {}", axis_name(metric), better(metric)), ""};
   return figure(fmt::format("Quality: {}.", metric.name),
                 many ? "Mean, 95 % confidence interval, and a tick for each seed." : "One run each.",
@@ -81,20 +77,22 @@ std::string cost_figure(const Setting& setting, const Metric& metric, const std:
   for (const Variant& v : setting.variants)
     points.push_back({v.label, v.style, cost(v), shown(v.interval.mean, metric),
                       shown(v.interval.half_width, metric), front && v.on_front});
-  const ChartText text{
-      title,
-      in_words(setting,
-               [&](const Variant& v) { return fmt::format("{} at {:.4g}", value_text(v, metric), cost(v)); }),
-      x, axis_name(metric)};
+  const ChartText text{title,
+                       in_words(setting,
+                                [&](const Variant& v) {
+                                  return fmt::format("{} at {:.4g}", with_interval(v.interval, metric),
+                                                     cost(v));
+                                }),
+                       x, axis_name(metric)};
   return figure(title, note, scatter_chart(text, points));
 }
 
 // The mean over runs at each step that all of them have, and the extremes where there are several.
-Series mean_curve(const Variant& v, const std::vector<const Curve*>& curves) {
+Series mean_curve(const std::string& label, std::size_t style, const std::vector<Curve>& curves) {
   std::map<double, std::vector<double>> at;
-  for (const Curve* curve : curves)
-    for (const auto& [step, value] : *curve) at[step].push_back(value);
-  Series series{v.label, v.style, {}, {}, {}};
+  for (const Curve& curve : curves)
+    for (const auto& [step, value] : curve) at[step].push_back(value);
+  Series series{label, style, {}, {}, {}};
   for (const auto& [step, values] : at) {
     if (values.size() != curves.size()) continue;
     series.points.emplace_back(step, mean_of(values));
@@ -136,6 +134,11 @@ std::string final_values(const std::vector<Series>& series) {
   return words;
 }
 
+const char* band_note(const std::vector<Series>& series) {
+  const bool many = std::ranges::any_of(series, [](const Series& s) { return !s.low.empty(); });
+  return many ? "Mean over seeds; the band spans them." : "";
+}
+
 std::string curves_figure(const Setting& setting, bool validation) {
   std::vector<Series> series;
   std::size_t longest = 0;
@@ -143,17 +146,13 @@ std::string curves_figure(const Setting& setting, bool validation) {
     std::vector<Curve> curves;
     for (const RunData* run : v.runs)
       curves.push_back(validation ? run->validation : thinned(run->train_loss));
-    std::vector<const Curve*> pointers;
-    for (const Curve& curve : curves) pointers.push_back(&curve);
-    series.push_back(mean_curve(v, pointers));
+    series.push_back(mean_curve(v.label, v.style, curves));
     longest = std::max(longest, series.back().points.size());
   }
   if (longest < 3) return "";
   const std::string title = validation ? "Validation loss over training." : "Training loss.";
   const ChartText text{title, final_values(series), "step", "loss, nats per token"};
-  const bool many = std::ranges::any_of(series, [](const Series& s) { return !s.low.empty(); });
-  return figure(title, many ? "Mean over seeds; the band spans them." : "",
-                line_chart(text, series, {axis_top(series), false, false}));
+  return figure(title, band_note(series), line_chart(text, series, {axis_top(series), false, false}));
 }
 
 // val_loss_by_position: [{"first": 4, "last": 7, "loss": 2.1}, ..], ranges of the tokens before a prediction.
@@ -172,9 +171,7 @@ std::string position_figure(const Setting& setting) {
     std::vector<Curve> curves;
     for (const RunData* run : v.runs)
       if (run->summary.contains("val_loss_by_position")) curves.push_back(loss_by_position(*run));
-    std::vector<const Curve*> pointers;
-    for (const Curve& curve : curves) pointers.push_back(&curve);
-    if (!pointers.empty()) series.push_back(mean_curve(v, pointers));
+    if (!curves.empty()) series.push_back(mean_curve(v.label, v.style, curves));
   }
   // Where all targets stand at much the same place there is nothing to see.
   if (std::ranges::all_of(series, [](const Series& s) { return s.points.size() < 2; })) return "";
@@ -185,27 +182,16 @@ std::string position_figure(const Setting& setting) {
                 line_chart(text, series, {std::nullopt, true, false}));
 }
 
-std::string speed_figure(const Setting& setting) {
+// A bar for each variant, `part` of it darker if given.
+std::string bars(const Setting& setting, const std::string& title, const std::string& note,
+                 std::string (*words)(const Cost&), double (*whole)(const Cost&),
+                 double (*part)(const Cost&) = nullptr) {
   std::vector<BarRow> rows;
   for (const Variant& v : setting.variants)
     rows.push_back(
-        {v.label, rate_text(v.cost) + " tokens/s", v.style, v.cost.tokens_per_second, std::nullopt});
-  const ChartText text{
-      "Speed", in_words(setting, [](const Variant& v) { return rate_text(v.cost) + " tokens/s"; }), "", ""};
-  return figure("Training speed.",
-                std::ranges::all_of(setting.variants, [](const Variant& v) { return v.cost.timed_alone; })
-                    ? "Median of all steps, with the range over runs; longer is faster."
-                    : "Not to be compared: runs shared the machine and were not all timed alone.",
-                bar_chart(text, rows));
-}
-
-std::string memory_figure(const Setting& setting) {
-  std::vector<BarRow> rows;
-  for (const Variant& v : setting.variants)
-    rows.push_back({v.label, memory_text(v.cost.peak_bytes), v.style, v.cost.peak_bytes, std::nullopt});
-  const ChartText text{
-      "Memory", in_words(setting, [](const Variant& v) { return memory_text(v.cost.peak_bytes); }), "", ""};
-  return figure("Peak memory.", "Of the whole run; shorter is less.", bar_chart(text, rows));
+        {v.label, words(v.cost), v.style, whole(v.cost), part ? std::optional(part(v.cost)) : std::nullopt});
+  const ChartText text{title, in_words(setting, [&](const Variant& v) { return words(v.cost); }), "", ""};
+  return figure(title, note, bar_chart(text, rows));
 }
 
 std::string tiles_text(const Cost& cost) {
@@ -213,17 +199,20 @@ std::string tiles_text(const Cost& cost) {
                      percent_text(cost.exact_pairs / std::max(1.0, cost.dense_pairs)));
 }
 
-std::string tiles_figure(const Setting& setting) {
-  std::vector<BarRow> rows;
-  for (const Variant& v : setting.variants)
-    rows.push_back({v.label, tiles_text(v.cost), v.style, v.cost.computed_pairs, v.cost.exact_pairs});
-  const ChartText text{"Tiles", in_words(setting, [](const Variant& v) { return tiles_text(v.cost); }), "",
-                       ""};
-  return figure(
-      "Work of attention.",
-      "Pairs in computed tiles (pale) and pairs that the pattern needs (solid); the shares are of full "
-      "attention's tiles and pairs.",
-      bar_chart(text, rows));
+// How the learned patterns of a variant came about: curves of RunData::learning that have a name each.
+std::string learning_figure(const Variant& v, const std::string& title, const std::string& note,
+                            const std::string& axis, const std::vector<const char*>& names) {
+  std::vector<Series> series;
+  for (const char* name : names) {
+    std::vector<Curve> curves;
+    for (const RunData* run : v.runs)
+      if (const auto curve = run->learning.find(name); curve != run->learning.end())
+        curves.push_back(thinned(curve->second));
+    if (!curves.empty()) series.push_back(mean_curve(name, series.size(), curves));
+  }
+  if (std::ranges::all_of(series, [](const Series& s) { return s.points.size() < 2; })) return "";
+  const ChartText text{title, final_values(series), "step", axis};
+  return figure(title, note, line_chart(text, series));
 }
 
 double tiles_percent(const Variant& v) {
@@ -263,7 +252,7 @@ std::string panel_figures(const Variant& variant, std::span<const Panel> panels)
 
 std::string setting_figures(const Setting& setting, const Metric& metric) {
   std::string text = "<div class=\"figures\">\n" + quality_figure(setting, metric);
-  if (setting.variants.size() > 1) {
+  if (setting.ranked()) {
     text += cost_figure(setting, metric, "Quality against work.",
                         "Ringed: nothing else is better in both (the Pareto front).",
                         "% of full attention's tiles", tiles_percent, true);
@@ -271,8 +260,46 @@ std::string setting_figures(const Setting& setting, const Metric& metric) {
                         "tokens per second", speed, false);
   }
   text += curves_figure(setting, true) + curves_figure(setting, false) + position_figure(setting);
-  text += tiles_figure(setting) + speed_figure(setting) + memory_figure(setting);
+  text += bars(
+      setting, "Work of attention.",
+      "Pairs in computed tiles (pale) and pairs that the pattern needs (solid); the shares are of full "
+      "attention's tiles and pairs.",
+      tiles_text, [](const Cost& c) { return c.computed_pairs; },
+      [](const Cost& c) { return c.exact_pairs; });
+  const bool timed =
+      std::ranges::all_of(setting.variants, [](const Variant& v) { return v.cost.timed_alone; });
+  text += bars(
+      setting, "Training speed.",
+      timed ? "Median of all steps, with the range over runs; longer is faster."
+            : "Not to be compared: runs shared the machine and were not all timed alone.",
+      [](const Cost& c) { return rate_text(c) + " tokens/s"; },
+      [](const Cost& c) { return c.tokens_per_second; });
+  text += bars(
+      setting, "Peak memory.", "Of the whole run; shorter is less.",
+      [](const Cost& c) { return memory_text(c.peak_bytes); }, [](const Cost& c) { return c.peak_bytes; });
   return text + "</div>\n";
+}
+
+std::string learning_section(const Analysis& analysis) {
+  std::string text;
+  for (const Setting& setting : analysis.settings)
+    for (const Variant& v : setting.variants) {
+      const std::string figures =
+          learning_figure(v, "Tiles.", "Of all layers: computed, expected by the gates, and aimed at.",
+                          "tiles", {"computed", "expected", "aim"}) +
+          learning_figure(v, "Gates.", "Shares: open from 0.9 on, closed below 0.1, and between.",
+                          "share of gates", {"open", "between", "closed"}) +
+          learning_figure(v, "Loss if hardened at that step.", "Beside the loss of the gates as they were.",
+                          "validation loss, nats per token", {"as learned", "hardened"});
+      if (!figures.empty())
+        text += fmt::format("<h3>{}</h3>\n<div class=\"figures\">\n{}</div>\n",
+                            escape_html(full_name(setting, v)), figures);
+    }
+  return text.empty() ? "" : "<section>\n<h2>How patterns were learned</h2>\n" + text + "</section>\n";
+}
+
+std::string full_name(const Setting& setting, const Variant& variant) {
+  return setting.label.empty() ? variant.label : fmt::format("{} ({})", variant.label, setting.label);
 }
 
 std::string variant_pictures(const Variant& variant) {

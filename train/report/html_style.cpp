@@ -8,14 +8,14 @@ const char* report_style() {
   return R"(:root {
   color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --soft: #566172; --rule: #d9dee6; --grid: #e8ebf0;
-  --accent: #0b5cad; --best: #eef5fd;
+  --accent: #0b5cad; --best: #eef5fd; --shade: #00000038;
   --s0: #0072b2; --s1: #c44e00; --s2: #007a59; --s3: #a93f86; --s4: #8f6400; --s5: #5a57c9; --s6: #5f6b73; --s7: #8c2f2a;
   --d0: #f0f2f6; --d1: #c9daf2; --d2: #a3c0e6; --d3: #7aa2d6; --d4: #4674b4; --d5: #2f62a3; --d6: #15428a;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #12161c; --card: #1a2028; --ink: #e6eaf0; --soft: #a3aebd; --rule: #364050; --grid: #2a3240;
-    --accent: #7ab8f5; --best: #1d2b3a;
+    --accent: #7ab8f5; --best: #1d2b3a; --shade: #ffffff38;
     --s0: #5ab4f0; --s1: #ff9a56; --s2: #3cc9a0; --s3: #f08cc8; --s4: #dcae3c; --s5: #a9a4ff; --s6: #a7b3bb; --s7: #ee8578;
     --d0: #232b36; --d1: #27405f; --d2: #2c5585; --d3: #366aa8; --d4: #5490d2; --d5: #80b2e8; --d6: #b9d8f8;
   }
@@ -24,7 +24,7 @@ const char* report_style() {
   :root {
     color-scheme: light;
     --page: #ffffff; --card: #ffffff; --ink: #000000; --soft: #444444; --rule: #bbbbbb; --grid: #e4e4e4;
-    --accent: #0b5cad; --best: #f2f2f2;
+    --accent: #0b5cad; --best: #f2f2f2; --shade: transparent;
     --s0: #0072b2; --s1: #c44e00; --s2: #007a59; --s3: #a93f86; --s4: #8f6400; --s5: #5a57c9; --s6: #5f6b73; --s7: #8c2f2a;
     --d0: #f0f2f6; --d1: #c9daf2; --d2: #a3c0e6; --d3: #7aa2d6; --d4: #4674b4; --d5: #2f62a3; --d6: #15428a;
   }
@@ -45,20 +45,28 @@ figcaption strong { color: var(--ink); }
 .short h3 { margin-top: 1rem; }
 .short p:last-child { margin-bottom: 0; }
 .lead { font-size: 1.125rem; font-weight: 600; }
-.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; }
+.beside { color: var(--soft); }
+.scroll { overflow-x: auto; border: 1px solid var(--rule); border-radius: 8px; background:
+  linear-gradient(to right, var(--card) 40%, transparent) left / 32px 100% no-repeat local,
+  linear-gradient(to left, var(--card) 40%, transparent) right / 32px 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / 14px 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / 14px 100% no-repeat scroll, var(--card); }
+.scroll::-webkit-scrollbar { height: 12px; }
+.scroll::-webkit-scrollbar-thumb { background: var(--soft); border: 3px solid var(--card); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: 12px 14px 4px; }
 th, td { padding: 7px 12px; text-align: right; white-space: nowrap; vertical-align: bottom; }
 thead th { color: var(--soft); font-weight: 600; white-space: normal; min-width: 5.2em; border-bottom: 1px solid var(--rule); }
 th:first-child { text-align: left; white-space: normal; min-width: 12em; }
 tbody th { font-weight: 600; overflow-wrap: anywhere; }
+tbody th, tbody td { vertical-align: top; }
 tbody tr + tr > * { border-top: 1px solid var(--grid); }
 tr.best > * { background: var(--best); }
 .swatch { display: inline-block; width: 0.7em; height: 0.7em; border-radius: 2px; margin-right: 0.5em; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr)); gap: 16px; margin-top: 16px; align-items: start; }
 figure { margin: 0; min-width: 0; }
 .figures figcaption { margin-bottom: 12px; }
-.chart { display: block; width: 100%; height: auto; overflow: visible; }
+.chart { display: block; width: 100%; height: auto; }
 .chart text { font: 11px system-ui, sans-serif; fill: var(--ink); }
 .chart .tick, .chart .axisname { fill: var(--soft); font-size: 10px; }
 .chart .value { font-variant-numeric: tabular-nums; fill: var(--ink); }
@@ -94,7 +102,7 @@ figure { margin: 0; min-width: 0; }
 .heats table { table-layout: fixed; }
 .heats th { min-width: 3em; padding: 5px 8px; }
 .heats td { padding: 5px 8px; }
-.heats th:first-child { width: 8.6em; min-width: 0; overflow-wrap: anywhere; }
+.heats th:first-child { width: 8em; min-width: 0; overflow-wrap: anywhere; }
 .heats tbody tr:last-child > * { border-top: 2px solid var(--rule); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)); gap: 16px; align-items: start; }
 .pictures article:has(.panel + .panel) { grid-column: 1 / -1; }
@@ -116,6 +124,7 @@ footer { margin-top: 2.5rem; }
 @media (max-width: 560px) {
   main { padding: 16px 12px 32px; }
   .card { padding: 12px; }
+  th:first-child { min-width: 10em; }
   .pictures { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px; }
 }
 @media print {

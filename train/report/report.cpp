@@ -7,18 +7,22 @@
 
 namespace filigree {
 
-void write_sweep_report(const std::filesystem::path& sweep_folder) {
+std::string write_sweep_report(const std::filesystem::path& sweep_folder) {
   const Collection collection = collect({sweep_folder});
   const Analysis analysis = analyse(collection);
-  write_file_atomically(sweep_folder / "results.csv", results_csv(collection));
+  write_file_atomically(sweep_folder / "results.csv", results_csv(collection, analysis));
   write_file_atomically(sweep_folder / "results.json", results_json(collection, analysis));
   write_file_atomically(sweep_folder / "results.md", results_markdown(collection, analysis));
   write_file_atomically(sweep_folder / "report.html", report_html(collection, analysis));
+  return printed_findings(analysis);
 }
 
-void write_report(const std::vector<std::filesystem::path>& folders, const std::filesystem::path& page) {
+std::string write_report(const std::vector<std::filesystem::path>& folders,
+                         const std::filesystem::path& page) {
   const Collection collection = collect(folders);
-  write_file_atomically(page, report_html(collection, analyse(collection)));
+  const Analysis analysis = analyse(collection);
+  write_file_atomically(page, report_html(collection, analysis));
+  return printed_findings(analysis);
 }
 
 std::string one_line_result(const std::filesystem::path& run_folder) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "data/progress.h"
 #include "train/report/html.h"
 #include "train/report/html_style.h"
 #include "train/report/svg_canvas.h"
@@ -13,46 +12,84 @@ namespace {
 
 constexpr double kWidth = 380;
 constexpr double kLabelHeight = 14;  // of labels that stand above each other
+constexpr double kHead = 22,
+                 kFoot = 36;          // above a plot: the name of its y axis; below: ticks and the other name
+constexpr double kLabelColumn = 120;  // right of a line chart
 
 struct Range {
   double low = INFINITY, high = -INFINITY;
   void add(double v) {
+    if (!std::isfinite(v)) return;
     low = std::min(low, v);
     high = std::max(high, v);
   }
   // A little air on both sides; never empty.
   Range padded(double share) const {
+    if (low > high) return {0, 1};
     const double air = high > low ? share * (high - low) : std::max(1e-9, 0.05 * std::abs(high));
     return {low - air, high + air};
   }
 };
 
-double step_of(const std::vector<double>& ticks) {
-  return ticks.size() > 1 ? ticks[1] - ticks[0] : ticks.empty() ? 1 : ticks[0];
+std::string tick_words(const AxisScale& axis, const std::vector<double>& ticks, double v) {
+  if (axis.logarithmic()) return fmt::format("{:g}", v);
+  return tick_text(v, ticks.size() > 1 ? ticks[1] - ticks[0] : v);
 }
 
-// The frame of a plot: grid lines, ticks and the axes' names.
+// Ticks below a plot, as many as have room, their texts within the picture, and the axis' name up to
+// `name_end`. Grid lines reach up to `grid_top`, if that is above `bottom`.
+void draw_x_axis(Canvas& canvas, const AxisScale& axis, double grid_top, double bottom,
+                 const std::string& name, double name_end = kWidth) {
+  struct Tick {
+    double at, middle, width;
+    std::string words;
+  };
+  std::vector<Tick> ticks;
+  for (int count = 5; count > 0; --count) {
+    ticks.clear();
+    const auto values = axis.ticks(count);
+    bool apart = true;
+    for (const double v : values) {
+      const std::string words = tick_words(axis, values, v);
+      const double width = text_width(words, kTickCharacter);
+      const double middle = std::clamp(axis.at(v), width / 2, std::max(width / 2, kWidth - width / 2));
+      apart &= ticks.empty() || ticks.back().middle + ticks.back().width / 2 + 6 < middle - width / 2;
+      ticks.push_back({axis.at(v), middle, width, words});
+    }
+    if (apart) break;
+  }
+  for (const Tick& tick : ticks) {
+    if (grid_top < bottom) canvas.line(tick.at, grid_top, tick.at, bottom, "grid");
+    canvas.line(tick.at, bottom, tick.at, bottom + 4, "axis");
+    canvas.text(tick.middle, bottom + 16, "middle", "tick", tick.words);
+  }
+  canvas.text(name_end, bottom + 31, "end", "axisname", name);
+}
+
 struct Plot {
   double left, right, top, bottom;
   AxisScale x, y;
+  std::pair<double, double> at(double px, double py) const { return {x.at(px), y.at(py)}; }
 };
 
-void draw_frame(Canvas& canvas, const Plot& plot, const ChartText& text) {
-  const auto rows = plot.y.ticks(5), columns = plot.x.ticks(4);
-  const auto words = [](const AxisScale& axis, const std::vector<double>& ticks, double v) {
-    return axis.logarithmic() ? fmt::format("{:g}", v) : tick_text(v, step_of(ticks));
-  };
+// The frame of a plot, as far left as its ticks allow: grid lines, ticks and the axes' names.
+Plot draw_plot(Canvas& canvas, const ChartText& text, const Range& xs, const Range& ys, double right,
+               double height, bool log_x = false, bool log_y = false) {
+  const double bottom = height - kFoot;
+  const AxisScale y(ys.low, ys.high, bottom, kHead, log_y);
+  const auto rows = y.ticks(5);
+  double left = 24;
+  for (const double v : rows) left = std::max(left, 8 + text_width(tick_words(y, rows, v), kTickCharacter));
+  const Plot plot{left, right, kHead, bottom, AxisScale(xs.low, xs.high, left, right, log_x), y};
   for (const double v : rows) {
-    canvas.line(plot.left, plot.y.at(v), plot.right, plot.y.at(v), "grid");
-    canvas.text(plot.left - 5, plot.y.at(v) + 3.5, "end", "tick", words(plot.y, rows, v));
+    canvas.line(left, y.at(v), right, y.at(v), "grid");
+    canvas.text(left - 5, y.at(v) + 3.5, "end", "tick", tick_words(y, rows, v));
   }
-  for (const double v : columns) {
-    canvas.line(plot.x.at(v), plot.bottom, plot.x.at(v), plot.bottom + 4, "axis");
-    canvas.text(plot.x.at(v), plot.bottom + 16, "middle", "tick", words(plot.x, columns, v));
-  }
-  canvas.line(plot.left, plot.bottom, plot.right, plot.bottom, "axis");
+  // A name that is longer than the plot goes on below the labels.
+  draw_x_axis(canvas, plot.x, bottom, bottom, text.x, std::max(right, text_width(text.x, kTickCharacter)));
+  canvas.line(left, bottom, right, bottom, "axis");
   canvas.text(0, 10, "start", "axisname", text.y);
-  canvas.text(plot.right, plot.bottom + 31, "end", "axisname", text.x);
+  return plot;
 }
 
 // Labels at their wished heights, moved apart where they would overlap.
@@ -91,10 +128,24 @@ PlacedLabel label_at(double x, double y, double dx, double dy, double width) {
   return label;
 }
 
-// The first place around the point where the label covers nothing; the least bad one if there is none.
-PlacedLabel place_label(double x, double y, double width, const Plot& plot, const std::vector<Box>& taken) {
+// The place where a label covers least: around its point, or else anywhere in the plot. Other labels it never
+// covers, as long as the plot has room for it.
+PlacedLabel place_label(double x, double y, double width, const Plot& plot, const std::vector<Box>& labels,
+                        const std::vector<Box>& marks) {
+  constexpr double kForbidden = 1000;
   PlacedLabel best;
   double least = INFINITY;
+  const auto consider = [&](const PlacedLabel& label, double reach) {
+    double cost = reach / 100;
+    for (const Box& box : marks) cost += label.box.overlaps(box) ? 10 : 0;
+    for (const Box& box : labels) cost += label.box.overlaps(box) ? kForbidden : 0;
+    if (label.box.left < plot.left + 2 || label.box.right > kWidth) cost += kForbidden;
+    if (label.box.top < plot.top - 8 || label.box.bottom > plot.bottom - 1) cost += kForbidden;
+    if (cost < least) {
+      least = cost;
+      best = label;
+    }
+  };
   for (const double reach : {9.0, 20.0, 34.0, 50.0})
     for (const auto& [dx, dy] : {std::pair(1.0, 0.0),
                                  {-1.0, 0.0},
@@ -103,18 +154,24 @@ PlacedLabel place_label(double x, double y, double width, const Plot& plot, cons
                                  {0.8, -0.9},
                                  {0.8, 0.9},
                                  {-0.8, -0.9},
-                                 {-0.8, 0.9}}) {
-      const PlacedLabel label = label_at(x, y, dx * reach, dy * reach, width);
-      double cost = reach / 100;
-      for (const Box& box : taken) cost += label.box.overlaps(box) ? 10 : 0;
-      if (label.box.left < plot.left + 2 || label.box.right > kWidth) cost += 40;
-      if (label.box.top < plot.top - 8 || label.box.bottom > plot.bottom - 1) cost += 40;
-      if (cost < least) {
-        least = cost;
-        best = label;
-      }
-    }
+                                 {-0.8, 0.9}})
+      consider(label_at(x, y, dx * reach, dy * reach, width), reach);
+  if (least < kForbidden) return best;
+  for (double top = plot.top; top < plot.bottom - kLabelHeight; top += kLabelHeight)
+    for (double left = plot.left + 4; left + width < kWidth; left += 12)
+      consider(label_at(left - 2, top + 6, 2, 0, width), std::hypot(left + width / 2 - x, top + 6 - y));
   return best;
+}
+
+double line_chart_height(std::size_t series) {
+  return kHead + kFoot + std::max(204.0, kLabelHeight * static_cast<double>(series));
+}
+
+// The first line of a row: its label, and its value at the right.
+void draw_row_text(Canvas& canvas, double y, std::size_t style, const std::string& label,
+                   const std::string& value) {
+  canvas.label(0, y + 12, "start", style, label, kWidth - 10 - text_width(value, kValueCharacter));
+  canvas.text(kWidth, y + 12, "end", "value", value);
 }
 
 }  // namespace
@@ -157,41 +214,35 @@ std::vector<double> AxisScale::ticks(int count) const {
 }
 
 std::string tick_text(double value, double step) {
-  if (std::abs(value) < 1e-12) return "0";
-  if (std::abs(value) >= 10000) {
-    const bool mega = std::abs(value) >= 1e6;
-    return fmt::format("{:g} {}", value / (mega ? 1e6 : 1e3), mega ? "M" : "k");
-  }
-  const double digits = std::ceil(-std::log10(std::max(1e-9, std::abs(step))) - 1e-9);
-  const bool half = std::abs(step * std::pow(10, std::max(0.0, digits)) -
-                             std::round(step * std::pow(10, std::max(0.0, digits)))) > 1e-6;
-  return fmt::format("{:.{}f}", value, static_cast<int>(std::max(0.0, digits)) + (half ? 1 : 0));
+  if (std::abs(value) < 1e-6 * std::abs(step) || value == 0) return "0";
+  if (std::abs(value) >= 1e9) return fmt::format("{:.3g}", value);
+  const double unit = std::abs(value) >= 1e6 ? 1e6 : std::abs(value) >= 1e4 ? 1e3 : 1;
+  const double own = std::abs(step) / unit;
+  int digits = static_cast<int>(std::clamp(std::ceil(-std::log10(std::max(1e-9, own)) - 1e-9), 0.0, 9.0));
+  const double whole = own * std::pow(10, digits);
+  if (std::abs(whole - std::round(whole)) > 1e-6) ++digits;
+  return fmt::format("{:.{}f}{}", value / unit, digits, unit == 1 ? "" : unit == 1e3 ? " k" : " M");
 }
 
 std::string line_chart(const ChartText& text, const std::vector<Series>& series, const LineOptions& options) {
   Range xs, ys;
-  for (const Series& s : series) {
+  for (const Series& s : series)
     for (const auto* points : {&s.points, &s.low, &s.high})
       for (const auto& [x, y] : *points) {
         xs.add(x);
         ys.add(options.top ? std::min(y, *options.top) : y);
       }
-  }
   if (options.ratio) ys.add(1);
   const Range y = options.ratio ? Range{ys.low / 1.1, ys.high * 1.1} : ys.padded(0.05);
-  const double label_width = 112, height = 262;
-  const Plot plot{42,
-                  kWidth - label_width - 8,
-                  22,
-                  height - 36,
-                  AxisScale(xs.low, xs.high, 42, kWidth - label_width - 8, options.log_x),
-                  AxisScale(y.low, y.high, height - 36, 22, options.ratio)};
+  const double height = line_chart_height(series.size());
   Canvas canvas(kWidth, height, text.title, text.description);
-  draw_frame(canvas, plot, text);
-  canvas.begin_clip(plot.left, plot.top - 2, plot.right - plot.left + 3, plot.bottom - plot.top + 4);
+  const Plot plot =
+      draw_plot(canvas, text, xs, y, kWidth - kLabelColumn - 8, height, options.log_x, options.ratio);
+  canvas.begin_clip(plot.left, plot.top, plot.right - plot.left, plot.bottom - plot.top);
   const auto mapped = [&](const auto& points) {
-    std::vector<std::pair<double, double>> out;
-    for (const auto& [px, py] : points) out.emplace_back(plot.x.at(px), plot.y.at(py));
+    Points out;
+    for (const auto& [px, py] : points)
+      if (std::isfinite(py)) out.push_back(plot.at(px, py));
     return out;
   };
   if (options.ratio) canvas.line(plot.left, plot.y.at(1), plot.right, plot.y.at(1), "even");
@@ -199,41 +250,48 @@ std::string line_chart(const ChartText& text, const std::vector<Series>& series,
     if (!s.low.empty()) canvas.band(mapped(s.low), mapped(s.high), s.style);
   for (const Series& s : series) canvas.polyline(mapped(s.points), s.style);
   canvas.end_clip();
-  std::vector<double> ends;
-  for (const Series& s : series)
-    ends.push_back(s.points.empty() ? plot.bottom
-                                    : std::clamp(plot.y.at(s.points.back().second), plot.top, plot.bottom));
-  const auto heights = spread(ends, plot.top, plot.bottom);
+  std::vector<std::pair<double, double>> ends;  // of the lines
+  std::vector<double> wished;
+  for (const Series& s : series) {
+    const auto last = mapped(s.points);
+    ends.push_back(last.empty() ? std::pair(plot.right, plot.bottom) : last.back());
+    ends.back().second = std::clamp(ends.back().second, plot.top, plot.bottom);
+    wished.push_back(ends.back().second);
+  }
+  const auto heights = spread(wished, plot.top, plot.bottom);
   for (std::size_t i = 0; i < series.size(); ++i) {
     if (series[i].points.empty()) continue;
-    const double end = plot.x.at(series[i].points.back().first);
-    canvas.marker(end, ends[i], series[i].style);
-    canvas.leader(end + 4, ends[i], plot.right + 12, heights[i]);
-    canvas.label(plot.right + 15, heights[i] + 4, "start", series[i].style, series[i].label, label_width - 8);
+    canvas.marker(ends[i].first, ends[i].second, series[i].style);
+    canvas.leader(ends[i].first + 4, ends[i].second, plot.right + 12, heights[i]);
+    canvas.label(plot.right + 15, heights[i] + 4, "start", series[i].style, series[i].label,
+                 kLabelColumn - 8);
   }
   return canvas.svg();
 }
 
 std::string chart_sheet(const std::vector<ChartText>& texts, const std::vector<std::vector<Series>>& charts) {
-  const double height = 300, gap = 24;
+  const double gap = 24, head = 30;
+  double left = gap, height = 0;
   std::string body;
   for (std::size_t c = 0; c < charts.size(); ++c) {
+    const double own = line_chart_height(charts[c].size());
     std::string chart = line_chart(texts[c], charts[c], {std::nullopt, true, true});
-    const double left = gap + static_cast<double>(c) * (kWidth + gap);
     chart.replace(chart.find("<svg "), 5,
-                  fmt::format("<svg x=\"{}\" y=\"30\" width=\"{}\" height=\"262\" ", left, kWidth));
+                  fmt::format("<svg x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" ", left, head, kWidth, own));
     body += fmt::format("<text class=\"heading\" x=\"{}\" y=\"20\">{}</text>\n{}", left,
                         escape_html(texts[c].title), chart);
+    left += kWidth + gap;
+    height = std::max(height, head + own + 8);
   }
-  const double width = gap + static_cast<double>(charts.size()) * (kWidth + gap);
   return fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\">\n"
       "<style>\n{2}.heading {{ font: 600 13px system-ui, sans-serif; fill: var(--ink); }}\n</style>\n"
       "<rect width=\"{0}\" height=\"{1}\" style=\"fill: var(--card)\"/>\n{3}</svg>\n",
-      width, height, report_style(), body);
+      left, height, report_style(), body);
 }
 
 std::string scatter_chart(const ChartText& text, const std::vector<ScatterPoint>& points) {
+  constexpr double kLabel = 150;
   Range xs, means, ys;
   for (const ScatterPoint& p : points) {
     xs.add(p.x);
@@ -245,22 +303,17 @@ std::string scatter_chart(const ChartText& text, const std::vector<ScatterPoint>
     ys.add(p.y - std::min(p.y_error, reach));
     ys.add(p.y + std::min(p.y_error, reach));
   }
-  const Range x = xs.padded(0.14), y = ys.padded(0.1);
-  const double height = 290;
-  const Plot plot{42,
-                  kWidth - 6,
-                  22,
-                  height - 36,
-                  AxisScale(std::max(0.0, x.low), x.high, 42, kWidth - 6),
-                  AxisScale(y.low, y.high, height - 36, 22)};
+  Range x = xs.padded(0.14);
+  if (xs.low >= 0) x.low = std::max(0.0, x.low);
+  const double height = 290 + kLabelHeight * std::max(0.0, static_cast<double>(points.size()) - 12);
   Canvas canvas(kWidth, height, text.title, text.description);
-  draw_frame(canvas, plot, text);
-  std::vector<std::pair<double, double>> front;
-  std::vector<Box> taken;
+  const Plot plot = draw_plot(canvas, text, x, ys.padded(0.1), kWidth - 6, height);
+  Points front;
+  std::vector<Box> marks, labels;
   for (const ScatterPoint& p : points) {
-    const double px = plot.x.at(p.x), py = plot.y.at(p.y);
+    const auto [px, py] = plot.at(p.x, p.y);
     if (p.on_front) front.emplace_back(px, py);
-    taken.push_back({px - 5, py - 5, px + 5, py + 5});
+    marks.push_back({px - 5, py - 5, px + 5, py + 5});
   }
   std::ranges::sort(front);
   canvas.path(front, "front");
@@ -268,25 +321,24 @@ std::string scatter_chart(const ChartText& text, const std::vector<ScatterPoint>
     for (double t = 0.1; t < 1; t += 0.1) {
       const double fx = std::lerp(front[i].first, front[i + 1].first, t);
       const double fy = std::lerp(front[i].second, front[i + 1].second, t);
-      taken.push_back({fx - 1, fy - 1, fx + 1, fy + 1});
+      marks.push_back({fx - 1, fy - 1, fx + 1, fy + 1});
     }
   for (const ScatterPoint& p : points) {
-    const double px = plot.x.at(p.x), py = plot.y.at(p.y);
-    const auto end = [&](double error) {
-      return std::clamp(plot.y.at(p.y + error), plot.top - 8, plot.bottom);
-    };
+    const auto [px, py] = plot.at(p.x, p.y);
+    const auto end = [&](double error) { return std::clamp(plot.y.at(p.y + error), plot.top, plot.bottom); };
     if (p.y_error > 0) canvas.line(px, end(-p.y_error), px, end(p.y_error), "whisker");
     if (p.on_front) canvas.ring(px, py);
     canvas.marker(px, py, p.style);
   }
   for (const ScatterPoint& p : points) {
-    const double px = plot.x.at(p.x), py = plot.y.at(p.y);
-    const PlacedLabel label = place_label(px, py, canvas.text_width(p.label, 150), plot, taken);
-    taken.push_back(label.box);
+    const auto [px, py] = plot.at(p.x, p.y);
+    const double width = std::min(kLabel, text_width(p.label, kLabelCharacter));
+    const PlacedLabel label = place_label(px, py, width, plot, labels, marks);
+    labels.push_back(label.box);
     const double near_x = std::clamp(px, label.box.left, label.box.right);
     const double near_y = std::clamp(py, label.box.top, label.box.bottom);
     if (std::hypot(near_x - px, near_y - py) > 12) canvas.line(px, py, near_x, near_y, "leader");
-    canvas.label(label.x, label.y, label.anchor, p.style, p.label, 150);
+    canvas.label(label.x, label.y, label.anchor, p.style, p.label, kLabel);
   }
   return canvas.svg();
 }
@@ -299,9 +351,7 @@ std::string bar_chart(const ChartText& text, const std::vector<BarRow>& rows) {
   double y = 0;
   for (const BarRow& row : rows) {
     const auto width = [&](double v) { return most > 0 ? std::max(1.0, kWidth * v / most) : 1; };
-    canvas.label(0, y + 12, "start", row.style, row.label,
-                 kWidth - 10 - canvas.text_width(row.value, kWidth));
-    canvas.text(kWidth, y + 12, "end", "value", row.value);
+    draw_row_text(canvas, y, row.style, row.label, row.value);
     canvas.rect(0, y + 17, width(row.whole), 9,
                 fmt::format("{}s{}", row.part ? "pale " : "solid ", row.style % kSeriesStyles));
     if (row.part)
@@ -322,18 +372,11 @@ std::string dot_chart(const ChartText& text, const std::vector<DotRow>& rows) {
   const Range padded = range.padded(0.04);
   const double bottom = kRow * static_cast<double>(rows.size()) + 4;
   const AxisScale x(padded.low, padded.high, 8, kWidth - 8);
-  Canvas canvas(kWidth, bottom + 34, text.title, text.description);
-  const auto ticks = x.ticks(5);
-  for (const double v : ticks) {
-    canvas.line(x.at(v), 0, x.at(v), bottom, "grid");
-    canvas.text(x.at(v), bottom + 14, "middle", "tick", tick_text(v, step_of(ticks)));
-  }
-  canvas.text(kWidth, bottom + 30, "end", "axisname", text.x);
+  Canvas canvas(kWidth, bottom + kFoot, text.title, text.description);
+  draw_x_axis(canvas, x, 0, bottom, text.x);
   double y = 0;
   for (const DotRow& row : rows) {
-    canvas.label(0, y + 12, "start", row.style, row.label,
-                 kWidth - 10 - canvas.text_width(row.value, kWidth));
-    canvas.text(kWidth, y + 12, "end", "value", row.value);
+    draw_row_text(canvas, y, row.style, row.label, row.value);
     for (const double v : row.singles)
       canvas.line(x.at(v), y + 20, x.at(v), y + 28, fmt::format("single s{}", row.style % kSeriesStyles));
     if (row.half_width > 0)

@@ -11,8 +11,6 @@
 namespace filigree {
 namespace {
 
-constexpr double kCharacter = 6.1;  // mean width at the labels' size
-
 // Half units are finer than a pixel.
 std::string number(double v) {
   const double rounded = std::round(v * 10) / 10;
@@ -30,20 +28,26 @@ std::string style_class(std::size_t style) {
   return fmt::format("s{} k{}", style % kSeriesStyles, style / kSeriesStyles % 3);
 }
 
-bool begins_character(char c) {
-  return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+// Where the characters of UTF-8 text begin.
+std::vector<std::size_t> characters(const std::string& text) {
+  std::vector<std::size_t> begins;
+  for (std::size_t i = 0; i < text.size(); ++i)
+    if ((static_cast<unsigned char>(text[i]) & 0xC0) != 0x80) begins.push_back(i);
+  return begins;
+}
+
+// Names that begin alike often end differently, so it is the middle that goes.
+std::string shortened(const std::string& words, std::size_t most) {
+  const auto begins = characters(words);
+  if (begins.size() <= most) return words;
+  const std::size_t head = most / 2, tail = most - head - 1;
+  return words.substr(0, begins[head]) + "…" + words.substr(begins[begins.size() - tail]);
 }
 
 }  // namespace
 
-std::size_t utf8_size(const std::string& text) {
-  return static_cast<std::size_t>(std::ranges::count_if(text, begins_character));
-}
-
-std::string utf8_prefix(const std::string& text, std::size_t n) {
-  std::size_t end = 0, seen = 0;
-  while (end < text.size() && (seen += begins_character(text[end])) <= n) ++end;
-  return text.substr(0, end);
+double text_width(const std::string& words, double character) {
+  return character * static_cast<double>(characters(words).size());
 }
 
 Canvas::Canvas(double width, double height, const std::string& title, const std::string& description)
@@ -110,16 +114,11 @@ void Canvas::text(double x, double y, const char* anchor, const std::string& css
 
 void Canvas::label(double x, double y, const char* anchor, std::size_t style, const std::string& words,
                    double width) {
-  const auto fits = static_cast<std::size_t>(std::max(3.0, width / kCharacter));
-  const bool cut = utf8_size(words) > fits;
-  const std::string shown = escape_html(cut ? utf8_prefix(words, fits - 1) + "…" : words);
-  const std::string whole = cut ? fmt::format("<title>{}</title>", escape_html(words)) : "";
+  const std::string shown =
+      shortened(words, static_cast<std::size_t>(std::max(3.0, width / kLabelCharacter)));
+  const std::string whole = shown == words ? "" : fmt::format("<title>{}</title>", escape_html(words));
   body_ += fmt::format("<text class=\"label s{}\" x=\"{}\" y=\"{}\" text-anchor=\"{}\">{}{}</text>\n",
-                       style % kSeriesStyles, number(x), number(y), anchor, whole, shown);
-}
-
-double Canvas::text_width(const std::string& words, double limit) const {
-  return std::min(limit, kCharacter * static_cast<double>(utf8_size(words)));
+                       style % kSeriesStyles, number(x), number(y), anchor, whole, escape_html(shown));
 }
 
 // A nested svg cuts what leaves it, and needs no name that would have to be unique on the page.

@@ -24,11 +24,9 @@ class Canvas {
   void ring(double x, double y);
   void leader(double x1, double y1, double x2, double y2);
   void text(double x, double y, const char* anchor, const std::string& css, const std::string& words);
-  // In the style's colour, cut to `width` with an ellipsis (the whole in a tooltip).
+  // In the style's colour, cut in its middle to `width` (the whole in a tooltip).
   void label(double x, double y, const char* anchor, std::size_t style, const std::string& words,
              double width);
-  // What `label` takes, roughly: fonts differ.
-  double text_width(const std::string& words, double limit) const;
   // What is drawn in between is cut to the rectangle.
   void begin_clip(double x, double y, double width, double height);
   void end_clip();
@@ -40,8 +38,8 @@ class Canvas {
   std::string title_, description_, body_;
 };
 
-// Code points of UTF-8 text, or its first `n`.
-std::size_t utf8_size(const std::string& text);
-std::string utf8_prefix(const std::string& text, std::size_t n);
+// The widths of characters of labels, of values and of ticks: the mean of a wide font, DejaVu Sans.
+inline constexpr double kLabelCharacter = 7.4, kValueCharacter = 6.9, kTickCharacter = 6.8;
+double text_width(const std::string& words, double character);
 
 }  // namespace filigree

@@ -1,6 +1,7 @@
 #include "train/report/tables.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 
 #include "attention/tile_layout.h"
@@ -78,6 +79,14 @@ Json variant_json(const Variant& v) {
           {"on_pareto_front", v.on_front}};
 }
 
+// {"train.steps": {"100": ["full"], "200": ["near"]}}
+Json differences_json(const std::vector<KeyDifference>& differences) {
+  Json out = Json::object();
+  for (const KeyDifference& difference : differences)
+    for (const auto& [text, labels] : difference.values) out[difference.key][text] = labels;
+  return out;
+}
+
 // A cell of a Markdown table: what would end it is escaped.
 std::string markdown_cell(const std::string& text) {
   std::string out;
@@ -85,24 +94,18 @@ std::string markdown_cell(const std::string& text) {
   return out;
 }
 
-std::string markdown_table(const Setting& setting, const Metric& metric) {
-  std::string text = fmt::format(
-      "| pattern | {} | behind the best | significant | tokens/s | peak memory | of full attention's tiles | "
-      "useful "
-      "pairs "
-      "of "
-      "computed | seeds |\n| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n",
-      metric.name);
+std::string markdown_table(const Setting& setting, const Analysis& analysis) {
+  std::string text = "|", rule = "\n|";
+  for (const std::string& column : result_columns(analysis)) {
+    text += fmt::format(" {} |", markdown_cell(column));
+    rule += rule.size() == 2 ? " --- |" : " ---: |";
+  }
+  text += rule + '\n';
   for (const Variant& v : setting.variants) {
-    const bool best = &v == &setting.variants.front();
-    text += fmt::format(
-        "| {} | {}{} | {} | {} | {} | {} | {} | {:.1f} % | {} |\n", markdown_cell(v.label),
-        metric.text(v.interval.mean),
-        v.interval.n > 1 ? fmt::format(" ± {}", metric.difference(v.interval.half_width)) : "",
-        best ? "best" : metric.difference(std::abs(v.interval.mean - setting.variants.front().interval.mean)),
-        test_text(v), rate_text(v.cost), memory_text(v.cost.peak_bytes),
-        percent_text(v.cost.tiles_of_full()),
-        100 * v.cost.exact_pairs / std::max(1.0, v.cost.computed_pairs), v.interval.n);
+    text += '|';
+    for (const std::string& cell : result_row(setting, v, analysis.metric))
+      text += fmt::format(" {} |", markdown_cell(cell));
+    text += '\n';
   }
   return text;
 }
@@ -139,23 +142,64 @@ std::string memory_text(double bytes) {
   return mib < 1024 ? fmt::format("{:.0f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
 }
 
-std::string test_text(const Variant& v) {
-  if (v.to_best.kind == TestKind::none) return "–";
-  const std::string p = v.p_adjusted < 0.001 ? "p < 0.001" : fmt::format("p = {:.2g}", v.p_adjusted);
-  return fmt::format("{} ({})", v.significant() ? "yes" : "no", p);
+std::vector<std::string> result_columns(const Analysis& analysis) {
+  return {analysis.noun,
+          analysis.metric.name,
+          "behind the first",
+          "significant",
+          "tokens/s",
+          "peak memory",
+          "training time",
+          "of full attention's tiles",
+          "useful pairs of computed",
+          "seeds"};
 }
 
-std::string results_csv(const Collection& collection) {
-  std::string text =
+std::vector<std::string> result_row(const Setting& setting, const Variant& v, const Metric& metric) {
+  const Variant& first = setting.variants.front();
+  std::string behind = &v == setting.winner() ? "best" : "–", test = "–";
+  if (setting.ranked() && &v != &first)
+    behind = metric.difference(std::abs(v.interval.mean - first.interval.mean));
+  if (v.to_best.kind != TestKind::none)
+    test = fmt::format("{} ({})", v.significant() ? "yes" : "no",
+                       v.p_adjusted < 0.001 ? "p < 0.001" : fmt::format("p = {:.2g}", v.p_adjusted));
+  return {v.label,
+          with_interval(v.interval, metric),
+          behind,
+          test,
+          rate_text(v.cost),
+          memory_text(v.cost.peak_bytes),
+          human_duration(v.cost.train_seconds),
+          percent_text(v.cost.tiles_of_full()),
+          fmt::format("{:.1f} %", 100 * v.cost.exact_pairs / std::max(1.0, v.cost.computed_pairs)),
+          std::to_string(v.interval.n)};
+}
+
+std::string problem_of(const RunData& run, const Analysis& analysis) {
+  const auto left_out = std::ranges::find(analysis.left_out, &run, &LeftOut::run);
+  if (left_out != analysis.left_out.end()) return left_out->why;
+  std::string unlike;
+  for (const Setting& setting : analysis.settings)
+    if (setting.label == run.setting)
+      for (const KeyDifference& difference : setting.circumstances.unlike)
+        unlike += (unlike.empty() ? "cannot be compared: " : "; ") + difference.text();
+  return unlike;
+}
+
+std::string results_csv(const Collection& collection, const Analysis& analysis) {
+  constexpr std::array kMade = {"start", "end", "host", "device", "threads", "version", "commit", "build"};
+  std::string text = fmt::format(
       "run,pattern,setting,seed,problem,val_accuracy,val_bits_per_byte,val_loss,best_val_loss,train_loss,"
       "steps,"
       "tokens,tokens_per_second,step_seconds,train_seconds,peak_bytes,computed_tiles_per_layer,"
-      "dense_tiles_per_layer,exact_pairs_per_layer,dense_pairs_per_layer,timed_alone\n";
+      "dense_tiles_per_layer,exact_pairs_per_layer,dense_pairs_per_layer,timed_alone,train_data,"
+      "validation_data,tokenizer,{}\n",
+      fmt::join(kMade, ","));
   for (const RunData& run : collection.runs) {
     const bool good = run.problem.empty();
     text += fmt::format("{},{},{},{},{}", csv_field(run.folder.string()), csv_field(run.label),
                         csv_field(run.setting), good ? std::to_string(run.config.seed) : "",
-                        csv_field(run.problem));
+                        csv_field(problem_of(run, analysis)));
     const Json& summary = run.summary;
     for (const char* key :
          {"val_accuracy", "val_bits_per_byte", "val_loss", "best_val_loss", "train_loss", "steps", "tokens"})
@@ -169,6 +213,15 @@ std::string results_csv(const Collection& collection) {
     for (const char* key : {"computed_tiles", "dense_tiles", "exact_pairs", "dense_pairs"})
       text += "," + (good ? layer_mean(summary, key) : "");
     text += !good ? "," : speed.timed_alone ? ",yes" : ",no";
+    const Json data = good ? summary.value("data", Json::object()) : Json::object();
+    for (const char* key : {"train", "validation", "tokenizer"}) {
+      const Json value = data.value(key, Json());
+      text += "," + (value.is_string() ? csv_field(value.get<std::string>()) : "");
+    }
+    for (const char* key : kMade) {
+      const auto value = run.made.find(key);
+      text += "," + (value == run.made.end() ? "" : csv_field(value->second));
+    }
     text += '\n';
   }
   return text;
@@ -180,17 +233,21 @@ std::string results_json(const Collection& collection, const Analysis& analysis)
     Json variants = Json::array();
     for (const Variant& v : setting.variants) variants.push_back(variant_json(v));
     settings.push_back({{"setting", setting.label},
-                        {"findings", findings(setting, analysis.metric)},
+                        {"verdict", word(setting.verdict)},
+                        {"winner", setting.winner() ? Json(setting.winner()->label) : Json(nullptr)},
+                        {"unlike", differences_json(setting.circumstances.unlike)},
+                        {"differ_beside", differences_json(setting.circumstances.beside)},
+                        {"findings", findings(setting, analysis)},
                         {"variants", variants}});
   }
   Json runs = Json::array();
   for (const RunData& run : collection.runs) {
     Json entry{{"run", run.folder.string()}, {"label", run.label}, {"setting", run.setting}};
+    if (const std::string problem = problem_of(run, analysis); !problem.empty()) entry["problem"] = problem;
+    entry["made"] = run.made;
     if (run.problem.empty()) {
       entry["seed"] = run.config.seed;
       entry["summary"] = run.summary;
-    } else {
-      entry["problem"] = run.problem;
     }
     runs.push_back(std::move(entry));
   }
@@ -203,15 +260,17 @@ std::string results_json(const Collection& collection, const Analysis& analysis)
 std::string results_markdown(const Collection& collection, const Analysis& analysis) {
   std::string text = fmt::format("# {}\n", markdown_cell(collection.title));
   if (!collection.fairness.empty()) text += fmt::format("\nHeld equal: {}.\n", collection.fairness);
+  if (!analysis.left_out.empty()) text += "\nLeft out:\n\n";
+  for (const auto& [run, why] : analysis.left_out)
+    text += fmt::format("- {}: {}\n", run->folder.string(), why);
   for (const Setting& setting : analysis.settings) {
     if (!setting.label.empty()) text += fmt::format("\n## {}\n", markdown_cell(setting.label));
     text += '\n';
-    for (const std::string& sentence : findings(setting, analysis.metric)) text += sentence + '\n';
-    text += '\n' + markdown_table(setting, analysis.metric) + length_table(setting);
+    if (const std::string beside = differences_beside(setting, analysis); !beside.empty())
+      text += beside + "\n\n";
+    for (const std::string& sentence : findings(setting, analysis)) text += sentence + '\n';
+    text += '\n' + markdown_table(setting, analysis) + length_table(setting);
   }
-  if (!analysis.left_out.empty()) text += "\nLeft out:\n\n";
-  for (const RunData* run : analysis.left_out)
-    text += fmt::format("- {}: {}\n", run->folder.string(), run->problem);
   return text;
 }
 

@@ -8,13 +8,16 @@
 
 namespace filigree {
 
-std::string results_csv(const Collection& collection);
+std::string results_csv(const Collection& collection, const Analysis& analysis);
 std::string results_json(const Collection& collection, const Analysis& analysis);
 std::string results_markdown(const Collection& collection, const Analysis& analysis);
 
 // "512 MiB", "1.25 GiB"
 std::string memory_text(double bytes);
-// Whether the best is better by more than chance: "yes (p = 0.02)", or a dash where nothing was tested.
-std::string test_text(const Variant& variant);
+// The table of a setting, a row a variant: what it is called, its quality, cost and seeds.
+std::vector<std::string> result_columns(const Analysis& analysis);
+std::vector<std::string> result_row(const Setting& setting, const Variant& variant, const Metric& metric);
+// Why a run does not count, or that it cannot be compared; empty if neither.
+std::string problem_of(const RunData& run, const Analysis& analysis);
 
 }  // namespace filigree
