@@ -46,10 +46,6 @@ class Writer {
   std::unique_ptr<Impl> impl_;
 };
 
-// Removes the temporary files (".<name>.tmp-<pid>-<n>") that killed writers left in `folder`, all of them or
-// those of one target; a live writer's is locked and stays. A Writer does this for its own target.
-void remove_stale_temporaries(const std::filesystem::path& folder, const std::string& file_name = "");
-
 struct DatasetInfo {
   DType type;
   Dims dims;

@@ -1,14 +1,14 @@
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <optional>
 
+#include "core/file.h"
 #include "core/hdf5_library.h"
 
 namespace filigree::h5 {
@@ -33,32 +33,7 @@ fs::path folder_of(const fs::path& file) {
   return file.has_parent_path() ? file.parent_path() : fs::path(".");
 }
 
-constexpr const char* kTemporaryMark = ".tmp-";
-
-// ".name.tmp-pid-n" beside the target: hidden, unique, and on the same file system, so that rename is atomic.
-fs::path temporary_of(const fs::path& target) {
-  static std::atomic<int> counter{0};
-  return folder_of(target) /
-         fmt::format(".{}{}{}-{}", target.filename().string(), kTemporaryMark, ::getpid(), counter++);
-}
-
 }  // namespace
-
-void remove_stale_temporaries(const fs::path& folder, const std::string& file_name) {
-  std::error_code ignored;
-  const std::string prefix = "." + file_name;
-  for (fs::directory_iterator it(folder, ignored), end; it != end; it.increment(ignored)) {
-    const std::string name = it->path().filename().string();
-    const auto mark = name.rfind(kTemporaryMark);
-    const bool ours = name.front() == '.' && mark != std::string::npos && mark > 0 &&
-                      (file_name.empty() || name.substr(0, mark) == prefix);
-    if (!ours) continue;
-    const int fd = ::open(it->path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0) continue;
-    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) ::unlink(it->path().c_str());  // a live writer holds this lock
-    ::close(fd);
-  }
-}
 
 struct Writer::Impl {
   struct Appended {
@@ -68,7 +43,9 @@ struct Writer::Impl {
     Handle dataset;                  // made by the first flush
   };
 
-  fs::path target, temporary;
+  fs::path target;
+  std::optional<Unfinished> unfinished;
+  fs::path temporary;
   Handle file;
   std::map<std::string, Appended> appended;
   bool failed = false;
@@ -210,10 +187,13 @@ void Writer::Impl::discard() {
   ::unlink(temporary.c_str());
 }
 
-Writer::Writer(const fs::path& target) : impl_(std::make_unique<Impl>()) {
+Writer::Writer(const fs::path& named) : impl_(std::make_unique<Impl>()) {
+  const fs::path target = is_stream(named) ? named : follow_links(named);
   require(!target.filename().empty(), "'{}' names no file to write", target.string());
+  require(!is_stream(target), "{} is not a regular file, but HDF5 files are written to one", named.string());
   impl_->target = target;
-  impl_->temporary = temporary_of(target);
+  impl_->temporary = temporary_beside(target);
+  impl_->unfinished.emplace(impl_->temporary);
   errno = 0;
   std::error_code ignored;
   impl_->need_system(fs::is_directory(folder_of(target), ignored) || (errno = ENOENT, false),

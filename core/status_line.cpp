@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 namespace filigree {
@@ -12,6 +13,8 @@ namespace {
 
 constexpr std::int64_t kBar = 30, kLeastBar = 8;  // columns
 constexpr auto kTerminalInterval = std::chrono::milliseconds(100);
+
+std::atomic<bool> lost{false};
 
 // A code point of UTF-8, a byte of anything else.
 std::string_view first_character(std::string_view text) {
@@ -72,6 +75,16 @@ std::int64_t free_columns(std::FILE* out) {
 
 }  // namespace
 
+void say(std::FILE* out, const std::string& text) {
+  if (!std::ferror(out) && std::fputs(text.c_str(), out) >= 0 && std::fflush(out) == 0) return;
+  if (out == stdout) lost = true;
+  if (out != stderr) std::fputs(text.c_str(), stderr);
+}
+
+bool output_lost() {
+  return lost;
+}
+
 std::int64_t text_columns(std::string_view text) {
   std::int64_t columns = 0;
   while (!text.empty()) {
@@ -124,31 +137,27 @@ void StatusLine::draw(const Status& status) {
 
 void StatusLine::print(const Status& status) {
   if (terminal_) {  // back to the line's begin, and what the last text has more is erased
-    fmt::print(out_, "\r{}\x1b[K", status_text(status, free_columns(out_)));
+    say(out_, fmt::format("\r{}\x1b[K", status_text(status, free_columns(out_))));
     drawn_ = true;
   } else {
-    fmt::print(out_, "{}\n", fmt::join(status.parts, " | "));
+    say(out_, fmt::format("{}\n", fmt::join(status.parts, " | ")));
   }
-  std::fflush(out_);
 }
 
 void StatusLine::erase() {
   if (!drawn_) return;
-  fmt::print(out_, "\r\x1b[K");
-  std::fflush(out_);
+  say(out_, "\r\x1b[K");
   drawn_ = false;
 }
 
 void StatusLine::note(const std::string& text) {
   erase();
-  fmt::print(out_, "{}\n", text);
-  std::fflush(out_);
+  say(out_, text + "\n");
 }
 
 void StatusLine::leave() {
   if (!terminal_) return;
-  fmt::print(out_, "\n");
-  std::fflush(out_);
+  say(out_, "\n");
   drawn_ = false;
 }
 

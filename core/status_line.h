@@ -22,6 +22,11 @@ std::int64_t text_columns(std::string_view text);
 // At most `columns` columns, which are one or more.
 std::string status_text(const Status& status, std::int64_t columns);
 
+// Prints and flushes. Where the terminal or the reader of the pipe is gone nothing fails: what is left to say
+// goes to stderr, and output_lost() is true from then on.
+void say(std::FILE* out, const std::string& text);
+bool output_lost();
+
 class StatusLine {
  public:
   using Clock = std::chrono::steady_clock;

@@ -69,6 +69,7 @@ std::int64_t as_integer(const YamlNode& node, std::string_view what, std::int64_
 double as_number(const YamlNode& node, std::string_view what, double min, double max);  // 1e-3, 0.1, 3
 bool as_bool(const YamlNode& node, std::string_view what);                              // true or false only
 std::string as_string(const YamlNode& node, std::string_view what);
+std::string as_path(const YamlNode& node, std::string_view what);  // a text, through expand_home
 
 // The digits of an integer: "42" of 42, "1000000" of 1e6, "1500" of 1.5e3. Empty where `text` is no integer
 // in decimals; what it stands for may be larger than any integer type.
@@ -98,6 +99,7 @@ class MapReader {
   bool boolean(std::string_view key, bool fallback);
   std::string string(std::string_view key);
   std::string string(std::string_view key, std::string_view fallback);
+  std::string path(std::string_view key, std::string_view fallback);
   // One of `choices`; the error lists them and suggests the nearest.
   std::string choice(std::string_view key, const std::vector<std::string>& choices,
                      std::string_view fallback);

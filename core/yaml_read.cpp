@@ -5,6 +5,7 @@
 #include <limits>
 #include <optional>
 
+#include "core/file.h"
 #include "core/yaml.h"
 #include "core/yaml_scalar.h"
 
@@ -243,6 +244,15 @@ std::string whole_number(std::string_view text) {
   return digits.erase(sign, zeros - sign);
 }
 
+std::string as_path(const YamlNode& node, std::string_view what) {
+  const std::string path = as_string(node, what);
+  try {
+    return expand_home(path);
+  } catch (const Error& e) {
+    fail_at(node.mark, fmt::format("{}: {}", what, e.what()), e.hint());
+  }
+}
+
 std::string nearest(std::string_view word, const std::vector<std::string>& known) {
   constexpr std::size_t longest = 64;
   if (word.size() > longest) return "";
@@ -318,6 +328,11 @@ std::string MapReader::string(std::string_view key) {
 std::string MapReader::string(std::string_view key, std::string_view fallback) {
   const YamlNode* value = find(key);
   return value ? as_string(*value, name(key)) : std::string(fallback);
+}
+
+std::string MapReader::path(std::string_view key, std::string_view fallback) {
+  const YamlNode* value = find(key);
+  return value ? as_path(*value, name(key)) : std::string(fallback);
 }
 
 std::string MapReader::choice(std::string_view key, const std::vector<std::string>& choices,

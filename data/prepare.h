@@ -17,6 +17,7 @@ struct PrepareOptions {
   std::string tokenizer = "byte";
   double val_fraction = 0;  // 0: no validation file
   std::uint64_t seed = 1;   // of the split
+  bool overwrite = true;    // false: files that are there are refused
 };
 
 struct PrepareResult {
@@ -33,8 +34,9 @@ std::filesystem::path validation_path(const std::filesystem::path& output);
 using PrepareProgress = std::function<void(std::int64_t done, std::int64_t total)>;
 
 // Encodes the inputs (find_sources) into `output`, split by file (split_sources) if asked for. Each file
-// appears whole or not at all; existing ones are replaced. Error(data) for the inputs, Error(disk) for the
-// output, Error(usage) if an output is itself an input or a fraction is impossible.
+// appears whole or not at all. Error(data) for the inputs, Error(disk) for the output, of which there must be
+// room before the work begins, Error(usage) if an output is itself an input (OutputCheck) or a fraction is
+// impossible.
 PrepareResult prepare(const std::vector<std::string>& inputs, const std::filesystem::path& output,
                       const PrepareOptions& options, const PrepareProgress& progress = {});
 

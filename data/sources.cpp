@@ -13,6 +13,7 @@
 #include <set>
 
 #include "core/check.h"
+#include "core/file.h"
 #include "core/hash.h"
 #include "data/progress.h"
 
@@ -60,8 +61,7 @@ class OpenFile {
 
 std::vector<fs::path> matches(const std::string& pattern) {
   glob_t found{};
-  const int flags = pattern.starts_with('~') ? GLOB_TILDE_CHECK : 0;
-  const int status = ::glob(pattern.c_str(), flags, nullptr, &found);
+  const int status = ::glob(pattern.c_str(), 0, nullptr, &found);
   std::vector<fs::path> paths;
   for (std::size_t i = 0; status == 0 && i < found.gl_pathc; ++i) paths.emplace_back(found.gl_pathv[i]);
   ::globfree(&found);
@@ -193,7 +193,8 @@ std::string Sources::describe() const {
 
 std::vector<fs::path> expand_paths(const std::vector<std::string>& inputs) {
   std::vector<fs::path> paths;
-  for (const std::string& input : inputs) {
+  for (const std::string& written : inputs) {
+    const std::string input = expand_home(written);
     std::error_code error;
     const fs::file_status status = fs::status(input, error);
     if (!input.empty() && status.type() != fs::file_type::not_found) {
@@ -201,8 +202,8 @@ std::vector<fs::path> expand_paths(const std::vector<std::string>& inputs) {
       paths.emplace_back(input);
       continue;
     }
-    const bool is_pattern = input.starts_with('~') || input.find_first_of("*?[") != std::string::npos;
-    if (!is_pattern) fail(ErrorKind::data, "{}: no such file or folder", input.empty() ? "''" : input);
+    if (input.find_first_of("*?[") == std::string::npos)
+      fail(ErrorKind::data, "{}: no such file or folder", input.empty() ? "''" : input);
     const auto found = matches(input);
     if (found.empty()) fail(ErrorKind::data, "{}: matches no file or folder", input);
     paths.insert(paths.end(), found.begin(), found.end());
@@ -214,7 +215,7 @@ Sources find_sources(const std::vector<std::string>& inputs) {
   if (inputs.empty()) fail(ErrorKind::data, "no input was given");
   Finder finder;
   for (const std::string& input : inputs)
-    for (const fs::path& path : expand_paths({input})) finder.add(path, path == input);
+    for (const fs::path& path : expand_paths({input})) finder.add(path, path == expand_home(input));
   Sources sources = finder.take();
   if (sources.files.empty())
     fail(ErrorKind::data, "{}{}: no text to read: {}", inputs.front(), inputs.size() > 1 ? ", .." : "",

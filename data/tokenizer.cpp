@@ -50,7 +50,7 @@ std::shared_ptr<const Tokenizer> make_tokenizer(const std::string& name) {
   if (!name.starts_with(kBpe) || name == kBpe)
     throw Error(ErrorKind::usage, fmt::format("unknown tokenizer '{}'", name),
                 "write byte, or bpe:FILE for a tokenizer.json");
-  const std::filesystem::path file = name.substr(kBpe.size());
+  const std::filesystem::path file = expand_home(name.substr(kBpe.size()));
   std::error_code ignored;
   if (const auto bytes = std::filesystem::file_size(file, ignored); !ignored && bytes > kMaxFileBytes)
     fail(ErrorKind::data, "{}: {} bytes are too many for a tokenizer.json", file.string(), bytes);

@@ -14,6 +14,7 @@
 #include <random>
 #include <span>
 
+#include "core/file.h"
 #include "core/hdf5.h"
 #include "tests/lsan_suppressions.h"
 
@@ -401,7 +402,7 @@ TEST_F(Hdf5, KilledWriterLeavesTheOldFile) {
     EXPECT_EQ(files().size(), 2u) << "one temporary file of the killed writer, none of earlier ones";
   }
   h5::Writer live(folder / "b.h5");
-  h5::remove_stale_temporaries(folder);
+  remove_stale_temporaries(folder);
   EXPECT_EQ(files().size(), 2u);  // a.h5 and what the live writer holds
   live.text("t", "new");
   live.commit();

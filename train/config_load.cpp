@@ -42,7 +42,7 @@ YamlNode resolve_extends(YamlNode tree, const std::filesystem::path& path,
 
   const YamlNode node = extends->second;
   tree.entries.erase(extends);
-  const std::filesystem::path base_path = path.parent_path() / as_string(node, "extends");
+  const std::filesystem::path base_path = path.parent_path() / as_path(node, "extends");
   chain.push_back(std::filesystem::weakly_canonical(path));
   if (std::find(chain.begin(), chain.end(), std::filesystem::weakly_canonical(base_path)) != chain.end())
     fail_at(node.mark, fmt::format("extends: {} comes back to a file that is being read", node.scalar),

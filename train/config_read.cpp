@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "attention/sparse_attention.h"
+#include "core/file.h"
 #include "train/config.h"
 #include "train/config_internal.h"
 
@@ -200,7 +201,7 @@ std::vector<std::string> read_paths(const YamlNode& node, const std::string& wha
 std::string read_tokenizer(MapReader& reader, const std::string& fallback) {
   const YamlNode* node = reader.find("tokenizer");
   if (node && node->is_scalar() && node->scalar.starts_with("bpe:") && node->scalar != "bpe:")
-    return node->scalar;
+    return "bpe:" + expand_home(node->scalar.substr(4));
   return reader.choice("tokenizer", {"byte", "bpe:FILE"}, fallback);
 }
 
@@ -381,8 +382,8 @@ TrainConfig read_train(MapReader reader, const DataConfig& data, const std::stri
   read_optimizer(reader, train);
   read_schedule(reader, train);
   read_evaluation(reader, train, data);
-  train.init_from = reader.string("init_from", "");
-  train.out = reader.string("out", "runs/" + name);
+  train.init_from = reader.path("init_from", "");
+  train.out = reader.path("out", "runs/" + name);
   reader.done(all_keys());
 
   if (reader.has("steps") && reader.has("epochs"))

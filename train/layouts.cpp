@@ -16,7 +16,7 @@ void add_layout_files(const YamlNode& node, Xxhash64& sum, std::int64_t& count) 
       add_layout_files(value, sum, count);
       continue;
     }
-    const std::string bytes = read_file(file->scalar);
+    const std::string bytes = read_file(expand_home(file->scalar));
     sum.update(bytes.data(), bytes.size());
     ++count;
   }

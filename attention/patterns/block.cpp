@@ -140,7 +140,7 @@ PatternPtr make_block(const YamlNode& body, const PatternContext&) {
     fail_at(body.mark, "block needs either 'size' and 'pairs' or 'file' alone",
             "for example {block: {size: 64, pairs: [[1, 0]]}}");
   if (from_file) {
-    const std::string path = as_string(*file, "block.file");
+    const std::string path = as_path(*file, "block.file");
     return std::make_shared<LayoutPattern>(std::make_shared<const TileLayout>(load_layout(path)), path,
                                            file->mark);
   }
