@@ -137,7 +137,7 @@ TEST_F(GenerateTest, RefusesWhatDoesNotFit) {
   expect_refused({model, "--repetition-penalty", "0"}, 2, "--repetition-penalty");
   expect_refused({model, "--temperature", "nan"}, 2, "--temperature");
   expect_refused({model, "--batch", "0"}, 2, "--batch");
-  expect_refused({model, "-o", "nowhere/made.jsonl"}, 2, "no folder nowhere");
+  expect_refused({model, "-o", "nowhere/made.jsonl"}, 5, "no folder nowhere");
   write("prompts.txt", "short\n" + std::string(60, 'a') + "\n");
   expect_refused({model, "--prompts", "prompts.txt"}, 2, "prompt 2 has 61 tokens");
 

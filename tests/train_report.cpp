@@ -379,12 +379,12 @@ TEST_F(RunTest, ReportsAnyRuns) {
     EXPECT_NE(html.find(part), std::string::npos) << part;
   // Other damage leaves a run out, and says so.
   write("slow/summary.json", "{\"layers\": [{\"layers\": 3}], \"timing\": {}}");
-  ASSERT_EQ(run({"report", "full", "slow", "-o", "page.html"}).exit_code, 0);
+  ASSERT_EQ(run({"report", "full", "slow", "-o", "page.html", "--overwrite"}).exit_code, 0);
   EXPECT_NE(slurp(path("page.html")).find("<code>slow</code>: its files are damaged"), std::string::npos);
   auto summary = nlohmann::json::parse(slurp(path("full/summary.json")));
   summary["val_by_length"] = {{{"length", "far"}}};
   write("full/summary.json", summary.dump());
-  ASSERT_EQ(run({"report", "full", "dense", "-o", "page.html"}).exit_code, 0);
+  ASSERT_EQ(run({"report", "full", "dense", "-o", "page.html", "--overwrite"}).exit_code, 0);
   EXPECT_NE(slurp(path("page.html")).find("<code>full</code>: its files are damaged"), std::string::npos);
   const Outcome nothing = run({"report", "text", "-o", "none.html"});
   EXPECT_EQ(nothing.exit_code, 3);

@@ -104,7 +104,7 @@ TEST_F(RunTest, ALayoutFileIsPartOfTheRun) {
   const auto dump = [&](const std::string& pattern) {
     write("pattern.yaml", "tile: 16\npattern: " + pattern);
     const Outcome outcome =
-        run({"explain", "pattern.yaml", "--n", "48", "--heads", "2", "--dump", "layout.h5"});
+        run({"explain", "pattern.yaml", "--n", "48", "--heads", "2", "--dump", "layout.h5", "--overwrite"});
     ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   };
   const std::string pattern = "pattern={block: {file: layout.h5}}";

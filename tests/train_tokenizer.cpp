@@ -8,7 +8,7 @@ namespace {
 class TokenizerRun : public RunTest {
  protected:
   void train_tokenizer(const std::string& out, const std::string& vocab = "300") {
-    const Outcome outcome = run({"tokenizer", "text", "-o", out, "--vocab", vocab});
+    const Outcome outcome = run({"tokenizer", "text", "-o", out, "--vocab", vocab, "--overwrite"});
     ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   }
   void expect(std::vector<std::string> arguments, int exit_code, const std::string& words) {
@@ -43,7 +43,7 @@ TEST_F(TokenizerRun, TheCommandTrainsATokenizer) {
   EXPECT_EQ(llama->separator(), 0u);
   EXPECT_EQ(llama->mask(), 1u);
   EXPECT_NE(slurp(path("l.json")).find("\"ignore_merges\": true"), std::string::npos);
-  expect({"tokenizer", "text", "-o", "t.json", "--vocab", "200"}, 2, "it must have 257");
+  expect({"tokenizer", "text", "-o", "small.json", "--vocab", "200"}, 2, "it must have 257");
   expect({"tokenizer", "text/0.txt", "-o", "text/0.txt"}, 2, "is itself an input");
   expect({"tokenizer", "none", "-o", "t.json"}, 3, "no such file");
   expect({"tokenizer", "text", "-o", "no/folder/t.json"}, 5, "there is no folder");

@@ -29,9 +29,9 @@ controls() {
   local folder=$1 seed
   for seed in 1 2 3; do
     local learned=$folder/$2_seed-$seed full=$folder/$3_seed-$seed
-    "$filigree" harden "$learned" --layouts "$learned.same" >/dev/null
-    "$filigree" harden "$learned" --shuffle-heads "$seed" --layouts "$learned.shuffled" >/dev/null
-    "$filigree" harden "$full" --budget "$4" --layouts "$full.calibrated" >/dev/null
+    "$filigree" harden "$learned" --layouts "$learned.same" --overwrite >/dev/null
+    "$filigree" harden "$learned" --shuffle-heads "$seed" --layouts "$learned.shuffled" --overwrite >/dev/null
+    "$filigree" harden "$full" --budget "$4" --layouts "$full.calibrated" --overwrite >/dev/null
     tune "$learned" "$learned.same" "$learned.same/tuned-same-$seed" "$5" "$6" &
     tune "$learned" "$learned.shuffled" "$learned.shuffled/tuned-shuffled-$seed" "$5" "$6" &
     tune "$full" "$full.calibrated" "$full.calibrated/tuned-calibrated-$seed" "$5" "$6" &

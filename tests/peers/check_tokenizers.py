@@ -37,7 +37,7 @@ def filigree_ids(folder, tokenizer, text):
     path, tokens = os.path.join(folder, "text"), os.path.join(folder, "tokens.h5")
     with open(path, "wb") as file:
         file.write(text.encode())
-    filigree("prepare", path, "-o", tokens, "--tokenizer", "bpe:" + tokenizer)
+    filigree("prepare", path, "-o", tokens, "--tokenizer", "bpe:" + tokenizer, "--overwrite")
     with h5py.File(tokens) as file:
         return file["tokens"][1:].astype(np.int64)
 
@@ -166,7 +166,7 @@ def check_bytes(folder, text):
     path, tokens = os.path.join(folder, "text"), os.path.join(folder, "tokens.h5")
     with open(path, "wb") as file:
         file.write(text.encode())
-    filigree("prepare", path, "-o", tokens)
+    filigree("prepare", path, "-o", tokens, "--overwrite")
     with h5py.File(tokens) as file:
         hf = Tokenizer.from_str(bytes(file["tokenizer_json"][:]).decode())
         same("bytes", hf.encode(text).ids, file["tokens"][1:].astype(np.int64))

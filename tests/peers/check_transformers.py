@@ -67,7 +67,7 @@ def filigree(*arguments):
 
 def filigree_logits(model, ids):
     numpy.asarray([*ids, 0], "<u2").tofile("ids.bin")  # the last one is a target only
-    filigree("eval", model, "--data", "ids.bin", "--logits", "logits.h5")
+    filigree("eval", model, "--data", "ids.bin", "--logits", "logits.h5", "--overwrite")
     with h5py.File("logits.h5") as file:
         assert file["tokens"][0, : len(ids)].tolist() == ids
         return torch.from_numpy(file["logits"][0, : len(ids)])
@@ -203,7 +203,7 @@ def check_import(name, model):
     print(f"import {name}, single and sharded: differs by {far:.1e}")
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         model.to(dtype).save_pretrained(f"{name}_other")
-        filigree("import", f"{name}_other", "-o", "other.h5")
+        filigree("import", f"{name}_other", "-o", "other.h5", "--overwrite")
         rounded = type(model).from_pretrained(f"{name}_other", torch_dtype=torch.float32)
         far = difference(rounded, ids, filigree_logits("other.h5", ids))
         assert far <= TOLERANCE, (name, dtype, far)

@@ -16,13 +16,16 @@ struct AblateArguments {
 void add_ablate(CLI::App& app, Invocation& invocation) {
   auto* command = app.add_subcommand("ablate", "Train every cell of a sweep and compare them on one page");
   const auto arguments = std::make_shared<AblateArguments>();
-  command->add_option("sweep", arguments->sweep, "YAML file with base, axes and equal")->required();
+  command->add_option("sweep", arguments->sweep, "YAML file with base, axes and equal")
+      ->required()
+      ->transform(as_path_argument());
   command->add_option("overrides", arguments->overrides, "key=value for the base, e.g. train.steps=200");
   command
       ->add_option("--jobs", arguments->request.jobs, "Cells at a time; the threads are divided among them")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  command->add_option("--out", arguments->out, "Folder of the sweep (default: its `out`)");
+  command->add_option("--out", arguments->out, "Folder of the sweep (default: its `out`)")
+      ->transform(as_path_argument());
   command->add_flag("--overwrite", arguments->request.overwrite,
                     "Train cells anew that are damaged or had another config; the others are kept");
   command->add_flag(

@@ -21,6 +21,7 @@ struct CrossoverArguments {
   int repeats = 5;
   DeviceChoice device = DeviceChoice::automatic;
   std::string json = "crossover.json", svg = "crossover.svg";
+  bool overwrite = false;
 };
 
 // Without a config: two layers of four heads of 64.
@@ -88,6 +89,10 @@ void print_point(const Crossover& result, const CrossoverPoint& point) {
 }
 
 void run_crossover(const CrossoverArguments& arguments) {
+  OutputCheck outputs(arguments.overwrite);
+  outputs.reads(arguments.config);
+  outputs.writes(arguments.json, "--json");
+  outputs.writes(arguments.svg, "--svg");
   const CrossoverRequest request = make_request(arguments);
   fmt::print("{:<28} {:>7} {:>5} {:>8} |{:>39} |{:>39}\n", "", "", "", "tiles of", "attention, ms",
              "step, ms");
@@ -112,9 +117,10 @@ void add_bench(CLI::App& app, Invocation&) {
   auto* command = bench->add_subcommand(
       "crossover", "From which length on is a sparse pattern faster than full attention?");
   const auto arguments = std::make_shared<CrossoverArguments>();
-  command->add_option(
-      "config", arguments->config,
-      "A config or a sweep: its model and patterns (default: two layers of four heads of 64)");
+  command
+      ->add_option("config", arguments->config,
+                   "A config or a sweep: its model and patterns (default: two layers of four heads of 64)")
+      ->transform(as_path_argument());
   command->add_option("--pattern", arguments->patterns, "Patterns in place of the config's")
       ->type_name("PATTERN...");
   command->add_option("--lengths", arguments->lengths, "Tokens of a sequence")
@@ -129,8 +135,13 @@ void add_bench(CLI::App& app, Invocation&) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   add_device_option(*command, arguments->device);
-  command->add_option("--json", arguments->json, "Where the figures go")->capture_default_str();
-  command->add_option("--svg", arguments->svg, "Where the plot goes")->capture_default_str();
+  command->add_option("--json", arguments->json, "Where the figures go")
+      ->transform(as_path_argument())
+      ->capture_default_str();
+  command->add_option("--svg", arguments->svg, "Where the plot goes")
+      ->transform(as_path_argument())
+      ->capture_default_str();
+  add_overwrite_flag(*command, arguments->overwrite);
   command->footer(
       "Example:\n  filigree bench crossover --pattern '{local: {window: 256}}' --lengths 512,1024,2048,4096");
   command->callback([arguments] { run_crossover(*arguments); });

@@ -1,6 +1,8 @@
 // The frame of the command line: the list of commands, and errors to exit codes.
 #include "train/commands/command_line.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
@@ -11,7 +13,9 @@
 
 #include "core/build_info.h"
 #include "core/check.h"
+#include "core/file.h"
 #include "core/yaml.h"
+#include "data/sources.h"
 #include "train/commands/commands.h"
 #include "train/config_internal.h"
 
@@ -54,8 +58,11 @@ void read_whole_numbers(CLI::App& command) {
   for (CLI::App* inner : command.get_subcommands({})) read_whole_numbers(*inner);
 }
 
-[[noreturn]] void fail_output() {
-  fail(ErrorKind::disk, "cannot write the output: {}", std::strerror(errno));
+// Who closed the pipe wants no more of the output, and no message.
+int output_failed(int error) {
+  if (error == EPIPE) return 128 + SIGPIPE;
+  return report(fmt::format("cannot write the output: {}", std::strerror(error)).c_str(), "",
+                static_cast<int>(ErrorKind::disk));
 }
 
 }  // namespace
@@ -78,12 +85,54 @@ void add_word_option(CLI::App& command, const std::string& name, const std::stri
       ->default_str(default_word);
 }
 
+CLI::Validator as_path_argument() {
+  const auto expand = [](std::string& path) {
+    path = expand_home(path);
+    return std::string();
+  };
+  return CLI::Validator(expand, "");
+}
+
+void add_overwrite_flag(CLI::App& command, bool& overwrite) {
+  command.add_flag("--overwrite", overwrite, "Replace files of these names that are there");
+}
+
+namespace {
+
+void reads_layout_files(OutputCheck& outputs, const YamlNode& pattern) {
+  for (const YamlNode& item : pattern.items) reads_layout_files(outputs, item);
+  for (const auto& [key, value] : pattern.entries)
+    if (key.scalar == "file" && value.is_scalar())
+      outputs.reads(expand_home(value.scalar));
+    else
+      reads_layout_files(outputs, value);
+}
+
+void reads_input(OutputCheck& outputs, const std::string& input) {
+  try {
+    for (const auto& path : expand_paths({input})) outputs.reads(path);
+  } catch (const Error&) {
+    return;  // what is not there is not read
+  }
+}
+
+}  // namespace
+
+void reads_config(OutputCheck& outputs, const Config& config) {
+  reads_layout_files(outputs, config.pattern);
+  if (!config.train.init_from.empty()) outputs.reads(config.train.init_from);
+  if (config.data.tokenizer.starts_with("bpe:")) outputs.reads(config.data.tokenizer.substr(4));
+  for (const auto* inputs : {&config.data.train, &config.data.val})
+    for (const std::string& input : *inputs) reads_input(outputs, input);
+}
+
 void add_device_option(CLI::App& command, DeviceChoice& device) {
   add_word_option(command, "--device", "auto: where it was trained", words<DeviceChoice>(), "auto",
                   [&device](std::size_t i) { device = static_cast<DeviceChoice>(i); });
 }
 
 int run_command_line(int argc, char** argv) {
+  clean_up_on_signals();
   Invocation invocation;
   for (int i = 0; i < argc; ++i) invocation.command_line += std::string(i ? " " : "") + argv[i];
 
@@ -111,7 +160,8 @@ int run_command_line(int argc, char** argv) {
   try {
     if (argc > 1) refuse_unknown_command(app, argv[1]);
     app.parse(argc, argv);
-    if (std::fflush(stdout) != 0 || std::ferror(stdout)) fail_output();
+    if (invocation.exit_code == 0 && (std::fflush(stdout) != 0 || std::ferror(stdout)))
+      return output_failed(errno);
     return invocation.exit_code;
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : static_cast<int>(ErrorKind::usage);
@@ -121,6 +171,7 @@ int run_command_line(int argc, char** argv) {
     return report("out of memory", "lower train.micro_batch_size or data.seq_len",
                   static_cast<int>(ErrorKind::out_of_memory));
   } catch (const std::system_error& e) {  // of fmt::print
+    if (e.code().value() == EPIPE) return output_failed(EPIPE);
     return report(fmt::format("cannot write the output: {}", e.what()).c_str(), "",
                   static_cast<int>(ErrorKind::disk));
   } catch (const std::exception& e) {

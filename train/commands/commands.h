@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/output_check.h"
 #include "train/config.h"
 
 namespace filigree {
@@ -23,6 +24,15 @@ struct Invocation {
 void add_word_option(CLI::App& command, const std::string& name, const std::string& description,
                      const std::vector<std::string>& words, const std::string& default_word,
                      const std::function<void(std::size_t)>& chosen);
+
+// For options and arguments that are paths: ~ is the home folder.
+CLI::Validator as_path_argument();
+
+// --overwrite, the same on every command that writes files by name.
+void add_overwrite_flag(CLI::App& command, bool& overwrite);
+
+// Of an OutputCheck: all files that the config names, with those that its data is.
+void reads_config(OutputCheck& outputs, const Config& config);
 
 // --device auto|cpu|cuda, for commands that use a trained model.
 void add_device_option(CLI::App& command, DeviceChoice& device);

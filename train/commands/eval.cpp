@@ -24,7 +24,7 @@ struct EvalArguments {
   DeviceChoice device = DeviceChoice::automatic;
   std::vector<std::string> data;
   std::int64_t batches = 0;
-  bool json = false;
+  bool json = false, overwrite = false;
 };
 
 // The run's config with other data or another length of it, and micro batches of about as many tokens. The
@@ -77,6 +77,17 @@ void check_vocabulary(const LoadedModel& loaded, const Dataset& data) {
           loaded.config.model.vocab_size);
 }
 
+void check_output(const EvalArguments& arguments, const LoadedModel& loaded, const Config& config) {
+  OutputCheck outputs(arguments.overwrite);
+  outputs.reads(loaded.checkpoint);
+  reads_config(outputs, loaded.config);
+  reads_config(outputs, config);
+  Config named = config;
+  named.data.train = arguments.data;
+  reads_config(outputs, named);
+  outputs.writes(arguments.logits, "--logits", true);
+}
+
 LogitsFile logits_file(const EvalArguments& arguments, const Config& config, const Dataset& data) {
   LoaderOptions options = loader_options(config);
   options.prefetch = false;
@@ -108,6 +119,7 @@ std::string to_json(const std::string& checkpoint, const Evaluation& result, con
 void run(const EvalArguments& arguments) {
   const LoadedModel loaded = load_model(arguments.model, arguments.device);
   const Config config = evaluation_config(loaded, arguments.overrides);
+  if (!arguments.logits.empty()) check_output(arguments, loaded, config);
   const Dataset data = evaluation_data(loaded, config, arguments.data);
   check_vocabulary(loaded, data);
   const auto layouts = build_layouts(config, config.data.seq_len);
@@ -153,15 +165,20 @@ void run(const EvalArguments& arguments) {
 void add_eval(CLI::App& app, Invocation&) {
   auto* command = app.add_subcommand("eval", "Evaluate a checkpoint");
   const auto arguments = std::make_shared<EvalArguments>();
-  command->add_option("model", arguments->model, "Checkpoint file or run folder")->required();
+  command->add_option("model", arguments->model, "Checkpoint file or run folder")
+      ->required()
+      ->transform(as_path_argument());
   command->add_option("overrides", arguments->overrides,
                       "key=value of other data, e.g. data.seq_len=4096 or 'train.eval_lengths=[512, 4096]'");
   command->add_option("--data", arguments->data,
                       "Files, folders or globs; default: the run's validation data");
   command->add_option("--batches", arguments->batches, "At most this many micro batches; 0: all")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--logits", arguments->logits,
-                      "Also write tokens, targets and logits of the sequences read to this HDF5 file");
+  command
+      ->add_option("--logits", arguments->logits,
+                   "Also write tokens, targets and logits of the sequences read to this HDF5 file")
+      ->transform(as_path_argument());
+  add_overwrite_flag(*command, arguments->overwrite);
   command->add_flag("--json", arguments->json, "Print JSON");
   add_device_option(*command, arguments->device);
   command->footer("Example:\n  filigree eval runs/quickstart --data README.md");

@@ -18,7 +18,7 @@ struct ExplainOptions {
   std::int64_t n = 0;  // 0: the config's seq_len, else 4096
   int layers = 1, heads = 1, layer = -1;
   std::int64_t head_dim = 64;
-  bool json = false, rules = false, savings = false;
+  bool json = false, rules = false, savings = false, overwrite = false;
   std::string png, svg, dump;
 };
 
@@ -110,7 +110,16 @@ void dump_layout(const Explanation& explanation, const ExplainOptions& options) 
   }
 }
 
+void check_outputs(const ExplainOptions& options) {
+  OutputCheck outputs(options.overwrite);
+  outputs.reads(options.target);
+  if (!options.png.empty()) outputs.writes(options.png, "--png");
+  if (!options.svg.empty()) outputs.writes(options.svg, "--svg");
+  if (!options.dump.empty()) outputs.writes(options.dump, "--dump", true);
+}
+
 void explain_target(const CLI::App& command, const ExplainOptions& options) {
+  check_outputs(options);
   const Explanation explanation = explain(request_of_target(command, options));
   // Files first: whoever sees the report can count on them.
   if (!options.png.empty()) write_explanation_png(explanation, options.png);
@@ -141,10 +150,12 @@ void run(const CLI::App& command, const ExplainOptions& options) {
 void add_explain(CLI::App& app, Invocation&) {
   auto options = std::make_shared<ExplainOptions>();
   auto* command = app.add_subcommand("explain", "Show what a pattern sees and what it costs");
-  command->add_option("config", options->target,
-                      "a config, a file with just `pattern:`, a pattern such as full or '{local: {window: "
-                      "64}}', or a checkpoint "
-                      "or run folder, whose learned patterns are shown as they are");
+  command
+      ->add_option("config", options->target,
+                   "a config, a file with just `pattern:`, a pattern such as full or '{local: {window: "
+                   "64}}', or a checkpoint "
+                   "or run folder, whose learned patterns are shown as they are")
+      ->transform(as_path_argument());
   command->add_option("--n", options->n, "sequence length (default: the config's, or 4096)")
       ->check(CLI::Range(std::int64_t{1}, kMaxLength));
   command->add_option("--layers", options->layers, "layers, for a pattern without a config (default 1)")
@@ -160,12 +171,17 @@ void add_explain(CLI::App& app, Invocation&) {
   command
       ->add_option("--png", options->png,
                    "draw all layers and heads, computed tiles against needed pairs, as PNG")
+      ->transform(as_path_argument())
       ->type_name("FILE.png");
-  command->add_option("--svg", options->svg, "the same as SVG")->type_name("FILE.svg");
-  command->add_option(
-      "--dump", options->dump,
-      "write a layer's layout (HDF5), which `block: {file: ..}` reads; up to 4096 tokens with "
-      "the exact mask");
+  command->add_option("--svg", options->svg, "the same as SVG")
+      ->transform(as_path_argument())
+      ->type_name("FILE.svg");
+  command
+      ->add_option("--dump", options->dump,
+                   "write a layer's layout (HDF5), which `block: {file: ..}` reads; up to 4096 tokens with "
+                   "the exact mask")
+      ->transform(as_path_argument());
+  add_overwrite_flag(*command, options->overwrite);
   command->add_option("--layer", options->layer, "the layer that --dump writes, where layers differ")
       ->check(CLI::Range(0, 1023));
   command->footer(

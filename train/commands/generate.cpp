@@ -17,7 +17,7 @@ struct GenerateArguments {
   std::string model, prompt, prompts_file, out;
   std::vector<std::string> stops;
   DeviceChoice device = DeviceChoice::automatic;
-  bool no_cache = false;
+  bool no_cache = false, overwrite = false;
   GenerateOptions options;
 };
 
@@ -81,6 +81,7 @@ class GenerateCommand {
   }
 
   void run() {
+    check_output();
     GenerateOptions options = arguments_.options;
     options.cache = !arguments_.no_cache;
     generation_length(loaded_, encoded_, options);  // its errors come before any text
@@ -101,6 +102,15 @@ class GenerateCommand {
 
  private:
   bool to_terminal() const { return arguments_.prompts_file.empty() && arguments_.out.empty(); }
+
+  void check_output() const {
+    if (arguments_.out.empty()) return;
+    OutputCheck outputs(arguments_.overwrite);
+    outputs.reads(loaded_.checkpoint);
+    outputs.reads(arguments_.prompts_file);
+    reads_config(outputs, loaded_.config);
+    outputs.writes(arguments_.out, "-o");
+  }
 
   bool use(std::size_t i, std::int32_t id) {
     Made& made = made_[i];
@@ -157,9 +167,6 @@ void check_arguments(const GenerateArguments& arguments) {
     require(is_utf8(stop), "--stop: a stop string is not UTF-8");
   }
   require(is_utf8(arguments.prompt), "--prompt: is not UTF-8");
-  const auto folder = std::filesystem::path(arguments.out).parent_path();
-  require(folder.empty() || std::filesystem::is_directory(folder), "-o {}: there is no folder {}",
-          arguments.out, folder.string());
 }
 
 void add_sampling_options(CLI::App& command, SamplingOptions& sampling) {
@@ -192,14 +199,18 @@ void add_generate(CLI::App& app, Invocation&) {
   auto* command = app.add_subcommand("generate", "Sample text from a trained decoder");
   const auto arguments = std::make_shared<GenerateArguments>();
   GenerateOptions& options = arguments->options;
-  command->add_option("model", arguments->model, "Checkpoint file or run folder")->required();
+  command->add_option("model", arguments->model, "Checkpoint file or run folder")
+      ->required()
+      ->transform(as_path_argument());
   auto* prompt = command->add_option("--prompt", arguments->prompt, "Text to go on from");
   command
       ->add_option("--prompts", arguments->prompts_file,
                    "File of prompts, one a line; gives a JSON line for each, in their order")
+      ->transform(as_path_argument())
       ->excludes(prompt);
-  command->add_option("-o,--out", arguments->out,
-                      "Write JSON lines to this file and no text to the terminal");
+  command->add_option("-o,--out", arguments->out, "Write JSON lines to this file and no text to the terminal")
+      ->transform(as_path_argument());
+  add_overwrite_flag(*command, arguments->overwrite);
   command->add_option("--tokens", options.tokens, "Tokens to make at most")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();

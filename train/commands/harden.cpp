@@ -31,6 +31,7 @@ struct HardenArguments {
   double budget = 0;
   std::int64_t batches = 20;
   std::int64_t shuffle_seed = -1;
+  bool overwrite = false;
 };
 
 Dataset calibration_data(const Config& config) {
@@ -109,6 +110,29 @@ std::vector<LayoutPtr> harden(LoadedModel& loaded, const HardenArguments& argume
   return layouts;
 }
 
+constexpr const char* kPatternFile = "pattern.yaml";
+
+fs::path layout_file(const fs::path& folder, std::size_t layer) {
+  return folder / fmt::format("layer_{}.h5", layer);
+}
+
+void check_outputs(const LoadedModel& loaded, const HardenArguments& arguments) {
+  OutputCheck outputs(arguments.overwrite);
+  outputs.reads(loaded.checkpoint);
+  reads_config(outputs, loaded.config);
+  if (!arguments.output.empty()) {
+    outputs.writes(arguments.output, "-o", true);
+    std::error_code ignored;
+    require_room(fs::path(arguments.output).parent_path(), arguments.output,
+                 static_cast<std::int64_t>(fs::file_size(loaded.checkpoint, ignored)), 0, "free some space");
+  }
+  std::error_code ignored;
+  if (arguments.layouts.empty() || !fs::exists(arguments.layouts, ignored)) return;
+  for (std::size_t l = 0; l < static_cast<std::size_t>(loaded.config.model.n_layers); ++l)
+    outputs.writes(layout_file(arguments.layouts, l), "--layouts");
+  outputs.writes(fs::path(arguments.layouts) / kPatternFile, "--layouts");
+}
+
 void write_layouts(const std::vector<LayoutPtr>& layouts, const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
@@ -116,7 +140,7 @@ void write_layouts(const std::vector<LayoutPtr>& layouts, const fs::path& folder
     throw Error(ErrorKind::disk, fmt::format("cannot make {}: {}", folder.string(), error.message()));
   YamlNode entries = YamlNode::make_sequence();
   for (std::size_t l = 0; l < layouts.size(); ++l) {
-    const fs::path file = folder / fmt::format("layer_{}.h5", l);
+    const fs::path file = layout_file(folder, l);
     save_layout(*layouts[l], file.string(), false);
     YamlNode block = YamlNode::make_map(), pattern = YamlNode::make_map(), entry = YamlNode::make_map();
     block.add("file", YamlNode::make(file.string()));
@@ -130,7 +154,7 @@ void write_layouts(const std::vector<LayoutPtr>& layouts, const fs::path& folder
   file.add("pattern", std::move(pattern));
   file.add("causal", YamlNode::make(layouts[0]->causal()));
   file.add("tile", YamlNode::make(static_cast<std::int64_t>(layouts[0]->tile())));
-  const fs::path yaml = folder / "pattern.yaml";
+  const fs::path yaml = folder / kPatternFile;
   write_file_atomically(yaml, to_yaml(file));
   fmt::print("layouts   {} (its pattern: is what a config needs)\n", yaml.string());
 }
@@ -148,6 +172,7 @@ void run(const HardenArguments& arguments) {
   require(arguments.output.empty() || (arguments.budget == 0 && arguments.shuffle_seed < 0),
           "calibrated and shuffled layouts are not the model's; write them with --layouts");
   LoadedModel loaded = load_model(arguments.model, arguments.device);
+  check_outputs(loaded, arguments);
   const std::vector<LayoutPtr> layouts = harden(loaded, arguments);
   for (std::size_t l = 0; l < layouts.size(); ++l) {
     const LayoutStatistics s = layouts[l]->statistics();
@@ -164,11 +189,17 @@ void run(const HardenArguments& arguments) {
 void add_harden(CLI::App& app, Invocation&) {
   auto* command = app.add_subcommand("harden", "Make static layouts of what a model has learned");
   const auto arguments = std::make_shared<HardenArguments>();
-  command->add_option("model", arguments->model, "Checkpoint file or run folder")->required();
+  command->add_option("model", arguments->model, "Checkpoint file or run folder")
+      ->required()
+      ->transform(as_path_argument());
   command->add_option("-o,--output", arguments->output, "Checkpoint to write, with its patterns hardened")
+      ->transform(as_path_argument())
       ->type_name("FILE.h5");
-  command->add_option("--layouts", arguments->layouts,
-                      "Folder for a layout file per layer, and the pattern that reads them");
+  command
+      ->add_option("--layouts", arguments->layouts,
+                   "Folder for a layout file per layer, and the pattern that reads them")
+      ->transform(as_path_argument());
+  add_overwrite_flag(*command, arguments->overwrite);
   command
       ->add_option("--budget", arguments->budget,
                    "Calibrate layers with fixed heads: the share of full attention's tiles to keep")

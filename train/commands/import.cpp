@@ -10,6 +10,7 @@ namespace {
 
 struct ImportArguments {
   std::string pattern;
+  bool overwrite = false;
   ImportRequest request;
 };
 
@@ -26,6 +27,10 @@ PatternFile read_pattern(const std::string& text) {
 
 void run(ImportArguments& arguments) {
   ImportRequest& request = arguments.request;
+  OutputCheck outputs(arguments.overwrite);
+  outputs.reads(request.folder);
+  outputs.reads(arguments.pattern);
+  outputs.writes(request.output, "-o", true);
   if (!arguments.pattern.empty()) request.pattern = read_pattern(arguments.pattern);
   std::optional<Progress> bar;
   const ImportResult result = import_model(request, [&](std::int64_t done, std::int64_t total) {
@@ -50,12 +55,17 @@ void add_import(CLI::App& app, Invocation&) {
   const auto arguments = std::make_shared<ImportArguments>();
   command->add_option("folder", arguments->request.folder, "The model's folder")
       ->required()
+      ->transform(as_path_argument())
       ->type_name("DIR");
   command->add_option("-o,--output", arguments->request.output, "The checkpoint to write")
       ->required()
+      ->transform(as_path_argument())
       ->type_name("FILE.h5");
-  command->add_option("--pattern", arguments->pattern,
-                      "YAML, or a file with `pattern:`; default: the attention that the model has");
+  add_overwrite_flag(*command, arguments->overwrite);
+  command
+      ->add_option("--pattern", arguments->pattern,
+                   "YAML, or a file with `pattern:`; default: the attention that the model has")
+      ->transform(as_path_argument());
   command
       ->add_option("--seq-len", arguments->request.seq_len,
                    "Tokens to evaluate at a time; default: at most 4096")

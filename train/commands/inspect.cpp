@@ -119,7 +119,7 @@ void add_inspect(CLI::App& app, Invocation&) {
   auto* command = app.add_subcommand(
       "inspect", "Verify a checkpoint or another file of ours and show it; say what a foreign one is");
   const auto path = std::make_shared<std::string>();
-  command->add_option("file", *path, "File or run folder")->required();
+  command->add_option("file", *path, "File or run folder")->required()->transform(as_path_argument());
   command->footer("Example:\n  filigree inspect runs/quickstart");
   command->callback([path] { inspect(*path); });
 }

@@ -47,7 +47,10 @@ void add_prepare(CLI::App& app, Invocation&) {
       ->type_name("INPUT...");
   command->add_option("-o,--output", arguments->output, "The token file to write")
       ->required()
+      ->transform(as_path_argument())
       ->type_name("FILE.h5");
+  arguments->options.overwrite = false;
+  add_overwrite_flag(*command, arguments->options.overwrite);
   command->add_option("--tokenizer", arguments->options.tokenizer, "byte, or bpe:FILE for a tokenizer.json")
       ->capture_default_str();
   command

@@ -9,17 +9,22 @@ void add_report(CLI::App& app, Invocation&) {
   struct Arguments {
     std::vector<std::string> folders;
     std::string page = "report.html";
+    bool overwrite = false;
   };
   auto* command = app.add_subcommand("report", "Compare finished runs on one page");
   const auto arguments = std::make_shared<Arguments>();
   command->add_option("runs", arguments->folders, "Run folders, or folders of filigree ablate")
       ->required()
+      ->transform(as_path_argument())
       ->type_name("RUN...");
   command->add_option("-o,--output", arguments->page, "The page to write")
+      ->transform(as_path_argument())
       ->type_name("FILE.html")
       ->capture_default_str();
+  add_overwrite_flag(*command, arguments->overwrite);
   command->footer("Example:\n  filigree report runs/quickstart -o report.html");
   command->callback([arguments] {
+    OutputCheck(arguments->overwrite).writes(arguments->page, "-o");
     const std::string found =
         write_report({arguments->folders.begin(), arguments->folders.end()}, arguments->page);
     fmt::print("{}\npage      {}\n", found, arguments->page);

@@ -12,6 +12,7 @@ struct TokenizerArguments {
   std::vector<std::string> inputs;
   std::string output;
   BpeTrainOptions options;
+  bool overwrite = false;
 };
 
 // One progress bar after another.
@@ -39,16 +40,9 @@ void run(TokenizerArguments arguments) {
   BpeTrainOptions& options = arguments.options;
   if (options.special.empty()) options.special = default_special_tokens(options.splitting);
   const Sources sources = find_sources(arguments.inputs);
-  for (const SourceFile& file : sources.files) {
-    std::error_code ignored;
-    require(!std::filesystem::equivalent(file.path, arguments.output, ignored),
-            "{} is itself an input and would be overwritten; choose another output with -o",
-            arguments.output);
-  }
-  // Before the work rather than after it.
-  const std::filesystem::path folder = std::filesystem::absolute(arguments.output).parent_path();
-  if (!std::filesystem::is_directory(folder))
-    fail(ErrorKind::disk, "cannot write {}: there is no folder {}", arguments.output, folder.string());
+  OutputCheck outputs(arguments.overwrite);
+  for (const SourceFile& file : sources.files) outputs.reads(file.path);
+  outputs.writes(arguments.output, "-o");
   PhaseProgress bar;
   BpeTrainResult result =
       train_bpe(sources, options, [&](const std::string& phase, std::int64_t done, std::int64_t total) {
@@ -77,7 +71,9 @@ void add_tokenizer(CLI::App& app, Invocation&) {
       ->type_name("INPUT...");
   command->add_option("-o,--output", arguments->output, "The file to write, as HF `tokenizers` reads it")
       ->required()
+      ->transform(as_path_argument())
       ->type_name("tokenizer.json");
+  add_overwrite_flag(*command, arguments->overwrite);
   command
       ->add_option("--vocab", arguments->options.vocab_size, "Tokens, with the 256 bytes and special tokens")
       ->capture_default_str();

@@ -19,13 +19,16 @@ struct TrainArguments {
 void add_train(CLI::App& app, Invocation& invocation) {
   auto* command = app.add_subcommand("train", "Train a model from a YAML config");
   const auto arguments = std::make_shared<TrainArguments>();
-  command->add_option("config", arguments->config, "YAML file")->required();
+  command->add_option("config", arguments->config, "YAML file")->required()->transform(as_path_argument());
   command->add_option("overrides", arguments->overrides, "key=value, e.g. train.steps=200");
   command
       ->add_option("--resume", arguments->request.resume,
                    "auto: go on where this run is; never: start anew; or a checkpoint file or run folder")
+      ->transform(as_path_argument())
       ->capture_default_str();
-  command->add_flag("--overwrite", arguments->request.overwrite, "Remove the run that is in train.out");
+  command->add_flag(
+      "--overwrite", arguments->request.overwrite,
+      "Replace the run that is in train.out; one that --overwrite began and a signal stopped goes on");
   command->add_flag("--dry-run", arguments->request.dry_run,
                     "Check the config and the data, print the plan with every parameter, write nothing");
   command->add_flag("--print-config", arguments->print_config, "Print the fully resolved config and stop");

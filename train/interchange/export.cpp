@@ -1,5 +1,7 @@
 #include "train/interchange/export.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include <map>
@@ -23,40 +25,64 @@ using Json = nlohmann::ordered_json;
 // A folder made under another name beside its place; without commit() it goes away.
 class NewFolder {
  public:
-  explicit NewFolder(const fs::path& target)
-      : target_((fs::absolute(target) / "").lexically_normal().parent_path()) {
+  NewFolder(const fs::path& target, bool overwrite)
+      : target_((fs::absolute(target) / "").lexically_normal().parent_path()),
+        made_(target_.string() + fmt::format(".partial-{}", ::getpid())) {
     std::error_code error;
-    require(!fs::exists(target_, error) || (fs::is_directory(target_, error) && fs::is_empty(target_, error)),
-            "{} is there already and not an empty folder; choose another one or remove it", target.string());
-    path_ = target_.string() + fmt::format(".partial-{}", ::getpid());
-    fs::create_directories(path_, error);
-    if (error) fail(ErrorKind::disk, "cannot make the folder {}: {}", path_.string(), error.message());
+    const bool folder = fs::is_directory(target_, error);
+    if (fs::exists(target_, error) && !(folder && fs::is_empty(target_, error))) {
+      const std::string foreign = folder ? foreign_file(target_) : target_.filename().string();
+      if (!foreign.empty())
+        throw Error(ErrorKind::usage,
+                    folder ? fmt::format("{} is there already and holds {}, which no export writes",
+                                         target.string(), foreign)
+                           : fmt::format("{} is there already and no folder", target.string()),
+                    "choose another folder");
+      if (!overwrite)
+        throw Error(ErrorKind::usage, fmt::format("{} is there already and not empty", target.string()),
+                    "--overwrite replaces this export; or choose another folder");
+    }
+    fs::create_directories(path(), error);
+    if (error) fail(ErrorKind::disk, "cannot make the folder {}: {}", path().string(), error.message());
   }
   ~NewFolder() {
     std::error_code ignored;
-    if (!path_.empty()) fs::remove_all(path_, ignored);
+    fs::remove_all(path(), ignored);
   }
   NewFolder(const NewFolder&) = delete;
   NewFolder& operator=(const NewFolder&) = delete;
 
-  const fs::path& path() const { return path_; }
+  const fs::path& path() const { return made_.path(); }
+  // The old folder and the new one change places at once, where the file system can.
   void commit() {
-    rename_durably(path_, target_);
-    path_.clear();
+    std::error_code ignored;
+    const bool old = fs::exists(target_, ignored) && !fs::is_empty(target_, ignored);
+    if (!old) return rename_durably(path(), target_);
+    if (::renameat2(AT_FDCWD, path().c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) return;
+    const Unfinished aside(path().string() + "-old");
+    rename_durably(target_, aside.path());
+    rename_durably(path(), target_);
+    fs::remove_all(aside.path(), ignored);
   }
 
  private:
-  fs::path target_, path_;
-};
+  // The first entry that no export has; empty if there is none.
+  static std::string foreign_file(const fs::path& folder) {
+    static const std::set<std::string> kOurs = {"config.json",           "generation_config.json",
+                                                "model.safetensors",     "tokenizer.json",
+                                                "tokenizer_config.json", "README.md"};
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(folder, error)) {
+      const std::string name = entry.path().filename().string();
+      const bool layout = name.starts_with("layout") && name.ends_with(".h5");
+      if (!entry.is_regular_file(error) || (!layout && !kOurs.contains(name))) return name;
+    }
+    return fs::exists(folder / "model.safetensors", error) ? "" : "no model.safetensors";
+  }
 
-void require_room(const fs::path& folder, std::int64_t need) {
-  const std::int64_t free = free_bytes(folder);
-  if (free < need)
-    throw Error(ErrorKind::disk,
-                fmt::format("no room for the export: it needs {:.1f} MB, the disk has {:.1f} MB left",
-                            static_cast<double>(need) / 1e6, static_cast<double>(free) / 1e6),
-                "free some space, or halve the size with --dtype bf16");
-}
+  fs::path target_;
+  Unfinished made_;
+};
 
 Tensor transpose(const Tensor& x) {
   const std::int64_t rows = x.dim(0), columns = x.dim(1);
@@ -130,7 +156,7 @@ void write_tokenizer(const fs::path& folder, const Tokenizer& tokenizer, std::in
 }  // namespace
 
 ExportResult export_model(const fs::path& path, const fs::path& folder, DType dtype,
-                          const std::function<void(std::int64_t, std::int64_t)>& progress) {
+                          const std::function<void(std::int64_t, std::int64_t)>& progress, bool overwrite) {
   const StoredModel stored = read_stored_model(path);
   const Config& config = stored.config;
   const PatternFit fit = fit_pattern(config);
@@ -139,9 +165,10 @@ ExportResult export_model(const fs::path& path, const fs::path& folder, DType dt
   ExportResult result{fit.architecture, 0, ""};
   for (const TensorToWrite& t : tensors) result.parameters += t.shape.numel();
 
-  NewFolder made(folder);
+  NewFolder made(folder, overwrite);
   const std::int64_t bytes = result.parameters * dtype_size(dtype);
-  require_room(made.path(), bytes + (1 << 20));
+  require_room(made.path(), "the export", bytes + (1 << 20), bytes,
+               "free some space, or halve the size with --dtype bf16");
   Json json = hf_config(model, dtype);
   add_special_ids(json, stored.tokenizer.get());
   if (!fit.exact) {

@@ -17,7 +17,8 @@ struct ExportResult {
   std::string warning;  // what the folder cannot say in transformers' terms; empty if nothing
 };
 
-// Reads `model` (a checkpoint file or a run folder) and makes `folder`, which must not exist or be empty:
+// Reads `model` (a checkpoint file or a run folder) and makes `folder`, which must not exist or be empty, or,
+// with `overwrite`, hold nothing but what an export writes:
 //   model.safetensors, config.json                 weights in f32 or bf16
 //   generation_config.json, tokenizer.json, tokenizer_config.json      where the tokenizer is known
 //   layout.h5 (layout_0.h5, .. where layers differ), README.md         for a pattern that transformers lacks:
@@ -25,6 +26,7 @@ struct ExportResult {
 // The folder gets its name when it is whole: Error(disk) leaves nothing behind. `progress` hears of the bytes
 // done and of all.
 ExportResult export_model(const std::filesystem::path& model, const std::filesystem::path& folder,
-                          DType dtype, const std::function<void(std::int64_t, std::int64_t)>& progress = {});
+                          DType dtype, const std::function<void(std::int64_t, std::int64_t)>& progress = {},
+                          bool overwrite = false);
 
 }  // namespace filigree

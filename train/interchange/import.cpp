@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/file.h"
 #include "data/tokenizer.h"
 #include "layers/transformer.h"
 #include "train/checkpoint.h"
@@ -201,6 +202,9 @@ ImportResult import_model(const ImportRequest& request,
   const auto tokenizer = tokenizer_of(request.folder, model.config, result.note);
   if (tokenizer) result.tokenizer = tokenizer->name();
   for (const auto& [name, shape] : parameter_shapes(model.config)) result.parameters += shape.numel();
+  const std::int64_t bytes = result.parameters * dtype_size(DType::f32);
+  require_room(request.output.parent_path(), fmt::format("the checkpoint {}", request.output.string()),
+               bytes + kCheckpointOverhead, bytes, "free some space, or choose another disk");
 
   // Of a training run's state this is what users of a model read.
   const Json state{

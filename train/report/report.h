@@ -7,8 +7,10 @@
 
 namespace filigree {
 
-// results.csv, results.json, results.md and report.html in a sweep's folder, from its runs that are finished.
-// Returns what was found, for the terminal. Error(data) if none is, Error(disk).
+inline constexpr const char* kReportFiles[] = {"results.csv", "results.json", "results.md", "report.html"};
+
+// Writes these in a sweep's folder, from its runs that are finished. Returns what was found, for the terminal.
+// Error(data) if none is, Error(disk).
 std::string write_sweep_report(const std::filesystem::path& sweep_folder);
 
 // The page alone, from run folders and sweep folders; likewise.
