@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One script for all the set-up: installs what is missing, builds, and then trains or tests.
-#   ./setup.sh quickstart   train configs/quickstart.yaml on the C++ standard library's headers (4 to 12 minutes)
+#   ./setup.sh quickstart   train configs/quickstart.yaml on the C++ standard library's headers (4 to 12 minutes); goes
+#                           on where it was interrupted; with --overwrite it starts anew
 #   ./setup.sh test         run the whole test suite; with --peers also against transformers, PyTorch, h5py and other
 #                           readers of the same files, in a Python environment made in build/peers
 #   ./setup.sh build        stop after the build: build/release/filigree
@@ -64,11 +65,16 @@ case "${1:-}" in
     echo "built: build/release/filigree"
     ;;
   quickstart)
+    [ "${2:-}" = --overwrite ] || [ $# -eq 1 ] || { echo "setup.sh: unknown option $2; there is --overwrite" >&2; exit 2; }
     install_packages "${packages[@]}"
     build filigree
     text=$(cxx_headers)
     [ -n "$text" ] || { echo "setup.sh: cannot find the C++ standard library's headers of ${CXX:-c++}" >&2; exit 2; }
-    build/release/filigree train configs/quickstart.yaml --overwrite "data.train=[$text]"
+    if [ $# -eq 1 ] && grep -qs '"status": "finished"' runs/quickstart/run.json; then
+      echo "runs/quickstart holds a finished run; ./setup.sh quickstart --overwrite trains anew"
+    else
+      build/release/filigree train configs/quickstart.yaml "data.train=[$text]" "${@:2}" || exit
+    fi
     echo
     build/release/filigree generate runs/quickstart --prompt "  template<typename _Tp>" --temperature 0.7 --tokens 300
     cat <<'END'
@@ -89,7 +95,7 @@ END
     ctest --preset release -j "$(nproc)"
     ;;
   *)
-    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -20,7 +20,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "filigree checkpoint 1";
-constexpr std::int64_t kOverheadBytes = 1 << 20;  // HDF5's own structures
 
 [[noreturn]] void fail_damaged(const fs::path& path, const std::string& what) {
   throw Error(ErrorKind::data, fmt::format("{}: {}", path.string(), what),
@@ -83,19 +82,6 @@ class SummedWriter {
 constexpr std::array kTensorGroups = {std::pair("weights", &CheckpointContents::weights),
                                       std::pair("optimizer", &CheckpointContents::optimizer),
                                       std::pair("patterns", &CheckpointContents::patterns)};
-
-void require_room(const fs::path& path, const CheckpointContents& contents) {
-  std::int64_t need = kOverheadBytes + std::ssize(contents.state_json) + std::ssize(contents.config_yaml) +
-                      std::ssize(contents.tokenizer_json);
-  for (const auto& [group, tensors] : kTensorGroups)
-    for (const auto& [name, tensor] : contents.*tensors) need += tensor.bytes();
-  const std::int64_t free = free_bytes(path.parent_path());
-  if (free < need)
-    throw Error(ErrorKind::disk,
-                fmt::format("no room for the checkpoint {}: it needs {:.1f} MB, the disk has {:.1f} MB left",
-                            path.string(), static_cast<double>(need) / 1e6, static_cast<double>(free) / 1e6),
-                "free some space; earlier checkpoints are untouched");
-}
 
 // --- reading ---
 
@@ -218,9 +204,21 @@ void require_equal(const YamlNode& config, const YamlNode& saved, const std::str
 
 }  // namespace
 
-void write_checkpoint(const fs::path& path, const CheckpointContents& contents) {
-  require_room(path, contents);
-  const fs::path unproven = path.string() + ".unproven";
+std::int64_t checkpoint_bytes(const CheckpointContents& contents) {
+  std::int64_t bytes = std::ssize(contents.state_json) + std::ssize(contents.config_yaml) +
+                       std::ssize(contents.tokenizer_json);
+  for (const auto& [group, tensors] : kTensorGroups)
+    for (const auto& [name, tensor] : contents.*tensors) bytes += tensor.bytes();
+  return bytes;
+}
+
+void write_checkpoint(const fs::path& named, const CheckpointContents& contents) {
+  const fs::path path = follow_links(named);
+  const std::int64_t bytes = checkpoint_bytes(contents);
+  require_room(path.parent_path(), fmt::format("the checkpoint {}", path.string()),
+               bytes + kCheckpointOverhead, bytes, "free some space; earlier checkpoints are untouched");
+  const Unfinished unfinished(path.string() + ".unproven");
+  const fs::path& unproven = unfinished.path();
   SummedWriter writer(unproven);
   for (const auto& [group, tensors] : kTensorGroups) writer.add(group, contents.*tensors);
   writer.add("state", contents.state_json);

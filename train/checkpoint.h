@@ -44,6 +44,10 @@ struct CheckpointContents {
 // hold no '/'.
 void write_checkpoint(const std::filesystem::path& path, const CheckpointContents& contents);
 
+// What a checkpoint takes on the disk, less HDF5's own structures, which stay below kCheckpointOverhead.
+std::int64_t checkpoint_bytes(const CheckpointContents& contents);
+inline constexpr std::int64_t kCheckpointOverhead = 1 << 20;
+
 // Error(data), naming the file, if it is missing, empty, cut, damaged or no checkpoint.
 CheckpointContents read_checkpoint(const std::filesystem::path& path);
 

@@ -47,6 +47,30 @@ std::vector<std::pair<std::int64_t, fs::path>> list_checkpoints(const fs::path& 
   return found;
 }
 
+std::vector<fs::path> files_of(const std::vector<std::pair<std::int64_t, fs::path>>& checkpoints) {
+  std::vector<fs::path> files;
+  for (const auto& [step, path] : checkpoints) files.push_back(path);
+  return files;
+}
+
+// The first of the files that verifies, with what is wrong with those before it; without a path if none does.
+RunFolder::Found first_sound(const std::vector<fs::path>& files) {
+  RunFolder::Found found;
+  for (const fs::path& path : files) {
+    try {
+      found.contents = read_checkpoint(path);
+      found.path = path;
+      return found;
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::data) throw;
+      found.damaged.emplace_back(e.what());
+    }
+  }
+  return found;
+}
+
+constexpr const char* kOverwrite = "overwrite";  // in run.json: the run was begun in that mode
+
 // run.json, or an empty object where there is none.
 Json read_status(const fs::path& folder) {
   if (!fs::exists(run_file(folder))) return Json::object();
@@ -64,6 +88,11 @@ std::string utc_now() {
 [[noreturn]] void fail_disk(const fs::path& path, const std::string& why) {
   throw Error(ErrorKind::disk, fmt::format("cannot use the run folder {}: {}", path.string(), why),
               "check train.out, the permissions and the free space");
+}
+
+[[noreturn]] void fail_no_checkpoint(const fs::path& folder) {
+  throw Error(ErrorKind::data, fmt::format("{} holds no checkpoint", folder.string()),
+              "name a run folder of filigree train, or a checkpoint file");
 }
 
 void make_folders(const fs::path& path) {
@@ -119,7 +148,7 @@ void remove_run(const fs::path& folder) {
 
 // Files that killed writers left in `folder`.
 void remove_leftovers(const fs::path& folder) {
-  h5::remove_stale_temporaries(folder);
+  remove_stale_temporaries(folder);
   std::error_code ignored;
   std::vector<fs::path> leftovers;
   for (const auto& entry : fs::directory_iterator(folder, ignored))
@@ -144,17 +173,8 @@ fs::path RunFolder::best_path() const {
 
 std::optional<RunFolder::Found> RunFolder::latest() const {
   if (mode_ == RunMode::overwrite) return std::nullopt;
-  Found found;
-  for (const auto& [step, path] : list_checkpoints(folder_)) {
-    try {
-      found.contents = read_checkpoint(path);
-      found.path = path;
-      return found;
-    } catch (const Error& e) {
-      if (e.kind() != ErrorKind::data) throw;
-      found.damaged.emplace_back(e.what());
-    }
-  }
+  Found found = first_sound(files_of(list_checkpoints(folder_)));
+  if (!found.path.empty()) return found;
   if (found.damaged.empty()) return std::nullopt;
   throw Error(
       ErrorKind::data,
@@ -164,12 +184,47 @@ std::optional<RunFolder::Found> RunFolder::latest() const {
           : "--overwrite starts the run anew");
 }
 
+std::optional<RunFolder::Found> RunFolder::begun_by_overwrite(const Config& config) const {
+  if (mode_ != RunMode::overwrite) return std::nullopt;
+  Json status;
+  try {
+    status = read_status(folder_);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+  if (status.value("status", "") != "unfinished" || !status.value(kOverwrite, false) ||
+      status.value("config_hash", "") != config_hash(config))
+    return std::nullopt;
+  Found found = first_sound(files_of(list_checkpoints(folder_)));
+  return found.path.empty() ? std::nullopt : std::optional(std::move(found));
+}
+
+std::int64_t RunFolder::n_checkpoints() const {
+  return std::ssize(list_checkpoints(folder_));
+}
+
+std::int64_t RunFolder::checkpoint_bytes_there() const {
+  std::vector<fs::path> files = files_of(list_checkpoints(folder_));
+  files.push_back(best_path());
+  std::int64_t bytes = 0;
+  for (const fs::path& file : files) {
+    std::error_code missing;
+    const auto size = fs::file_size(file, missing);
+    if (!missing) bytes += static_cast<std::int64_t>(size);
+  }
+  return bytes;
+}
+
 void RunFolder::begin(const Config& config, const std::string& command_line, std::int64_t resumed_step) {
   Json commands = Json::array();
-  if (mode_ == RunMode::overwrite)
+  bool overwrite = mode_ == RunMode::overwrite;
+  if (overwrite) {
     remove_run(folder_);
-  else
-    commands = read_status(folder_).value("commands", Json::array());
+  } else {
+    const Json before = read_status(folder_);
+    commands = before.value("commands", Json::array());
+    overwrite = before.value(kOverwrite, false);
+  }
   commands.push_back({{"from_step", resumed_step},
                       {"command", command_line},
                       {"start", utc_now()},
@@ -188,6 +243,7 @@ void RunFolder::begin(const Config& config, const std::string& command_line, std
   const Json status = {{"status", "unfinished"},
                        {"config_hash", config_hash(config)},
                        {"libraries", libraries},
+                       {kOverwrite, overwrite},
                        {"commands", commands}};
   write_file_atomically(run_file(folder_), status.dump(2) + '\n');
   write_file_atomically(folder_ / "config.yaml", to_yaml(config.to_yaml()));
@@ -226,14 +282,28 @@ void RunFolder::end_command(const char* status, const std::string& error) {
   write_file_atomically(run_file(folder_), run.dump(2, ' ', false, Json::error_handler_t::replace) + '\n');
 }
 
+RunFolder::Found checkpoint_to_resume(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) return {path, read_checkpoint(path), {}};
+  std::vector<fs::path> files = files_of(list_checkpoints(path));
+  if (const fs::path best = checkpoint_folder(path) / "best.h5"; fs::exists(best, ignored))
+    files.push_back(best);
+  if (files.empty()) fail_no_checkpoint(path);
+  RunFolder::Found found = first_sound(files);
+  if (found.path.empty())
+    throw Error(
+        ErrorKind::data,
+        fmt::format("every checkpoint of {} is damaged: {}", path.string(), fmt::join(found.damaged, "; ")),
+        "name another run or another copy");
+  return found;
+}
+
 fs::path find_checkpoint(const fs::path& path) {
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) return path;
   if (const fs::path best = checkpoint_folder(path) / "best.h5"; fs::exists(best, ignored)) return best;
   const auto checkpoints = list_checkpoints(path);
-  if (checkpoints.empty())
-    throw Error(ErrorKind::data, fmt::format("{} holds no checkpoint", path.string()),
-                "name a run folder of filigree train, or a checkpoint file");
+  if (checkpoints.empty()) fail_no_checkpoint(path);
   return checkpoints.front().second;
 }
 

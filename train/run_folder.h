@@ -53,7 +53,7 @@ std::string without_timing(const std::string& line);
 enum class RunMode {
   resume,     // go on where an unfinished run is, start where none is
   start,      // Error(usage) where a run is
-  overwrite,  // remove the run that is there
+  overwrite,  // remove the run that is there, unless it is to go on (begun_by_overwrite)
 };
 
 class RunFolder {
@@ -77,6 +77,17 @@ class RunFolder {
   // Error(data) if there are some and all are damaged.
   std::optional<Found> latest() const;
 
+  // The mode `overwrite` is for a run that is done with. One that is unfinished, has this config and was
+  // begun in that mode is what the same command was stopped in: it is to go on, from this checkpoint. nullopt
+  // if the run is another, or has no checkpoint that verifies.
+  std::optional<Found> begun_by_overwrite(const Config& config) const;
+  void go_on() { mode_ = RunMode::resume; }
+  bool goes_on() const { return mode_ != RunMode::overwrite; }  // what is there stays
+
+  // Steps of the checkpoints that are there, and what they take on the disk with the best one.
+  std::int64_t n_checkpoints() const;
+  std::int64_t checkpoint_bytes_there() const;
+
   // Call once, before the first step: writes config.yaml and run.json, adding this command to those of the
   // run so far. With `overwrite` the old run's files go first.
   void begin(const Config& config, const std::string& command_line, std::int64_t resumed_step);
@@ -96,6 +107,10 @@ class RunFolder {
   RunMode mode_;
   FolderLock lock_;
 };
+
+// What --resume CHECKPOINT|RUN goes on from: a file itself; of a run folder the newest checkpoint that
+// verifies, where best.h5 counts as the oldest. Error(data) if there is none.
+RunFolder::Found checkpoint_to_resume(const std::filesystem::path& path);
 
 // The file that a CHECKPOINT|RUN argument means: a file itself; of a run folder best.h5, or else the newest
 // checkpoint. Error(data) if there is none.

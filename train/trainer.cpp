@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/file.h"
+#include "core/output_check.h"
 #include "data/entropy.h"
 #include "data/sources.h"
 #include "layers/flops.h"
@@ -88,6 +90,9 @@ class Trainer {
       : setup_(std::move(setup)),
         config_(setup_.config),
         folder_(config_.train.out, run_mode(request)),
+        same_command_(request.resume == "auto"
+                          ? "the same command"
+                          : fmt::format("the same command without --resume {}", request.resume)),
         model_(config_.model, static_cast<std::uint64_t>(config_.seed), device_of(config_), DType::f32,
                compute_dtype(config_), layer_patterns(config_)),
         optimizer_(config_.train, model_.parameters()),
@@ -98,6 +103,7 @@ class Trainer {
     at_.layout_files = layout_files_sum(config_);
     at_.position = loader_.position();
     resume(request);
+    require_room_for_checkpoints();
     folder_.begin(config_, request.command_line, at_.step);
     metrics_ = std::make_unique<MetricsFile>(folder_.metrics_path(), at_.step);
     if (config_.log.tensorboard) events_ = std::make_unique<EventFile>(folder_.events_path(), at_.step);
@@ -173,12 +179,13 @@ class Trainer {
   }
 
   void resume(const TrainRequest& request) {
+    std::optional<RunFolder::Found> found;
     if (request.resume != "auto" && request.resume != "never") {
-      const std::filesystem::path path = find_checkpoint(request.resume);
-      load(read_checkpoint(path), path.string());
-      return;
+      found = checkpoint_to_resume(request.resume);
+    } else {
+      if (request.resume == "auto") found = stopped_by_this_command();
+      if (!found) found = folder_.latest();
     }
-    const auto found = folder_.latest();
     if (!found) {
       if (config_.train.init_from.empty()) return;
       // What patterns are learned by begins anew.
@@ -194,7 +201,45 @@ class Trainer {
     load(found->contents, found->path.string());
   }
 
-  void load(const CheckpointContents& checkpoint, const std::string& origin) {
+  // The run that --overwrite began and a signal or a power cut stopped: nobody means to lose that.
+  std::optional<RunFolder::Found> stopped_by_this_command() {
+    auto found = folder_.begun_by_overwrite(config_);
+    if (!found) return std::nullopt;
+    try {
+      read_progression(found->contents, found->path.string());
+    } catch (const Error& e) {
+      fmt::print("overwrite starts anew: {}\n", e.what());
+      return std::nullopt;
+    }
+    folder_.go_on();
+    fmt::print(
+        "overwrite goes on with the unfinished run that it began; --resume never --overwrite starts anew\n");
+    return found;
+  }
+
+  // What the checkpoints will take at the worst moment, beyond those that are there.
+  void require_room_for_checkpoints() {
+    const CheckpointConfig& kept = config_.checkpoint;
+    const std::int64_t each = checkpoint_bytes(contents());
+    const std::int64_t there = folder_.goes_on() ? folder_.n_checkpoints() : 0;
+    std::int64_t saves = 1;  // the last
+    if (kept.interval > 0) saves += (config_.train.steps - 1) / kept.interval - at_.step / kept.interval;
+    const std::int64_t before = std::max(there, std::min(there + saves - 1, kept.keep));
+    const bool best = kept.best && setup_.data.validation;
+    const std::int64_t files = before + (best ? 1 : 0) + 1;
+    const std::int64_t need = files * each + kCheckpointOverhead - folder_.checkpoint_bytes_there();
+    if (need <= 0) return;
+    require_room(
+        folder_.path(),
+        fmt::format("the run {}, which has up to {} checkpoints of {:.1f} MB at a time ({} kept, {}one being "
+                    "written)",
+                    folder_.path().string(), files, static_cast<double>(each) / 1e6, before,
+                    best ? "the best, " : ""),
+        need, each, "free some space, choose another train.out, or lower checkpoint.keep");
+  }
+
+  // Of a checkpoint that this run can go on from; else an Error.
+  Progression read_progression(const CheckpointContents& checkpoint, const std::string& origin) const {
     require_same_run(config_, checkpoint.config_yaml, origin);
     const Progression saved = Progression::from_json(checkpoint.state_json, origin);
     if (saved.tokenizer != at_.tokenizer)
@@ -210,6 +255,11 @@ class Trainer {
       throw Error(ErrorKind::data,
                   fmt::format("{}: a layout file of the pattern has changed since this checkpoint", origin),
                   "restore the file, or start a new run with another train.out");
+    return saved;
+  }
+
+  void load(const CheckpointContents& checkpoint, const std::string& origin) {
+    const Progression saved = read_progression(checkpoint, origin);
     load_tensors_into(weights(), checkpoint.weights, origin);
     load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
     load_patterns(model_, config_, checkpoint.patterns, origin);
@@ -393,7 +443,7 @@ class Trainer {
     report_steps(log, true);
     folder_.save(at_.step, contents(), config_.checkpoint.keep);
     folder_.stop();
-    log.note(fmt::format("stopped by a signal after step {}; the same command goes on from {}", at_.step,
+    log.note(fmt::format("stopped by a signal after step {}; {} goes on from {}", at_.step, same_command_,
                          folder_.checkpoint_path(at_.step).string()));
     return kExitResumable;
   }
@@ -416,6 +466,7 @@ class Trainer {
   RunSetup setup_;
   const Config& config_;
   RunFolder folder_;
+  std::string same_command_;  // that goes on after a signal
   Transformer model_;
   Optimizer optimizer_;
   Stepper stepper_;
@@ -432,6 +483,24 @@ class Trainer {
   double flops_per_token_ = 0;
   Clock::time_point last_result_{};
 };
+
+// What --overwrite removes cannot be what the run begins with.
+void refuse_own_checkpoints(const TrainRequest& request) {
+  if (run_mode(request) != RunMode::overwrite) return;
+  const std::filesystem::path out = request.config.train.out;
+  const auto refuse = [&](const std::string& named, const std::string& what, const std::string& hint) {
+    std::error_code ignored;
+    if (named.empty()) return;
+    if (std::filesystem::equivalent(named, out, ignored) ||
+        std::filesystem::equivalent(run_of_file(named), out, ignored))
+      throw Error(ErrorKind::usage,
+                  fmt::format("{} {} is of the run {}, which --overwrite removes", what, named, out.string()),
+                  hint);
+  };
+  if (request.resume != "auto" && request.resume != "never")
+    refuse(request.resume, "--resume", "leave out --overwrite: the run goes on from there");
+  refuse(request.config.train.init_from, "train.init_from", "choose another train.out");
+}
 
 // Reading what the run itself writes would change the data while it trains.
 void refuse_own_folder(const Config& config) {
@@ -453,14 +522,15 @@ std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainRequest& request) 
   if (!is_gone || run_mode(request) != RunMode::resume) return nullptr;
   if (request.resume == "auto" && !std::filesystem::exists(std::filesystem::path(out) / "run.json"))
     return nullptr;
-  const auto checkpoint = find_checkpoint(request.resume == "auto" ? out : request.resume);
-  fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), checkpoint.string());
-  return read_tokenizer(read_checkpoint(checkpoint), checkpoint.string());
+  const auto found = checkpoint_to_resume(request.resume == "auto" ? out : request.resume);
+  fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), found.path.string());
+  return read_tokenizer(found.contents, found.path.string());
 }
 
 }  // namespace
 
 int train(const TrainRequest& request) {
+  refuse_own_checkpoints(request);
   RunSetup setup = set_up_run(request.config, resumed_tokenizer(request));
   fmt::print("{}", describe(setup, request.dry_run));
   std::fflush(stdout);

@@ -53,6 +53,9 @@ fs::path cell_folder(const Cell& cell) {
 fs::path cell_config_path(const Cell& cell) {
   return cell_folder(cell) / "cell.yaml";
 }
+fs::path next_config_path(const Cell& cell) {
+  return cell_folder(cell) / "cell.next.yaml";
+}
 fs::path cell_log_path(const Cell& cell) {
   return cell_folder(cell) / "output.log";
 }
@@ -68,14 +71,14 @@ Inspection inspect_cell(const Cell& cell) {
   }
 }
 
-void write_cell_config(const Cell& cell) {
+void write_cell_config(const Cell& cell, const fs::path& path) {
   std::error_code error;
   fs::create_directories(cell_folder(cell), error);
   if (error)
     throw Error(ErrorKind::disk,
                 fmt::format("cannot make {}: {}", cell_folder(cell).string(), error.message()),
                 "check --out, the permissions and the free space");
-  write_file_atomically(cell_config_path(cell), to_yaml(cell.config.to_yaml()));
+  write_file_atomically(path, to_yaml(cell.config.to_yaml()));
 }
 
 }  // namespace filigree

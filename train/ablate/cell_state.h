@@ -1,7 +1,8 @@
 // What is in a cell's folder already, and what to do about it. Beside an ordinary run's files it holds
 //
-//   cell.yaml     the config that the sweep gave it
-//   output.log    what its processes printed
+//   cell.yaml         the config that the sweep gave it
+//   cell.next.yaml    the one of a run that is to replace it, until that has begun
+//   output.log        what its processes printed
 #pragma once
 
 #include <string>
@@ -28,8 +29,9 @@ Inspection inspect_cell(const Cell& cell);
 
 std::filesystem::path cell_folder(const Cell& cell);
 std::filesystem::path cell_config_path(const Cell& cell);
+std::filesystem::path next_config_path(const Cell& cell);
 std::filesystem::path cell_log_path(const Cell& cell);
-// Writes cell.yaml, making the folder. Error(disk).
-void write_cell_config(const Cell& cell);
+// Writes the cell's config to `path`, making its folder. Error(disk).
+void write_cell_config(const Cell& cell, const std::filesystem::path& path);
 
 }  // namespace filigree

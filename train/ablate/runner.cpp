@@ -39,7 +39,13 @@ struct Running {
   const Cell* cell;
   std::unique_ptr<Child> child;
   std::uintmax_t log_begin;  // the log's size when it started
+  std::string run_before;    // run.json of the run that it is to replace
 };
+
+std::string run_file_of(const Cell& cell) {
+  const fs::path file = cell_folder(cell) / "run.json";
+  return fs::exists(file) ? read_file(file) : "";
+}
 
 std::uintmax_t size_or_zero(const fs::path& path) {
   std::error_code missing;
@@ -110,7 +116,7 @@ class Ablation {
 
   // What is kept of an earlier start: measured speeds, and which cells ran beside others.
   void read_sweep_file() {
-    if (!fs::exists(sweep_file())) return;
+    if (!fs::exists(sweep_file())) return refuse_foreign_results();
     const Json json = Json::parse(read_file(sweep_file()), nullptr, false);
     if (!json.is_object())
       throw Error(ErrorKind::data, fmt::format("{} is damaged: no JSON object", sweep_file().string()),
@@ -118,6 +124,16 @@ class Ablation {
     probes_ = json.value("step_seconds", Json::object());
     alone_ = json.value("alone", Json::object());
     beside_ = json.value("beside_others", std::set<std::string>{});
+  }
+
+  // Files that the sweep would replace, in a folder that holds none: they are the user's own.
+  void refuse_foreign_results() const {
+    for (const char* name : kReportFiles)
+      if (fs::exists(sweep_.out / name))
+        throw Error(ErrorKind::usage,
+                    fmt::format("{} is no sweep's folder, but a sweep would replace its {}",
+                                sweep_.out.string(), name),
+                    "choose another --out");
   }
 
   void write_sweep_file() const {
@@ -166,8 +182,7 @@ class Ablation {
       const Config probe = probe_config(cell, sweep_.equal.probe_steps);
       const std::string hash = fmt::format("{}-{}", hash_without_seed(probe), threads_);
       if (!probes_.contains(variant) || probes_[variant].value("config", "") != hash) {
-        fmt::print("equal time: measuring {}\n", variant);
-        std::fflush(stdout);
+        say(stdout, fmt::format("equal time: measuring {}\n", variant));
         const auto seconds = probe_seconds(cell, probe);
         if (!seconds) return false;
         probes_[variant] = {{"seconds", *seconds}, {"config", hash}};
@@ -176,19 +191,19 @@ class Ablation {
     }
     set_steps(sweep_, step_seconds);
     for (const Cell& cell : sweep_.cells)
-      fmt::print("equal time: {} trains {} steps of {:.4g} s\n", cell.name, cell.config.train.steps,
-                 step_seconds.at(sweep_.variant(cell)));
+      say(stdout, fmt::format("equal time: {} trains {} steps of {:.4g} s\n", cell.name,
+                              cell.config.train.steps, step_seconds.at(sweep_.variant(cell))));
     return true;
   }
 
   std::optional<double> probe_seconds(const Cell& cell, const Config& probe) {
     Cell as_cell = cell;
     as_cell.config = probe;
-    write_cell_config(as_cell);
+    write_cell_config(as_cell, cell_config_path(as_cell));
     const fs::path folder = cell_folder(as_cell), log = cell_log_path(as_cell);
     const auto begin = size_or_zero(log);
     Child child({own_binary(), "train", cell_config_path(as_cell), fmt::format("threads={}", threads_),
-                 "--overwrite"},
+                 "--overwrite", "--resume", "never"},
                 log);
     while (!child.poll()) {
       std::this_thread::sleep_for(kPoll);
@@ -292,18 +307,30 @@ class Ablation {
   }
 
   void start(const Cell& cell, ProgressLine& progress) {
-    write_cell_config(cell);
+    const bool anew = anew_.contains(&cell);
+    write_cell_config(cell, anew ? next_config_path(cell) : cell_config_path(cell));
     const fs::path log = cell_log_path(cell);
-    std::vector<std::string> arguments = {own_binary(), "train", cell_config_path(cell),
+    std::vector<std::string> arguments = {own_binary(), "train",
+                                          anew ? next_config_path(cell) : cell_config_path(cell),
                                           fmt::format("threads={}", threads_)};
-    if (anew_.contains(&cell)) arguments.emplace_back("--overwrite");
-    if (anew_.contains(&cell) || !fs::exists(cell_folder(cell) / "run.json")) beside_.erase(cell.name);
+    if (anew) arguments.emplace_back("--overwrite");
+    if (anew || !fs::exists(cell_folder(cell) / "run.json")) beside_.erase(cell.name);
     const auto begin = size_or_zero(log);
-    running_.push_back({&cell, std::make_unique<Child>(std::move(arguments), log), begin});
+    running_.push_back(
+        {&cell, std::make_unique<Child>(std::move(arguments), log), begin, anew ? run_file_of(cell) : ""});
     progress.starts(cell);
     if (running_.size() > 1)
       for (const Running& run : running_) beside_.insert(run.cell->name);
     write_sweep_file();
+  }
+
+  // A run that refused to begin has left the old one as it was, which its cell.yaml still describes.
+  void settle_config(const Running& run) {
+    if (!anew_.contains(run.cell)) return;
+    if (run_file_of(*run.cell) != run.run_before)
+      rename_durably(next_config_path(*run.cell), cell_config_path(*run.cell));
+    else
+      fs::remove(next_config_path(*run.cell));
   }
 
   void start_what_fits(ProgressLine& progress) {
@@ -347,6 +374,7 @@ class Ablation {
         continue;
       }
       const Cell& cell = *run->cell;
+      settle_config(*run);
       if (*exit_code == 0) {
         finished_.insert(&cell);
         progress.ends(cell, true);
@@ -373,8 +401,8 @@ class Ablation {
   }
 
   int stopped() const {
-    fmt::print("stopped by a signal; the same command goes on: {} of {} cells are finished\n",
-               finished_.size(), sweep_.cells.size());
+    say(stdout, fmt::format("stopped by a signal; the same command goes on: {} of {} cells are finished\n",
+                            finished_.size(), sweep_.cells.size()));
     return kExitResumable;
   }
 

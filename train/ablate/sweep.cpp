@@ -179,7 +179,7 @@ Equal read_equal(const YamlNode& node, const Sweep& sweep) {
 // The base config's tree; `path` is the sweep's file.
 YamlNode read_base(const YamlNode& base, const std::filesystem::path& path) {
   if (base.is_map()) return load_config_tree(base, path);
-  const std::filesystem::path file = path.parent_path() / as_string(base, "base");
+  const std::filesystem::path file = path.parent_path() / as_path(base, "base");
   std::error_code missing;
   if (!std::filesystem::exists(file, missing))
     fail_at(base.mark, fmt::format("base: {} does not exist", file.string()),
@@ -344,7 +344,7 @@ Sweep load_sweep(const std::filesystem::path& path, const std::vector<std::strin
   sweep.groups = read_groups(reader.find("together"), sweep.axes);
   if (const YamlNode* equal = reader.find("equal")) sweep.equal = read_equal(*equal, sweep);
   sweep.compare = read_compare(reader.find("compare"), sweep.axes);
-  const std::string folder = reader.string("out", "runs/ablations/" + sweep.name);
+  const std::string folder = reader.path("out", "runs/ablations/" + sweep.name);
   reader.done();
   sweep.out = out.empty() ? std::filesystem::path(folder) : out;
   for (const std::string& text : overrides) refuse_useless_override(sweep, text);
