@@ -74,7 +74,7 @@ Kept kept(const std::string& key) {
 fs::path matrix_rate_file() {
   const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
   const fs::path folder =
-      cache && *cache ? fs::path(cache) : fs::path(home && *home ? home : "/tmp") / ".cache";
+      cache && *cache ? fs::path(expand_home(cache)) : fs::path(home && *home ? home : "/tmp") / ".cache";
   return folder / "filigree" / "matrix_rates.json";
 }
 

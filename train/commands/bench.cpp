@@ -89,11 +89,11 @@ void print_point(const Crossover& result, const CrossoverPoint& point) {
 }
 
 void run_crossover(const CrossoverArguments& arguments) {
+  const CrossoverRequest request = make_request(arguments);
   OutputCheck outputs(arguments.overwrite);
   outputs.reads(arguments.config);
   outputs.writes(arguments.json, "--json");
   outputs.writes(arguments.svg, "--svg");
-  const CrossoverRequest request = make_request(arguments);
   fmt::print("{:<28} {:>7} {:>5} {:>8} |{:>39} |{:>39}\n", "", "", "", "tiles of", "attention, ms",
              "step, ms");
   fmt::print("{:<28} {:>7} {:>5} {:>8} |{:>9} {:>9} {:>7} {:>11} |{:>9} {:>9} {:>7} {:>11}\n", "pattern", "N",
