@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "attention/held_layouts.h"
 #include "attention/tile_layout.h"
 #include "core/hdf5.h"
 
@@ -65,7 +66,7 @@ std::vector<std::uint8_t> exact_mask(const TileLayout& layout) {
 
 class LayoutReader {
  public:
-  explicit LayoutReader(const std::string& path) : file_(path), path_(path) {}
+  LayoutReader(h5::Reader file, const std::string& path) : file_(std::move(file)), path_(path) {}
 
   TileLayout read() {
     const std::int64_t n_queries = attribute("n_queries", 1, kMaxLength);
@@ -134,6 +135,17 @@ class LayoutReader {
   std::string path_;
 };
 
+// Every error names the file.
+template <class Open>
+TileLayout read_named(const std::string& name, const Open& open) {
+  try {
+    return LayoutReader(open(), name).read();
+  } catch (const Error& e) {
+    if (std::string_view(e.what()).find(name) != std::string_view::npos) throw;
+    throw Error(e.kind(), name + ": " + e.what(), e.hint());
+  }
+}
+
 }  // namespace
 
 void save_layout(const TileLayout& layout, const std::string& path, bool with_exact_mask) {
@@ -168,12 +180,11 @@ void save_layout(const TileLayout& layout, const std::string& path, bool with_ex
 }
 
 TileLayout load_layout(const std::string& path) {
-  try {
-    return LayoutReader(path).read();
-  } catch (const Error& e) {
-    if (std::string_view(e.what()).find(path) != std::string_view::npos) throw;
-    throw Error(e.kind(), path + ": " + e.what(), e.hint());
-  }
+  return read_named(path, [&] { return h5::Reader(path); });
+}
+
+TileLayout parse_layout(std::string_view file, const std::string& name) {
+  return read_named(name, [&] { return h5::Reader(file, name); });
 }
 
 }  // namespace filigree

@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/dtype.h"
@@ -55,6 +56,8 @@ struct DatasetInfo {
 class Reader {
  public:
   explicit Reader(const std::filesystem::path& file);
+  // A whole file in memory, which is copied. `name` stands for its path in messages.
+  Reader(std::string_view bytes, const std::filesystem::path& name);
   ~Reader();
   Reader(Reader&&) noexcept;
   Reader& operator=(Reader&&) noexcept;

@@ -183,6 +183,23 @@ Reader::Reader(const fs::path& file) : impl_(std::make_unique<Impl>()) {
   if (!impl.file.ok()) impl.bad("damaged or truncated ({})", library_error());
 }
 
+Reader::Reader(std::string_view bytes, const fs::path& name) : impl_(std::make_unique<Impl>()) {
+  Impl& impl = *impl_;
+  impl.file_path = name;
+  impl.file_bytes = std::ssize(bytes);
+  if (bytes.empty()) impl.bad("the file is empty");
+  const Lock lock;
+  const Handle access = file_access(false);
+  constexpr std::size_t kGrowth = 1 << 16;  // of a file that is written, which this one is not
+  const bool ready = H5Pset_fapl_core(access, kGrowth, false) >= 0 &&
+                     H5Pset_file_image(access, const_cast<char*>(bytes.data()), bytes.size()) >= 0;
+  if (!ready) impl.bad("cannot be read from memory ({})", library_error());
+  const std::string unused =
+      name.string() + " in memory";  // libhdf5 refuses the name of a file that is there
+  impl.file = Handle(H5Fopen(unused.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
+  if (!impl.file.ok()) impl.bad("not an HDF5 file, damaged or truncated ({})", library_error());
+}
+
 Reader::~Reader() {
   const Lock lock;
   impl_.reset();

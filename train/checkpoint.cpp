@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "attention/held_layouts.h"
 #include "core/build_info.h"
 #include "core/file.h"
 #include "core/hash.h"
@@ -81,7 +82,8 @@ class SummedWriter {
 
 constexpr std::array kTensorGroups = {std::pair("weights", &CheckpointContents::weights),
                                       std::pair("optimizer", &CheckpointContents::optimizer),
-                                      std::pair("patterns", &CheckpointContents::patterns)};
+                                      std::pair("patterns", &CheckpointContents::patterns),
+                                      std::pair("layouts", &CheckpointContents::layouts)};
 
 // --- reading ---
 
@@ -163,6 +165,16 @@ bool is_tensor(const CheckpointEntry& entry, std::string_view group) {
   return entry.path.starts_with(group) && entry.path.size() > group.size() && entry.path[group.size()] == '/';
 }
 
+void hold_layouts(const CheckpointContents& contents, const fs::path& path) {
+  for (const auto& [sum, bytes] : contents.layouts) {
+    const std::string name = fmt::format("{}: layouts/{}", path.string(), sum);
+    if (bytes.dtype() != DType::u8) fail_damaged(path, fmt::format("layouts/{} is no file", sum));
+    const std::string_view file(static_cast<const char*>(bytes.raw_data()),
+                                static_cast<std::size_t>(bytes.bytes()));
+    if (hold_layout(file, name) != sum) fail_damaged(path, fmt::format("layouts/{} is another one", sum));
+  }
+}
+
 // --- comparing ---
 
 std::string first_lines(const std::vector<std::string>& lines) {
@@ -206,7 +218,7 @@ void require_equal(const YamlNode& config, const YamlNode& saved, const std::str
 
 std::int64_t checkpoint_bytes(const CheckpointContents& contents) {
   std::int64_t bytes = std::ssize(contents.state_json) + std::ssize(contents.config_yaml) +
-                       std::ssize(contents.tokenizer_json);
+                       std::ssize(contents.tokenizer_json) + std::ssize(contents.special_tokens_json);
   for (const auto& [group, tensors] : kTensorGroups)
     for (const auto& [name, tensor] : contents.*tensors) bytes += tensor.bytes();
   return bytes;
@@ -224,6 +236,7 @@ void write_checkpoint(const fs::path& named, const CheckpointContents& contents)
   writer.add("state", contents.state_json);
   writer.add("config", contents.config_yaml);
   if (!contents.tokenizer_json.empty()) writer.add("tokenizer", contents.tokenizer_json);
+  if (!contents.special_tokens_json.empty()) writer.add("special_tokens", contents.special_tokens_json);
   writer.add("environment", environment());
   writer.commit();
   try {
@@ -260,6 +273,8 @@ CheckpointContents read_checkpoint(const fs::path& path) {
   contents.config_yaml = texts.take(path, "config");
   contents.environment_json = texts.take(path, "environment");
   contents.tokenizer_json = texts.take_if_there("tokenizer");
+  contents.special_tokens_json = texts.take_if_there("special_tokens");
+  hold_layouts(contents, path);
   return contents;
 }
 

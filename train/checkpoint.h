@@ -5,7 +5,9 @@
 //   patterns/<name>                    tensors: phases and hardened layouts of learned patterns
 //   state                              JSON: step, data position, counters, best loss ... (the trainer's)
 //   config                             the resolved config, YAML
+//   layouts/<sum>                      u8: layout files, byte for byte, that the config names by their sum
 //   tokenizer                          tokenizer.json of the data's tokenizer; absent where it is unknown
+//   special_tokens                     JSON: of an imported model, see train/special_tokens.h
 //   environment                        JSON: versions of filigree and its libraries, thread count
 //   manifest                           JSON: path, dtype, dims and xxhash64 of every dataset above, in order
 //   attributes format, manifest_sum    "filigree checkpoint 1", xxhash64 of the manifest
@@ -33,9 +35,11 @@ struct CheckpointContents {
   NamedTensors optimizer;
   std::string state_json;
   std::string config_yaml;
-  std::string environment_json;     // set by write_checkpoint
-  std::string tokenizer_json = "";  // empty: unknown
-  NamedTensors patterns = {};       // what learned patterns hold beside their parameters
+  std::string environment_json;          // set by write_checkpoint
+  std::string tokenizer_json = "";       // empty: unknown
+  NamedTensors patterns = {};            // what learned patterns hold beside their parameters
+  NamedTensors layouts = {};             // of `pattern: {block: {layout: SUM}}`, by their sum
+  std::string special_tokens_json = "";  // empty: the tokenizer's separator begins and ends a text
 };
 
 // Writes beside `path`, reads it back, checks every sum, and only then gives it its name: whatever was there
@@ -44,11 +48,12 @@ struct CheckpointContents {
 // hold no '/'.
 void write_checkpoint(const std::filesystem::path& path, const CheckpointContents& contents);
 
-// What a checkpoint takes on the disk, less HDF5's own structures, which stay below kCheckpointOverhead.
+// The bytes that a checkpoint takes on the disk, less HDF5's own structures, which stay below kCheckpointOverhead.
 std::int64_t checkpoint_bytes(const CheckpointContents& contents);
 inline constexpr std::int64_t kCheckpointOverhead = 1 << 20;
 
-// Error(data), naming the file, if it is missing, empty, cut, damaged or no checkpoint.
+// Error(data), naming the file, if it is missing, empty, cut, damaged or no checkpoint. The layouts that it
+// holds can be named by patterns from then on (attention/held_layouts.h).
 CheckpointContents read_checkpoint(const std::filesystem::path& path);
 
 // The tokenizer that a checkpoint holds, whose name its state gives; null where only the data's ids are

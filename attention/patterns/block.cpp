@@ -1,7 +1,9 @@
-// Listed blocks: pairs of (query block, key block), or a layout file whose heads are used as given.
+// Listed blocks: pairs of (query block, key block), or a layout whose heads are used as given: of a file, or
+// one that a checkpoint holds.
 #include <map>
 #include <optional>
 
+#include "attention/held_layouts.h"
 #include "attention/intervals.h"
 #include "attention/registry.h"
 
@@ -134,15 +136,25 @@ PatternPtr make_block(const YamlNode& body, const PatternContext&) {
   const YamlNode* size = map.find("size");
   const YamlNode* pairs = map.find("pairs");
   const YamlNode* file = map.find("file");
+  const YamlNode* held = map.find("layout");
   map.done();
-  const bool listed = size && pairs && !file, from_file = file && !size && !pairs;
-  if (!listed && !from_file)
+  const bool listed = size && pairs && !file && !held, from_file = file && !size && !pairs && !held,
+             from_checkpoint = held && !size && !pairs && !file;
+  if (!listed && !from_file && !from_checkpoint)
     fail_at(body.mark, "block needs either 'size' and 'pairs' or 'file' alone",
             "for example {block: {size: 64, pairs: [[1, 0]]}}");
   if (from_file) {
     const std::string path = as_path(*file, "block.file");
     return std::make_shared<LayoutPattern>(std::make_shared<const TileLayout>(load_layout(path)), path,
                                            file->mark);
+  }
+  if (from_checkpoint) {
+    const std::string sum = as_string(*held, "block.layout");
+    LayoutPtr layout = held_layout(sum);
+    if (!layout)
+      fail_at(held->mark, fmt::format("block.layout: {} is a layout inside a checkpoint", sum),
+              "a config names a layout file: {block: {file: LAYOUT.h5}}");
+    return std::make_shared<LayoutPattern>(std::move(layout), "layout " + sum, held->mark);
   }
   return std::make_shared<BlockPairs>(as_integer(*size, "block.size", 1, kMaxLength), *pairs);
 }
