@@ -6,7 +6,7 @@
 
 namespace filigree {
 
-NamedTensors read_initial_weights(const Config& config, const std::string& tokenizer) {
+InitialWeights read_initial_weights(const Config& config, const std::string& tokenizer) {
   const std::filesystem::path path = find_checkpoint(config.train.init_from);
   CheckpointContents contents = read_checkpoint(path);
   require_same_weights(config, contents.config_yaml, path.string());
@@ -21,7 +21,7 @@ NamedTensors read_initial_weights(const Config& config, const std::string& token
                     path.string(), known),
         "encode the data with the checkpoint's tokenizer; '' is that of .bin files, of which only the "
         "ids are known");
-  return std::move(contents.weights);
+  return {std::move(contents.weights), std::move(contents.special_tokens_json)};
 }
 
 }  // namespace filigree

@@ -9,10 +9,15 @@
 
 namespace filigree {
 
+struct InitialWeights {
+  NamedTensors weights;
+  std::string special_tokens_json;  // of an imported model; its texts go on to end at the same tokens
+};
+
 // Of the checkpoint or run that config.train.init_from names. `config` is that of the new run, resolved, and
 // `tokenizer` that of its data (empty: only ids are known). Error(usage) unless the model is the same but for
 // what require_same_weights lets differ; Error(data) if the data's tokenizer and the
 // checkpoint's are both known and differ.
-NamedTensors read_initial_weights(const Config& config, const std::string& tokenizer);
+InitialWeights read_initial_weights(const Config& config, const std::string& tokenizer);
 
 }  // namespace filigree

@@ -5,6 +5,7 @@
 #include "train/device_choice.h"
 #include "train/layouts.h"
 #include "train/run_folder.h"
+#include "train/special_tokens.h"
 
 namespace filigree {
 
@@ -25,6 +26,7 @@ StoredModel read_stored_model(const std::filesystem::path& path) {
                 "restore the file");
   stored.weights = std::move(contents.weights);
   stored.patterns = std::move(contents.patterns);
+  stored.special_tokens_json = std::move(contents.special_tokens_json);
   return stored;
 }
 
@@ -42,6 +44,8 @@ LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device) {
   loaded.model->visit([&](Parameter& p) { targets.emplace_back(p.name, p.var.value()); });
   load_tensors_into(targets, stored.weights, loaded.checkpoint.string());
   load_patterns(*loaded.model, loaded.config, stored.patterns, loaded.checkpoint.string());
+  const std::string origin = loaded.checkpoint.string();
+  loaded.end_tokens = end_tokens(parse_special_tokens(stored.special_tokens_json, origin), origin);
   return loaded;
 }
 

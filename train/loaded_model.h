@@ -18,6 +18,7 @@ struct LoadedModel {
   std::shared_ptr<const Tokenizer> tokenizer;  // of the data that it was trained on; null: only ids are known
   std::string tokenizer_name;                  // as Vocabulary::tokenizer, also of a task; empty: unknown
   std::unique_ptr<Transformer> model;
+  std::vector<std::uint32_t> end_tokens = {};  // beside the separator: what ends a text of an imported model
 };
 
 // The same without a Transformer made of it.
@@ -27,7 +28,8 @@ struct StoredModel {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::string tokenizer_name;
   NamedTensors weights;
-  NamedTensors patterns;  // see CheckpointContents
+  NamedTensors patterns;            // see CheckpointContents
+  std::string special_tokens_json;  // see special_tokens.h
 };
 
 // `path`: a checkpoint file, or a run folder, of which best.h5 is read, or else the newest that is intact.

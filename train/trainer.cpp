@@ -175,7 +175,9 @@ class Trainer {
             to_yaml(config_.to_yaml()),
             "",
             tokenizer ? tokenizer->to_json() : "",
-            pattern_state(model_)};
+            pattern_state(model_),
+            {},
+            special_tokens_json_};
   }
 
   void resume(const TrainRequest& request) {
@@ -190,10 +192,12 @@ class Trainer {
       if (config_.train.init_from.empty()) return;
       // What patterns are learned by begins anew.
       const auto is_pattern = [](const auto& entry) { return is_pattern_parameter(entry.first); };
-      NamedTensors to = weights(), from = read_initial_weights(config_, at_.tokenizer);
+      InitialWeights from = read_initial_weights(config_, at_.tokenizer);
+      NamedTensors to = weights();
       std::erase_if(to, is_pattern);
-      std::erase_if(from, is_pattern);
-      load_tensors_into(to, from, config_.train.init_from);
+      std::erase_if(from.weights, is_pattern);
+      load_tensors_into(to, from.weights, config_.train.init_from);
+      special_tokens_json_ = from.special_tokens_json;
       fmt::print("start     from the weights of {}\n", config_.train.init_from);
       return;
     }
@@ -263,6 +267,7 @@ class Trainer {
     load_tensors_into(weights(), checkpoint.weights, origin);
     load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
     load_patterns(model_, config_, checkpoint.patterns, origin);
+    special_tokens_json_ = checkpoint.special_tokens_json;
     optimizer_.set_steps(saved.step);
     loader_.seek(saved.position);
     at_ = saved;
@@ -472,6 +477,7 @@ class Trainer {
   Stepper stepper_;
   Loader loader_;
   Progression at_;
+  std::string special_tokens_json_;  // of the model that the weights began as
   std::unique_ptr<MetricsFile> metrics_;
   std::unique_ptr<EventFile> events_;  // if wanted
   std::optional<Evaluation> last_evaluation_;

@@ -1,6 +1,7 @@
 // filigree generate: text from a trained decoder, to the terminal or as JSON lines.
 #include "train/generate.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -116,7 +117,8 @@ class GenerateCommand {
     Made& made = made_[i];
     const auto token = static_cast<std::uint32_t>(id);
     ++made.tokens;
-    if (token == tokenizer_->separator()) {
+    if (token == tokenizer_->separator() ||
+        std::ranges::find(loaded_.end_tokens, token) != loaded_.end_tokens.end()) {
       made.finish = "end";
       return false;
     }

@@ -42,9 +42,8 @@ void run(ImportArguments& arguments) {
              architecture_class(result.architecture), result.parameters,
              result.tokenizer.empty() ? "unknown" : result.tokenizer);
   fmt::print("pattern   {} on {} tokens\n", pattern_text(result.config.pattern), result.config.data.seq_len);
-  if (result.note.empty()) return;
   std::fflush(stdout);
-  fmt::print(stderr, "filigree: warning: {}\n", result.note);
+  for (const std::string& note : result.notes) fmt::print(stderr, "filigree: warning: {}\n", note);
 }
 
 }  // namespace

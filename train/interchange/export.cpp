@@ -6,6 +6,7 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <ranges>
 #include <set>
 
 #include "core/file.h"
@@ -15,6 +16,7 @@
 #include "train/interchange/tokenizer_files.h"
 #include "train/layouts.h"
 #include "train/loaded_model.h"
+#include "train/special_tokens.h"
 
 namespace filigree {
 namespace {
@@ -129,28 +131,22 @@ std::vector<TensorToWrite> tensors_to_write(const HfModel& model, const StoredMo
 // As the model attends; learned patterns must be static.
 std::vector<LayoutPtr> layouts_of(const StoredModel& stored) {
   std::vector<LayoutPtr> layouts = build_layouts(stored.config, stored.config.data.seq_len);
-  if (stored.patterns.empty()) return layouts;
+  const LayerPatterns patterns = layer_patterns(stored.config);
+  const auto learns = [&](const PatternPtr& pattern) {
+    return std::ranges::any_of(std::views::iota(0, stored.config.model.n_heads),
+                               [&](int head) { return pattern->learned(head) != nullptr; });
+  };
+  if (std::ranges::none_of(patterns.layers, learns)) return layouts;
   const LoadedModel loaded = load_model(stored.checkpoint, DeviceChoice::cpu);
   if (!loaded.model->patterns_are_static())
     throw Error(
         ErrorKind::usage,
         fmt::format("{}: its learned patterns are not static yet", stored.checkpoint.string()),
         fmt::format("make them so first: filigree harden {} -o hardened.h5", stored.checkpoint.string()));
-  const auto connections = loaded.model->connections(layouts);
-  for (std::size_t i = 0; i < layouts.size(); ++i) layouts[i] = connections[i].layout;
-  return layouts;
-}
-
-void write_json(const fs::path& path, const Json& json) {
-  write_file_atomically(path, json.dump(2) + "\n");
-}
-
-void write_tokenizer(const fs::path& folder, const Tokenizer& tokenizer, std::int64_t max_length) {
-  write_file_atomically(folder / "tokenizer.json", tokenizer.to_json());
-  write_file_atomically(folder / "tokenizer_config.json", tokenizer_config_json(tokenizer, max_length));
-  Json generation = Json::object();
-  add_special_ids(generation, &tokenizer);
-  write_json(folder / "generation_config.json", generation);
+  std::vector<PatternPtr> attended;
+  for (const auto& connection : loaded.model->connections(layouts))
+    attended.push_back(pattern_of_layout(connection.layout, stored.checkpoint.string()));
+  return build_layer_layouts(attended, patterns.geometry, stored.config.model.n_heads);
 }
 
 }  // namespace
@@ -170,14 +166,15 @@ ExportResult export_model(const fs::path& path, const fs::path& folder, DType dt
   require_room(made.path(), "the export", bytes + (1 << 20), bytes,
                "free some space, or halve the size with --dtype bf16");
   Json json = hf_config(model, dtype);
-  add_special_ids(json, stored.tokenizer.get());
+  const Json special_tokens = parse_special_tokens(stored.special_tokens_json, stored.checkpoint.string());
+  add_special_ids(json, stored.tokenizer.get(), special_tokens);
   if (!fit.exact) {
     const LayoutExport layouts = write_layouts(made.path(), config, layouts_of(stored), fit.architecture);
     json["filigree"] = layout_entry(config, layouts);
     result.warning = layouts.note;
   }
-  write_json(made.path() / "config.json", json);
-  if (stored.tokenizer) write_tokenizer(made.path(), *stored.tokenizer, config.model.max_seq_len);
+  write_file_atomically(made.path() / "config.json", json.dump(2) + "\n");
+  write_tokenizer_files(made.path(), stored.tokenizer.get(), config.model.max_seq_len, special_tokens);
   write_safetensors(made.path() / "model.safetensors", tensors, dtype, [&](std::int64_t done) {
     if (progress) progress(done, bytes);
   });

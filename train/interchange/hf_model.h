@@ -29,6 +29,7 @@ struct ExportedPattern {
   std::string pattern;  // YAML
   int tile = 64;
   std::int64_t seq_len = 0;
+  std::vector<std::string> layouts = {};  // a file of the folder for each layer
 };
 
 struct HfModel {
@@ -36,6 +37,7 @@ struct HfModel {
   ModelConfig config;                          // resolved; dropout as the architecture has it
   std::optional<std::int64_t> sliding_window;  // mistral, where it has one
   std::optional<ExportedPattern> exported = std::nullopt;
+  std::vector<std::string> unknown_keys = {};  // of config.json, which the architecture does not have
 };
 
 // The architecture that computes what this model does with full attention. Error(usage) telling which keys of
@@ -45,8 +47,8 @@ Architecture architecture_of(const ModelConfig& config);
 // config.json without the ids of special tokens. dtype: f32 or bf16, that of the weights beside it.
 nlohmann::ordered_json hf_config(const HfModel& model, DType dtype);
 
-// Reads a config.json. Error(data) naming `origin` and the key for every model that ours cannot express
-// exactly. Keys that do not change what is computed are not looked at.
+// Reads a config.json. Error(data) naming `origin`, the key and its value for every model that ours cannot
+// express exactly; hf_keys.h says what each key is.
 HfModel parse_hf_config(const nlohmann::ordered_json& json, const std::string& origin);
 
 // One tensor of theirs: rows [row, row + rows) of one of ours.

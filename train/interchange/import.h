@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "train/config.h"
 #include "train/interchange/hf_model.h"
@@ -23,13 +24,14 @@ struct ImportResult {
   Architecture architecture = Architecture::gpt2;
   Config config;  // of the checkpoint
   std::int64_t parameters = 0;
-  std::string tokenizer;  // empty: unknown
-  std::string note;       // what of the folder was left behind; empty if nothing
+  std::string tokenizer;           // empty: unknown
+  std::vector<std::string> notes;  // what of the folder was left behind
 };
 
 // The checkpoint can be evaluated, sampled from, exported, and be the `train.init_from` of a run; as it has
 // no optimizer state and no data, no run resumes from it. Error(data) for a folder that ours cannot express
-// exactly, for weights that do not fit its config.json, and for damaged files. `progress` hears of the
+// exactly, for weights that do not fit its config.json, and for damaged files. What the folder says of
+// special tokens is kept, and so are the layouts of a pattern that needs them. `progress` hears of the
 // parameters done and of all.
 ImportResult import_model(const ImportRequest& request,
                           const std::function<void(std::int64_t, std::int64_t)>& progress = {});

@@ -37,4 +37,10 @@ nlohmann::ordered_json read_json_object(const std::filesystem::path& path) {
   return json;
 }
 
+std::string shown_json(const nlohmann::ordered_json& value) {
+  if (value.is_string()) return shown_name(value.get<std::string>());
+  const std::string text = value.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
+  return text.size() <= 100 ? text : text.substr(0, 97) + "...";
+}
+
 }  // namespace filigree

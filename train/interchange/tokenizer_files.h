@@ -1,19 +1,30 @@
-// What Hugging Face transformers reads beside tokenizer.json.
+// What Hugging Face transformers reads beside tokenizer.json: which tokens have a role.
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <nlohmann/json_fwd.hpp>
-#include <string>
 
 #include "data/tokenizer.h"
+#include "train/interchange/hf_model.h"
 
 namespace filigree {
 
-// tokenizer_config.json: which tokens of `tokenizer` have a role. The separator, which begins each document
-// and so ends the one before, is the token that begins and ends a text.
-std::string tokenizer_config_json(const Tokenizer& tokenizer, std::int64_t max_length);
+// The special tokens that the folder of a model tells of (train/special_tokens.h). `config` is its
+// config.json; where neither that nor generation_config.json has an id, it is that of the architecture's
+// class. Ids outside the vocabulary are left out. Error(data) for an eos_token_id that is no id, and for
+// damaged files.
+nlohmann::ordered_json read_special_tokens(const std::filesystem::path& folder,
+                                           const nlohmann::ordered_json& config, const HfModel& model);
 
-// Adds bos_token_id and eos_token_id; null without a tokenizer or a separator.
-void add_special_ids(nlohmann::ordered_json& config, const Tokenizer* tokenizer);
+// Adds bos_token_id, eos_token_id .. to a config.json: those of an imported model. Where it has none, both
+// are the separator of `tokenizer`, which begins each document and so ends the one before; null without one.
+void add_special_ids(nlohmann::ordered_json& config, const Tokenizer* tokenizer,
+                     const nlohmann::ordered_json& special_tokens);
+
+// Writes generation_config.json and, where there is a tokenizer, tokenizer.json, tokenizer_config.json and,
+// where an imported model had one, special_tokens_map.json.
+void write_tokenizer_files(const std::filesystem::path& folder, const Tokenizer* tokenizer,
+                           std::int64_t max_length, const nlohmann::ordered_json& special_tokens);
 
 }  // namespace filigree
