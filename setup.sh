@@ -48,6 +48,22 @@ make_peers() {
   fi
 }
 
+# transformers 5 with the versions of its libraries that it needs: a folder that check_transformers5.py puts before
+# that environment.
+make_peers5() {
+  [ -x build/peers/bin/pip ] || return 0
+  local made_from=build/peers5/requirements5.txt
+  cmp -s tests/peers/requirements5.txt "$made_from" && return
+  rm -rf build/peers5
+  if build/peers/bin/pip install -q --timeout 20 --retries 2 --disable-pip-version-check --target build/peers5 \
+    -r tests/peers/requirements5.txt; then
+    cp tests/peers/requirements5.txt "$made_from"
+  else
+    rm -rf build/peers5
+    echo "setup.sh: transformers 5 could not be installed; its checks will be skipped" >&2
+  fi
+}
+
 build() { # build TARGET...
   cmake --preset release >/dev/null
   cmake --build --preset release --target "$@"
@@ -91,7 +107,7 @@ END
     [ "${2:-}" = --peers ] || [ $# -eq 1 ] || { echo "setup.sh: unknown option $2; there is --peers" >&2; exit 2; }
     install_packages "${packages[@]}"
     build all
-    if [ "${2:-}" = --peers ]; then make_peers; fi
+    if [ "${2:-}" = --peers ]; then make_peers && make_peers5; fi
     ctest --preset release -j "$(nproc)"
     ;;
   *)

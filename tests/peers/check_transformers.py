@@ -133,6 +133,19 @@ def check_bytes():
     print("tokenizer: bytes, separator and mask as filigree has them")
 
 
+def check_generation():
+    """The call of transformers' own documentation, on every architecture."""
+    for name, overrides in {"gpt2": [], "llama": [LLAMA], "mistral": [LLAMA, LOCAL]}.items():
+        run = f"runs/generate_{name}"
+        filigree("train", "base.yaml", *overrides, "data.train=[text.txt]", "train.steps=1", f"train.out={run}")
+        filigree("export", run, "-o", f"generate_{name}")
+        tokenizer = AutoTokenizer.from_pretrained(f"./generate_{name}")
+        model = AutoModelForCausalLM.from_pretrained(f"./generate_{name}")
+        made = model.generate(**tokenizer("some text", return_tensors="pt"), max_new_tokens=3, do_sample=False)
+        assert made[0, :9].tolist() == list(b"some text") and 9 < made.shape[1] <= 12, made
+    print("generate(**tokenizer(text)) works on exports of gpt2, llama and mistral")
+
+
 def check_bpe():
     """A tokenizer that the tokenizers library trained goes in with a model and comes out the same."""
     trained = Tokenizer(models.BPE())
@@ -179,6 +192,7 @@ def peers_models():
         LlamaConfig(**llama, attention_bias=True, mlp_bias=True, head_dim=8, tie_word_embeddings=True)
     )
     yield "hf_mistral", MistralForCausalLM(MistralConfig(**llama, num_key_value_heads=1, sliding_window=9))
+    yield "hf_mistral_defaults", MistralForCausalLM(MistralConfig(**llama | dict(num_attention_heads=8)))
     yield "hf_mistral_full", MistralForCausalLM(MistralConfig(**llama, num_key_value_heads=4, sliding_window=None))
 
 
@@ -207,6 +221,23 @@ def check_import(name, model):
         rounded = type(model).from_pretrained(f"{name}_other", torch_dtype=torch.float32)
         far = difference(rounded, ids, filigree_logits("other.h5", ids))
         assert far <= TOLERANCE, (name, dtype, far)
+
+
+def check_config_keys(name, model):
+    """All keys of a config.json, and as few as the class allows: the same model, and no word of unknown keys."""
+    ids = random_ids(100, 300)
+    everything = model.config.to_dict()
+    defaults = type(model.config)().to_dict()
+    fewest = {k: v for k, v in everything.items() if k == "model_type" or defaults.get(k, v) != v}
+    model.save_pretrained(f"{name}_keys")
+    for keys in (everything, fewest):
+        with open(f"{name}_keys/config.json", "w") as file:
+            json.dump(keys, file)
+        said = filigree("import", f"{name}_keys", "-o", "keys.h5")
+        assert "does not have these keys" not in said, said
+        far = difference(model, ids, filigree_logits("keys.h5", ids))
+        assert far <= TOLERANCE, (name, far, keys)
+    print(f"import {name}: the same with {len(everything)} keys and with {len(fewest)}")
 
 
 def torch_losses(folder, data, steps, batch, seq_len, hyper):
@@ -263,9 +294,11 @@ def main():
     for name, case in EXPORTS.items():
         check_export(name, *case)
     check_bytes()
+    check_generation()
     check_bpe()
     for name, model in peers_models():
         check_import(name, model)
+        check_config_keys(name, model.float())
     for name in ("gpt2", "llama_kv_heads", "mistral"):
         check_steps(name, data)
 
