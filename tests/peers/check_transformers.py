@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import types
 
 import h5py
 import numpy
@@ -22,6 +23,13 @@ from transformers import (
     MistralForCausalLM,
 )
 from transformers.utils import logging
+
+try:
+    import torch.distributed.fsdp  # generate() asks whether the model is one of its
+except ValueError:  # Debian's PyTorch 1.13 cannot load it with Python 3.11
+    fsdp = types.ModuleType("torch.distributed.fsdp")
+    fsdp.FullyShardedDataParallel = type("FullyShardedDataParallel", (), {})
+    sys.modules[fsdp.__name__] = torch.distributed.fsdp = fsdp
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -297,8 +305,8 @@ def main():
     check_generation()
     check_bpe()
     for name, model in peers_models():
-        check_import(name, model)
-        check_config_keys(name, model.float())
+        check_config_keys(name, model)
+        check_import(name, model)  # which rounds its numbers
     for name in ("gpt2", "llama_kv_heads", "mistral"):
         check_steps(name, data)
 
