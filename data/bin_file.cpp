@@ -10,11 +10,13 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "data/foreign_file.h"
 
 namespace filigree {
 namespace {
 
 constexpr std::int32_t kMagicGpt2 = 20240520, kMagicLlama3 = 20240801;
+constexpr std::int32_t kVersionLlama3 = 7;
 constexpr std::int64_t kHeaderBytes = 256 * 4;
 constexpr std::int64_t kBlockTokens = 1 << 20;
 
@@ -42,9 +44,12 @@ BinFile::~BinFile() {
 
 void BinFile::read_header(std::int64_t file_bytes) {
   std::array<std::int32_t, 3> header{};
-  if (file_bytes >= kHeaderBytes) read_bytes(header.data(), sizeof header, 0);
+  if (file_bytes >= std::ssize(header) * 4) read_bytes(header.data(), sizeof header, 0);
   const auto [magic, version, count] = header;
   if (magic != kMagicGpt2 && magic != kMagicLlama3) {
+    if (const auto foreign = foreign_file(path_))
+      throw Error(ErrorKind::data, fmt::format("{}: {}, no file of tokens", path_.string(), foreign->what),
+                  foreign->hint);
     if (file_bytes % 2 != 0)
       throw Error(
           ErrorKind::data,
@@ -54,8 +59,10 @@ void BinFile::read_header(std::int64_t file_bytes) {
     n_tokens_ = file_bytes / 2;
     return;
   }
-  if (version != 1)
-    fail(ErrorKind::data, "{}: llm.c data of version {}; version 1 is read", path_.string(), version);
+  const bool is_known = magic == kMagicGpt2 ? version == 1 : version == 1 || version == kVersionLlama3;
+  if (!is_known)
+    fail(ErrorKind::data, "{}: llm.c data of version {}; version {} is read", path_.string(), version,
+         magic == kMagicGpt2 ? 1 : kVersionLlama3);
   type_ = magic == kMagicGpt2 ? DType::u16 : DType::u32;
   vocabulary_ =
       magic == kMagicGpt2 ? Vocabulary{"gpt2", 50257, 50256, {}} : Vocabulary{"llama3", 128256, 128000, {}};

@@ -1,5 +1,7 @@
-// Token files of other trainers. nanoGPT: raw u16 ids. llm.c: 256 i32 of header {magic, version 1, number of
-// tokens, 0..}, then ids; magic 20240520 is GPT-2 (u16), 20240801 Llama 3 (u32).
+// Token files of other trainers. nanoGPT: raw u16 ids. llm.c: 256 i32 of header {magic, version, number of
+// tokens, 0..}, then ids; magic 20240520 of version 1 is GPT-2 (u16), 20240801 of version 7 Llama 3 (u32).
+// Both hold ids only: the vocabulary's tokenizer is empty, or of llm.c's files the name "gpt2" or "llama3",
+// which no tokenizer of ours has.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +15,8 @@ namespace filigree {
 class BinFile {
  public:
   // Checks sizes against the file and reads every id once: its checksum, and whether all lie in the
-  // vocabulary. A nanoGPT file names no vocabulary: it is taken to end at the largest id. Error(data).
+  // vocabulary. A nanoGPT file names no vocabulary: it is taken to end at the largest id. Error(data), also
+  // for a file of another program that holds no tokens (data/foreign_file.h).
   explicit BinFile(const std::filesystem::path& path);
   ~BinFile();
   BinFile(const BinFile&) = delete;

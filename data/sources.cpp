@@ -15,6 +15,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "data/foreign_file.h"
 #include "data/progress.h"
 
 namespace filigree {
@@ -129,9 +130,16 @@ class Finder {
     char head[kSniffBytes];
     const std::size_t got = OpenFile(path).read(head, sizeof head, 0);
     if (std::memchr(head, 0, got) != nullptr) {
-      if (named)
-        throw Error(ErrorKind::data, fmt::format("{}: not text (it holds a NUL byte)", path.string()),
-                    "token files end in .h5 or .bin; other binary files cannot be read");
+      if (named) {
+        const auto foreign = foreign_file(path);
+        throw Error(
+            ErrorKind::data,
+            fmt::format("{}: {}not text (it holds a NUL byte)", path.string(),
+                        foreign ? foreign->what + ", " : ""),
+            foreign
+                ? foreign->hint
+                : "token files end in .h5 or .bin and need no preparing; other binary files cannot be read");
+      }
       ++sources_.n_binary;
       return;
     }

@@ -226,6 +226,9 @@ TEST_F(DataFiles, ReadsBinFilesOfNanoGptAndLlmC) {
     EXPECT_EQ(dataset.n_documents(), 2);
     EXPECT_EQ(dataset.vocabulary().size, 128256);
   }
+  // As llm.c writes it.
+  const auto shard = put("shard.bin", llmc_header(20240801, 7, 5) + as_bytes(wide));
+  EXPECT_EQ(all_tokens(open_dataset({shard.string()})), all_tokens(open_dataset({llama.string()})));
   // Two of one kind join; two kinds do not.
   EXPECT_EQ(open_dataset({gpt2.string(), gpt2.string()}).n_tokens(), 10'002);
   expect_error(ErrorKind::data, "another tokenizer", [&] { open_dataset({gpt2.string(), llama.string()}); });
@@ -244,10 +247,89 @@ TEST_F(DataFiles, BadBinFilesAreDataErrors) {
   expect_bad(llmc_header(20240520, 1, -1) + as_bytes(ids), "promises -1 tokens");
   expect_bad(llmc_header(20240520, 1, 0), "promises 0 tokens");
   expect_bad(llmc_header(20240801, 2, 3) + as_bytes(ids), "version 2");
+  expect_bad(llmc_header(20240520, 7, 3) + as_bytes(ids), "version 7; version 1 is read");
+  expect_bad(llmc_header(20240520, 1, 3).substr(0, 500), "promises 3 tokens");  // cut within its header
   expect_bad(llmc_header(20240520, 1, 3) + as_bytes(std::vector<std::uint16_t>{1, 50257, 3}), "token 50257");
   expect_bad(llmc_header(20240801, 1, 1) + as_bytes(std::vector<std::uint32_t>{0xffffffffu}),
              "token 4294967295");
   expect_error(ErrorKind::data, "No such file", [&] { BinFile file(folder / "none.bin"); });
+}
+
+std::string llama2c_model() {
+  const std::array<std::int32_t, 7> header = {8, 16, 1, 2, 2, 10, 4};
+  const std::size_t values = 10 * 8 + (2 * 8 + 4 * 8 * 8 + 3 * 8 * 16) + 8 + 4 * 4;
+  return as_bytes(header) + std::string(4 * values, '\1');
+}
+
+TEST_F(DataFiles, FilesOfOtherProgramsAreNamed) {
+  using namespace std::string_literals;
+  const std::string rest(1200, '\2');
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {llmc_header(20240326, 3, 1024) + rest, "GPT-2 weights of llm.c"},
+      {llmc_header(20240327, 2, 4) + rest, "a debug state of llm.c"},
+      {llmc_header(20240328, 2, 50257) + rest, "a tokenizer of llm.c"},
+      {llmc_header(20240522, 1, 10042) + rest, "an evaluation file of llm.c (HellaSwag, MMLU)"},
+      {llmc_header(20240527, 1, 1) + rest, "an optimizer state of llm.c"},
+      {llmc_header(20240803, 3, 8192) + rest, "Llama 3 weights of llm.c"},
+      {"24ka" + rest, "a model of llama2.c"},
+      {llama2c_model(), "a model of llama2.c"},
+      {"GGUF\3\0\0\0"s + rest, "a GGUF model"},
+      {"tjgg" + rest, "a GGML model"},
+      {"\x3e\0\0\0\0\0\0\0{\"__metadata__\": {}}"s + rest, "a safetensors file"},
+      {"\x93NUMPY\1\0"s + rest, "a numpy array"},
+      {"PK\3\4"s + rest, "a zip archive (a checkpoint of PyTorch is one, and an .npz file)"},
+      {"\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20"s + rest, "a checkpoint of PyTorch"},
+      {"\x80\4\x95\x10\0\0\0\0\0\0\0"s + rest + ".", "a pickle of Python"},
+      {"\x89HDF\r\n\x1a\n"s + rest, "an HDF5 file"},
+      {"\x1f\x8b\x08\0\0\0\0\0\0\3"s + rest, "packed by gzip"},
+      {"\x28\xb5\x2f\xfd"s + rest, "packed by zstd"},
+      {"\xfd"s + "7zXZ\0"s + rest, "packed by xz"},
+      {"BZh91AY&SY" + rest, "packed by bzip2"},
+      {std::string(257, 'a') + "ustar" + rest, "a tar archive"},
+      {"PAR1" + rest + "PAR1", "a Parquet file"},
+      {"ARROW1\0\0"s + rest, "an Arrow file"},
+      {"MMIDIDX\0\0"s + rest, "an index of Megatron"},
+  };
+  for (const auto& [bytes, what] : cases) {
+    const auto path = put("x.bin", bytes);
+    try {
+      open_dataset({path.string()}, InputFormat::bin);
+      ADD_FAILURE() << what << " was read";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::data);
+      EXPECT_EQ(error.what(), fmt::format("{}: {}, no file of tokens", path.string(), what));
+      EXPECT_FALSE(error.hint().empty()) << what;
+    }
+  }
+  const std::vector<std::uint16_t> ids = {1, 2, 3};
+  const auto half = put("megatron.bin", as_bytes(ids));
+  EXPECT_EQ(open_dataset({half.string()}).n_tokens(), 3);
+  put("megatron.idx", "MMIDIDX\0\0\1"s);
+  expect_error(ErrorKind::data, "one half of a data set of Megatron", [&] { open_dataset({half.string()}); });
+  // Named as text.
+  const auto weights = put("model.safetensors", "\x3e\0\0\0\0\0\0\0{\"__metadata__\": {}}"s + rest);
+  expect_error(ErrorKind::data, "model.safetensors: a safetensors file, not text",
+               [&] { open_dataset({weights.string()}); });
+}
+
+// What begins a file of another program may as well be ids.
+TEST_F(DataFiles, IdsThatLookLikeAMarkAreRead) {
+  std::vector<std::vector<std::uint16_t>> all = {
+      {35615, 300, 7},              // gzip's 1f 8b
+      {640, 300, 13},               // a pickle's 80 02
+      {1152, 405, 11},              // its 80 04 95, and no full stop at the end
+      {16720, 12626, 5},            // Parquet's PAR1, which its end repeats
+      {62, 0, 0, 0, 8827, 95},      // the length of a header that is longer than the file
+      {288, 0, 768, 0, 6, 0, 6, 0}  // the sizes of a small model
+  };
+  for (int trial = 0; trial < 300; ++trial) {
+    std::vector<std::uint16_t> ids(2 + rng() % 40);
+    for (auto& id : ids) id = static_cast<std::uint16_t>(rng() % 50257);
+    all.push_back(std::move(ids));
+  }
+  for (const auto& ids : all)
+    EXPECT_EQ(all_tokens(open_dataset({put("x.bin", as_bytes(ids)).string()})),
+              std::vector<std::int32_t>(ids.begin(), ids.end()));
 }
 
 TEST_F(DataFiles, PrepareWritesTrainingAndValidation) {
