@@ -150,9 +150,46 @@ OpenedFile open_bin(const fs::path& path) {
 // Makes the tokenizer of text; not called for files that know theirs.
 using MakeTokenizer = std::function<std::shared_ptr<const Tokenizer>()>;
 
+// The tokenizer that a request names; a checksum is no file.
+std::shared_ptr<const Tokenizer> named_tokenizer(const std::string& name) {
+  try {
+    return make_tokenizer(name);
+  } catch (const Error& e) {
+    const bool checksum = name.size() == 20 && name.find_first_not_of("0123456789abcdef", 4) == name.npos;
+    if (!name.starts_with("bpe:") || !checksum) throw;
+    throw Error(e.kind(), e.what(), "that is a tokenizer's checksum; name its tokenizer.json");
+  }
+}
+
 MakeTokenizer tokenizer_of(const DataRequest& request) {
-  return
-      [&request] { return request.trained_with ? request.trained_with : make_tokenizer(request.tokenizer); };
+  return [&request]() -> std::shared_ptr<const Tokenizer> {
+    if (request.trained_with) return request.trained_with;
+    if (request.tokenizer == "ids")
+      throw Error(ErrorKind::usage,
+                  fmt::format("{}: is text, but data.tokenizer is ids: only files of tokens can be read",
+                              request.train.front()),
+                  "name the tokenizer that the model was trained with: data.tokenizer=bpe:FILE");
+    return named_tokenizer(request.tokenizer == "auto" ? "byte" : request.tokenizer);
+  };
+}
+
+// A tokenizer that is named beside files of tokens makes no ids: it must be the one that made them.
+void require_own_tokenizer(const DataRequest& request, const std::string& own) {
+  const std::string& name = request.tokenizer;
+  if (request.trained_with || name == "auto" || name == own) return;
+  const std::string& file = request.train.front();
+  if (own == "ids")
+    throw Error(
+        ErrorKind::usage,
+        fmt::format("data.tokenizer is {}, but {} holds ids only, which no tokenizer changes", name, file),
+        "remove data.tokenizer");
+  const std::string named = name == "ids" ? name : named_tokenizer(name)->name();
+  if (named == own) return;
+  throw Error(ErrorKind::usage,
+              fmt::format("data.tokenizer is {}{}, but {} was made with {}", name,
+                          named == name ? "" : fmt::format(" ({})", named), file, own),
+              "remove data.tokenizer: token files hold theirs; or make the file anew with filigree prepare "
+              "--tokenizer");
 }
 
 Dataset open_with(const std::vector<std::string>& inputs, InputFormat format, const MakeTokenizer& tokenizer,
@@ -270,21 +307,15 @@ OpenedData open_and_split(const DataRequest& request, InputFormat format) {
   return {std::move(train), std::move(validation), std::move(notes)};
 }
 
-}  // namespace
-
-Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format, const std::string& tokenizer,
-                     std::vector<std::string>* notes, const OpenLimits& limits) {
-  std::vector<std::string> unread;
-  return open_with(
-      inputs, format, [&] { return make_tokenizer(tokenizer); }, notes ? *notes : unread, limits);
+// Of the training data, never automatic.
+InputFormat format_of(const DataRequest& request) {
+  if (request.train.empty()) fail(ErrorKind::data, "no training data was given");
+  if (request.classes) return InputFormat::text;  // open_classes refuses all else
+  return request.format == InputFormat::automatic ? common_format(request.train) : request.format;
 }
 
-OpenedData open_data(const DataRequest& request) {
-  if (request.task) return open_task(request);
-  if (request.train.empty()) fail(ErrorKind::data, "no training data was given");
-  if (request.classes) return open_classes(request);
-  const InputFormat format =
-      request.format == InputFormat::automatic ? common_format(request.train) : request.format;
+OpenedData open_files(const DataRequest& request) {
+  const InputFormat format = format_of(request);
   if (request.validation.empty() && request.val_fraction > 0) return open_and_split(request, format);
   std::vector<std::string> notes;
   const MakeTokenizer tokenizer = tokenizer_of(request);
@@ -302,6 +333,36 @@ OpenedData open_data(const DataRequest& request) {
            ours.tokenizer, ours.size, theirs.tokenizer, theirs.size);
   }
   opened.notes = std::move(notes);
+  return opened;
+}
+
+}  // namespace
+
+Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format, const std::string& tokenizer,
+                     std::vector<std::string>* notes, const OpenLimits& limits) {
+  std::vector<std::string> unread;
+  return open_with(
+      inputs, format, [&] { return make_tokenizer(tokenizer); }, notes ? *notes : unread, limits);
+}
+
+std::string find_tokenizer(const DataRequest& request) {
+  if (request.task) return "";
+  const InputFormat format = format_of(request);
+  if (format == InputFormat::text) return tokenizer_of(request)()->name();
+  std::string own = "ids";
+  if (format == InputFormat::hdf5)
+    own = tokenizer_word(TokenFile(expand_paths(request.train).front()).vocabulary().tokenizer);
+  require_own_tokenizer(request, own);
+  return own;
+}
+
+OpenedData open_data(const DataRequest& request) {
+  if (request.task) return open_task(request);
+  const bool text = format_of(request) == InputFormat::text;
+  std::string tokenizer = request.tokenizer == "auto" ? "byte" : request.tokenizer;
+  if (!text) tokenizer = find_tokenizer(request);
+  OpenedData opened = request.classes ? open_classes(request) : open_files(request);
+  opened.tokenizer = std::move(tokenizer);
   return opened;
 }
 

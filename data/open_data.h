@@ -19,7 +19,9 @@ struct DataRequest {
   std::vector<std::string> validation = {};  // empty: split off from `train`
   double val_fraction = 0.05;                // 0: no validation
   InputFormat format = InputFormat::automatic;
-  std::string tokenizer = "byte";  // for text (make_tokenizer); token files know theirs
+  // auto: byte for text, and what files of tokens know themselves; byte, bpe:FILE (make_tokenizer); beside
+  // files of tokens also as tokenizer_word. There it must be theirs.
+  std::string tokenizer = "auto";
   std::shared_ptr<const Tokenizer> trained_with = nullptr;  // a model's own, used instead where it is given
   std::uint64_t seed = 1;                                   // of the split by file, or of the task's samples
   bool classes = false;                                     // a folder per class
@@ -29,6 +31,7 @@ struct OpenedData {
   Dataset train;
   std::optional<Dataset> validation;
   std::vector<std::string> notes;  // for the user: what was read, skipped and split
+  std::string tokenizer = "";      // as a config records it: of text as requested, else tokenizer_word
 };
 
 // Above these sizes of `tokens`, in bytes, an HDF5 file is read in slices as they are needed, and its
@@ -49,5 +52,9 @@ Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format 
 // a folder of class folders, several inputs are the class folders; labels count the sorted folder names, and
 // the split is made within each class. Error(data) if validation and training vocabularies or classes differ.
 OpenedData open_data(const DataRequest& request);
+
+// The name of the tokenizer that open_data would use, as tokenizer_word, from the first file's header.
+// Error(usage) if the request names another one than the files of tokens have; Error as of make_tokenizer.
+std::string find_tokenizer(const DataRequest& request);
 
 }  // namespace filigree

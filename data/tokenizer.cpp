@@ -69,4 +69,8 @@ std::shared_ptr<const Tokenizer> tokenizer_from_json(std::string_view text, cons
   return bytes;
 }
 
+std::string tokenizer_word(const std::string& vocabulary_name) {
+  return vocabulary_name == "byte" || vocabulary_name.starts_with("bpe:") ? vocabulary_name : "ids";
+}
+
 }  // namespace filigree

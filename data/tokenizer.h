@@ -52,4 +52,8 @@ std::shared_ptr<const Tokenizer> make_tokenizer(const std::string& name);
 // From the text of a tokenizer.json; `origin` names it in errors. Error(data).
 std::shared_ptr<const Tokenizer> tokenizer_from_json(std::string_view text, const std::string& origin);
 
+// How a config writes the tokenizer of a vocabulary of this name: "byte" and "bpe:CHECKSUM" as they are, all
+// else as "ids": of .bin files only the ids are known.
+std::string tokenizer_word(const std::string& vocabulary_name);
+
 }  // namespace filigree

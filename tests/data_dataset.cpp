@@ -92,6 +92,26 @@ TEST_F(DatasetTest, BothSidesShareOneVocabulary) {
                [&] { open_data({.train = {at("a.bin")}, .validation = {at("text")}}); });
 }
 
+TEST_F(DatasetTest, ANamedTokenizerIsTheOneThatMadeTheTokens) {
+  put("in/a", "some text");
+  put("ids.bin", "abcd");
+  prepare({at("in")}, at("t.h5"), {});
+  const auto open = [&](const std::string& file, const std::string& tokenizer) {
+    return open_data({.train = {at(file)}, .val_fraction = 0, .tokenizer = tokenizer}).tokenizer;
+  };
+  EXPECT_EQ(open("in", "auto"), "byte");
+  EXPECT_EQ(open("in", "byte"), "byte");
+  EXPECT_EQ(open("t.h5", "auto"), "byte");
+  EXPECT_EQ(open("t.h5", "byte"), "byte");
+  EXPECT_EQ(open("ids.bin", "auto"), "ids");
+  EXPECT_EQ(open("ids.bin", "ids"), "ids");
+  expect_error(ErrorKind::usage, "ids.bin holds ids only, which no tokenizer changes",
+               [&] { open("ids.bin", "byte"); });
+  expect_error(ErrorKind::usage, "data.tokenizer is ids, but", [&] { open("t.h5", "ids"); });
+  expect_error(ErrorKind::usage, "is text, but data.tokenizer is ids", [&] { open("in", "ids"); });
+  expect_error(ErrorKind::data, "nothere.json", [&] { open("t.h5", "bpe:nothere.json"); });
+}
+
 TEST_F(DatasetTest, TokenDataSplitsAtItsTail) {
   for (int trial = 0; trial < 200; ++trial) {
     fs::remove_all(folder / "in");

@@ -304,8 +304,8 @@ TEST(Config, EveryMistakeIsNamedWhereItStands) {
       {with("", "", "schedule: cosin"), "... did you mean 'cosine'?"},
       {with("", "format: txt"), "... did you mean 'text'?"},
       {with("", "tokenizer: bite"), "... did you mean 'byte'?"},
-      {with("", "tokenizer: 'bpe:'"), "... data.tokenizer must be one of byte, bpe:FILE"},
-      {with("", "tokenizer: gpt2.json"), "... data.tokenizer must be one of byte, bpe:FILE"},
+      {with("", "tokenizer: 'bpe:'"), "... data.tokenizer must be one of auto, byte, bpe:FILE, ids"},
+      {with("", "tokenizer: gpt2.json"), "... data.tokenizer must be one of auto, byte, bpe:FILE, ids"},
       {with("", "", "", "device: gpu\n"), "c.yaml:4:9: device must be one of cpu, auto, cuda, not 'gpu'"},
       // ranges
       {with("", "", "", "tile: 48\n"), "c.yaml:4:7: tile must be one of 16, 32, 64, 128, not 48"},
@@ -675,6 +675,9 @@ TEST(Config, HashFollowsWhatIsComputed) {
   const std::string bpe = config_hash(parse(with("", "tokenizer: 'bpe:a.json'")));
   EXPECT_EQ(config_hash(parse(with("", "tokenizer: 'bpe:b.json'"))), bpe);
   EXPECT_NE(bpe, hash);
+  // Configs of older versions say byte where newer ones say auto, or ids.
+  for (const char* word : {"auto", "byte", "ids"})
+    EXPECT_EQ(config_hash(parse(with("", fmt::format("tokenizer: {}", word)))), hash) << word;
   for (const char* other : {"seed: 2\n", "tile: 32\n", "pattern: {local: {window: 2}}\n"})
     EXPECT_NE(config_hash(parse(kMinimal + other)), hash) << other;
   EXPECT_NE(config_hash(parse(with("ffn_dim: 300"))), hash);

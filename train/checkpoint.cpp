@@ -192,9 +192,9 @@ YamlNode model_part(const Config& config) {
   part.find("model")
       ->set("dropout", YamlNode::make(0))
       .set("activation_checkpointing", YamlNode::make(false));
-  const bool bpe = config.data.tokenizer.starts_with("bpe:");        // whose content counts, not its path
-  const YamlNode* tokenizer = root.find("data")->find("tokenizer");  // generated tasks have none
-  if (tokenizer) data.add("tokenizer", bpe ? YamlNode::make("bpe:") : *tokenizer);
+  // Content counts, not its path; generated tasks have none.
+  if (root.find("data")->find("tokenizer"))
+    data.add("tokenizer", YamlNode::make(config.data.tokenizer.starts_with("bpe:") ? "bpe:" : "byte"));
   return part.add("data", std::move(data));
 }
 
@@ -381,11 +381,12 @@ void require_same_run(const Config& config, const std::string& checkpoint_yaml, 
   like.train.out = saved.train.out;
   like.train.log_interval = saved.train.log_interval;
   like.checkpoint = saved.checkpoint;
-  if (like.data.tokenizer.starts_with("bpe:") && saved.data.tokenizer.starts_with("bpe:"))
-    like.data.tokenizer = saved.data.tokenizer;
+  like.data.tokenizer = saved.data.tokenizer;  // the states name the tokenizers themselves
   like.log = saved.log;
-  require_equal(like.to_yaml(), saved.to_yaml(), "run", origin,
-                "take the values of the checkpoint, or start a new run with another train.out");
+  require_equal(
+      like.to_yaml(), saved.to_yaml(), "run", origin,
+      "take the values of the checkpoint, or another train.out: of a new run, or with --resume CHECKPOINT of "
+      "one that goes on from it, which may change train.lr, the schedule and more (filigree train --help)");
 }
 
 }  // namespace filigree

@@ -28,13 +28,23 @@ struct DataConfig {
   std::vector<std::string> val;    // empty: val_fraction of the files of `train`
   double val_fraction = 0.05;      // 0: no validation
   DataFormat format = DataFormat::automatic;
-  std::string tokenizer = "byte";  // of text: byte, or bpe:FILE for a tokenizer.json. Token files hold theirs
+  // auto: byte for text; files of tokens hold theirs. byte, or bpe:FILE for a tokenizer.json: for text, or
+  // the one that made the token files. Resolved, of token files: bpe: and its checksum, or ids where .bin
+  // files hold no more.
+  std::string tokenizer = "auto";
   std::int64_t seq_len = 0;
   bool documents = true;  // attention stays inside a document; not encoder_classifier
   bool shuffle = true;
   double mask_probability = 0.15;  // encoder_mlm
   bool has_validation() const { return task ? task->val_samples > 0 : !val.empty() || val_fraction > 0; }
   bool operator==(const DataConfig&) const = default;
+};
+
+// Whether a value was derived and not written. It says nothing about the value and does not count in
+// comparisons.
+struct Derived {
+  bool value = false;
+  bool operator==(const Derived&) const { return true; }
 };
 
 struct TrainConfig {
@@ -53,12 +63,13 @@ struct TrainConfig {
   ScheduleType schedule = ScheduleType::cosine;
   std::optional<std::int64_t> warmup_steps;  // default 5 % of steps, at most 2000; empty only without `steps`
   std::optional<std::int64_t> decay_steps;   // wsd; default 20 % of steps; empty only without `steps`
-  std::int64_t eval_interval = 250;          // steps; 0: only at the end. Both need validation data
-  std::int64_t eval_batches = 20;            // micro batches; 0: all
-  std::vector<std::int64_t> eval_lengths;    // of a generated task: the last evaluation is also made at these
-  std::int64_t log_interval = 10;            // steps
-  std::string init_from;                     // checkpoint or run to take the first weights from; empty: none
-  std::string out;                           // run folder; default runs/<name of the config file>
+  Derived warmup_is_default, decay_is_default;  // from steps; a run that is lengthened keeps those it had
+  std::int64_t eval_interval = 250;             // steps; 0: only at the end. Both need validation data
+  std::int64_t eval_batches = 20;               // micro batches; 0: all
+  std::vector<std::int64_t> eval_lengths;  // of a generated task: the last evaluation is also made at these
+  std::int64_t log_interval = 10;          // steps
+  std::string init_from;                   // checkpoint or run to take the first weights from; empty: none
+  std::string out;                         // run folder; default runs/<name of the config file>
   std::int64_t accumulation() const { return batch_size / micro_batch_size; }
   bool operator==(const TrainConfig&) const = default;
 };
@@ -125,8 +136,8 @@ Config resolve_steps(Config config, std::int64_t steps_per_epoch);
 Config at_length(const Config& config, std::int64_t seq_len);
 
 // Hex xxhash64 of the resolved config without what does not change what is computed: threads, cuda_graph,
-// train.out, train.log_interval, checkpoint, log, and the path of the tokenizer's file, whose content is
-// compared.
+// train.out, train.log_interval, checkpoint, log, and what names the tokenizer but is not it: the path of its
+// file, and auto or ids in place of byte. The tokenizer itself is compared where data is opened.
 std::string config_hash(const Config& config);
 
 // "model.dim: 64 / 128" for every key of the two trees that differs, in the order of `a`, then of `b`. Absent

@@ -176,7 +176,7 @@ std::string config_hash(const Config& config) {
   same.train.out.clear();
   same.train.log_interval = 1;
   same.checkpoint = {};
-  if (same.data.tokenizer.starts_with("bpe:")) same.data.tokenizer = "bpe:";
+  same.data.tokenizer = same.data.tokenizer.starts_with("bpe:") ? "bpe:" : "byte";
   same.log = {};
   const std::string text = to_yaml(same.to_yaml());
   return hex64(xxhash64(text.data(), text.size()));

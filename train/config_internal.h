@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "train/config.h"
@@ -60,6 +61,9 @@ inline const Words& words<DeviceChoice>() {
 }
 
 int read_tile(MapReader& root);  // 16, 32, 64 or 128; default 64
+
+// What does not fit train.steps, as (key, message), or an empty key; warmup_steps is filled in.
+std::pair<std::string, std::string> schedule_conflict(const TrainConfig& train);
 
 // A config's tree laid onto everything that it extends; `path` is the file that it stands in.
 YamlNode load_config_tree(YamlNode tree, const std::filesystem::path& path);

@@ -202,7 +202,7 @@ std::string read_tokenizer(MapReader& reader, const std::string& fallback) {
   const YamlNode* node = reader.find("tokenizer");
   if (node && node->is_scalar() && node->scalar.starts_with("bpe:") && node->scalar != "bpe:")
     return "bpe:" + expand_home(node->scalar.substr(4));
-  return reader.choice("tokenizer", {"byte", "bpe:FILE"}, fallback);
+  return reader.choice("tokenizer", {"auto", "byte", "bpe:FILE", "ids"}, fallback);
 }
 
 // data.task takes the place of whatever is read from files.
@@ -358,21 +358,12 @@ void check_eval_lengths(const MapReader& reader, const Config& config) {
 
 // Fills warmup_steps and decay_steps where they were not given; train.steps is known.
 void fill_schedule(TrainConfig& train) {
+  train.warmup_is_default = {!train.warmup_steps};
+  train.decay_is_default = {!train.decay_steps};
   if (!train.warmup_steps) train.warmup_steps = std::min<std::int64_t>(train.steps / 20, 2000);
   if (train.schedule == ScheduleType::wsd && !train.decay_steps)
     train.decay_steps =
         std::max<std::int64_t>(1, std::min(train.steps / 5, train.steps - *train.warmup_steps));
-}
-
-// What does not fit `steps`, as (key, message), or an empty key.
-std::pair<std::string, std::string> schedule_conflict(const TrainConfig& train) {
-  if (*train.warmup_steps >= train.steps)
-    return {"warmup_steps", fmt::format("train.warmup_steps ({}) must be below train.steps ({})",
-                                        *train.warmup_steps, train.steps)};
-  if (train.decay_steps && *train.decay_steps > train.steps - *train.warmup_steps)
-    return {"decay_steps", fmt::format("train.decay_steps ({}) must be at most steps - warmup_steps ({})",
-                                       *train.decay_steps, train.steps - *train.warmup_steps)};
-  return {};
 }
 
 TrainConfig read_train(MapReader reader, const DataConfig& data, const std::string& name) {
@@ -437,6 +428,16 @@ YamlNode read_pattern(MapReader& root) {
 }
 
 }  // namespace
+
+std::pair<std::string, std::string> schedule_conflict(const TrainConfig& train) {
+  if (*train.warmup_steps >= train.steps)
+    return {"warmup_steps", fmt::format("train.warmup_steps ({}) must be below train.steps ({})",
+                                        *train.warmup_steps, train.steps)};
+  if (train.decay_steps && *train.decay_steps > train.steps - *train.warmup_steps)
+    return {"decay_steps", fmt::format("train.decay_steps ({}) must be at most steps - warmup_steps ({})",
+                                       *train.decay_steps, train.steps - *train.warmup_steps)};
+  return {};
+}
 
 int read_tile(MapReader& root) {
   const YamlNode* node = root.find("tile");

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "data/token_file.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 
@@ -12,12 +13,12 @@ namespace filigree {
 struct InitialWeights {
   NamedTensors weights;
   std::string special_tokens_json;  // of an imported model; its texts go on to end at the same tokens
+  std::string note;                 // for the user, if not empty: see require_fitting_tokens
 };
 
 // Of the checkpoint or run that config.train.init_from names. `config` is that of the new run, resolved, and
-// `tokenizer` that of its data (empty: only ids are known). Error(usage) unless the model is the same but for
-// what require_same_weights lets differ; Error(data) if the data's tokenizer and the
-// checkpoint's are both known and differ.
-InitialWeights read_initial_weights(const Config& config, const std::string& tokenizer);
+// `data` the vocabulary of its data. Error(usage) unless the model is the same but for what
+// require_same_weights lets differ; Error(data) as of require_fitting_tokens.
+InitialWeights read_initial_weights(const Config& config, const Vocabulary& data);
 
 }  // namespace filigree

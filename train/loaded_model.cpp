@@ -18,6 +18,8 @@ StoredModel read_stored_model(const std::filesystem::path& path) {
   stored.tokenizer = read_tokenizer(contents, origin);
   const auto state = nlohmann::json::parse(contents.state_json, nullptr, false);
   stored.tokenizer_name = state["tokenizer"];  // read_tokenizer has seen that it is there
+  // Older checkpoints of token files say byte, whatever these held.
+  if (!stored.config.data.task) stored.config.data.tokenizer = tokenizer_word(stored.tokenizer_name);
   require(state.contains("layout_files") && state["layout_files"].is_string(),
           "{}: its state is not one of a training run", origin);
   if (state["layout_files"] != layout_files_sum(stored.config))

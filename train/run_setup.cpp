@@ -39,6 +39,20 @@ void fill_from_data(ModelConfig& model, const Dataset& data) {
           classes);
 }
 
+// "tokenizer bpe:88d8ca1f308bb5d6 (tokenizer.json), 4096 tokens"; empty for a generated task.
+std::string describe_tokenizer(const RunSetup& setup) {
+  if (setup.config.data.task) return "";
+  const Vocabulary& vocabulary = setup.data.train.vocabulary();
+  if (tokenizer_word(vocabulary.tokenizer) == "ids")
+    return fmt::format("tokenizer unknown: the files hold ids only{}, all below {}\n",
+                       vocabulary.tokenizer.empty() ? "" : fmt::format(" ('{}')", vocabulary.tokenizer),
+                       vocabulary.size);
+  const std::string& named = setup.config.data.tokenizer;
+  return fmt::format("tokenizer {}{}, {} tokens\n", vocabulary.tokenizer,
+                     named == vocabulary.tokenizer ? "" : fmt::format(" ({})", named.substr(4)),
+                     vocabulary.size);
+}
+
 std::string mib(std::int64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 1048576.0);
 }
@@ -65,6 +79,7 @@ RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> train
   DataRequest request = data_request(given);
   request.trained_with = std::move(trained_with);
   RunSetup setup{given, open_data(request), {}, {}, 0, {}};
+  if (!given.data.task) setup.config.data.tokenizer = setup.data.tokenizer;
   fill_from_data(setup.config.model, setup.data.train);
   {
     LoaderOptions options = loader_options(setup.config);
@@ -92,6 +107,7 @@ std::string describe(const RunSetup& setup, bool every_parameter) {
   std::string text = fmt::format("filigree {} on {}, {}, measured matrix rate {}FLOP/s\n", version(), where,
                                  word(config.precision), human_count(setup.matrix_rate.flops()));
   for (const std::string& note : setup.data.notes) text += fmt::format("data      {}\n", note);
+  text += describe_tokenizer(setup);
   const ModelConfig& model = config.model;
   text += fmt::format("model     {}, {} layers of {} heads of dimension {}, width {}: {} parameters\n{}",
                       word(model.type), model.n_layers, model.n_heads, model.head_dim, model.dim,

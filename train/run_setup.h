@@ -14,7 +14,7 @@
 namespace filigree {
 
 struct RunSetup {
-  Config config;  // vocab_size, n_classes, steps and warm-up filled in
+  Config config;  // vocab_size, n_classes, tokenizer, steps and warm-up filled in
   OpenedData data;
   std::vector<LayoutPtr> layouts;
   MemoryPlan memory;

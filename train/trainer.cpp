@@ -192,13 +192,14 @@ class Trainer {
       if (config_.train.init_from.empty()) return;
       // What patterns are learned by begins anew.
       const auto is_pattern = [](const auto& entry) { return is_pattern_parameter(entry.first); };
-      InitialWeights from = read_initial_weights(config_, at_.tokenizer);
+      InitialWeights from = read_initial_weights(config_, setup_.data.train.vocabulary());
       NamedTensors to = weights();
       std::erase_if(to, is_pattern);
       std::erase_if(from.weights, is_pattern);
       load_tensors_into(to, from.weights, config_.train.init_from);
       special_tokens_json_ = from.special_tokens_json;
       fmt::print("start     from the weights of {}\n", config_.train.init_from);
+      if (!from.note.empty()) fmt::print("note      {}\n", from.note);
       return;
     }
     for (const std::string& message : found->damaged) fmt::print(stderr, "filigree: {}\n", message);
@@ -529,8 +530,10 @@ std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainRequest& request) 
   if (request.resume == "auto" && !std::filesystem::exists(std::filesystem::path(out) / "run.json"))
     return nullptr;
   const auto found = checkpoint_to_resume(request.resume == "auto" ? out : request.resume);
-  fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), found.path.string());
-  return read_tokenizer(found.contents, found.path.string());
+  auto tokenizer = read_tokenizer(found.contents, found.path.string());
+  if (!tokenizer || tokenizer->name() != name)  // a checksum is no file
+    fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), found.path.string());
+  return tokenizer;
 }
 
 }  // namespace
@@ -542,7 +545,7 @@ int train(const TrainRequest& request) {
   std::fflush(stdout);
   if (request.dry_run) {
     if (!setup.config.train.init_from.empty())
-      read_initial_weights(setup.config, setup.data.train.vocabulary().tokenizer);
+      read_initial_weights(setup.config, setup.data.train.vocabulary());
     return 0;
   }
   if (setup.memory.process > free_memory(device_of(setup.config)))

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
+#include "data/tokenizer.h"
 
 namespace filigree {
 namespace {
@@ -25,8 +26,19 @@ Inspection compare(const Cell& cell) {
   now.train.out = before.train.out;
   now.train.log_interval = before.train.log_interval;
   now.checkpoint = before.checkpoint;
+  now.log = before.log;
+  if (now.data.tokenizer == "auto" && before.data.tokenizer == "byte") now.data.tokenizer = "byte";
   return {CellState::changed,
           fmt::format("{}", fmt::join(differences(before.to_yaml(), now.to_yaml()), ", "))};
+}
+
+// A tokenizer's file may be moved or be gone; one that is there is the one that the cell was trained with.
+std::string changed_tokenizer(const Cell& cell, const std::string& before) {
+  const std::string& name = cell.config.data.tokenizer;
+  std::error_code ignored;
+  if (before.empty() || !name.starts_with("bpe:") || !fs::exists(name.substr(4), ignored)) return "";
+  const std::string now = make_tokenizer(name)->name();
+  return now == before ? "" : fmt::format("data.tokenizer: {} / {}", before, now);
 }
 
 Inspection inspect(const Cell& cell) {
@@ -40,6 +52,8 @@ Inspection inspect(const Cell& cell) {
   const Inspection same = compare(cell);
   if (same.state == CellState::changed) return same;
   const Json run = read_object(folder / "run.json");
+  if (const std::string problem = changed_tokenizer(cell, run.value("tokenizer", "")); !problem.empty())
+    return {CellState::changed, problem};
   if (run.value("status", "") != "finished") return same;
   read_object(folder / "summary.json");
   return {CellState::finished, ""};

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -24,6 +25,7 @@
 #include "train/layouts.h"
 #include "train/report/report.h"
 #include "train/run_folder.h"
+#include "train/run_setup.h"
 #include "train/signals.h"
 
 namespace filigree {
@@ -63,6 +65,29 @@ void refuse_folder_in_data(const Sweep& sweep) {
       require(end != data.end(), "the sweep's folder {} lies in its data, {}; choose another --out",
               sweep.out.string(), input.string());
     }
+}
+
+// Files of tokens hold theirs, and one tokenizer has many names: an axis of them that changes nothing would
+// be compared by chance.
+void refuse_idle_tokenizers(const Sweep& sweep) {
+  const auto axis = std::ranges::find(sweep.axes, "data.tokenizer", &Axis::key);
+  if (axis == sweep.axes.end()) return;
+  const auto at = static_cast<std::size_t>(axis - sweep.axes.begin());
+  std::map<std::string, const Cell*> known;  // by tokenizer and all other labels
+  for (const Cell& cell : sweep.cells) {
+    std::vector<std::string> labels = cell.labels;
+    try {
+      labels[at] = find_tokenizer(data_request(cell.config));
+    } catch (const Error& e) {
+      throw Error(e.kind(), fmt::format("{} (cell {})", e.what(), cell.name), e.hint());
+    }
+    const auto [other, is_new] = known.emplace(fmt::format("{}", fmt::join(labels, "_")), &cell);
+    if (!is_new)
+      fail_at(axis->mark,
+              fmt::format("cells {} and {} are the same run: both have the tokenizer {}", other->second->name,
+                          cell.name, labels[at]),
+              "remove one of the values");
+  }
 }
 
 // A config without its seed and its folder.
@@ -453,6 +478,7 @@ int ablate(AblateRequest request) {
   std::fflush(stdout);
   if (request.dry_run) return 0;
   refuse_folder_in_data(request.sweep);
+  refuse_idle_tokenizers(request.sweep);
   return Ablation(std::move(request)).run();
 }
 

@@ -13,6 +13,7 @@
 #include "train/loss_by_position.h"
 #include "train/planted_score.h"
 #include "train/run_setup.h"
+#include "train/token_ids.h"
 #include "train/train_log.h"
 
 namespace filigree {
@@ -35,6 +36,11 @@ Config evaluation_config(const LoadedModel& loaded, const std::vector<std::strin
   if (tree.find("train")->find("eval_lengths")) set_config_key(tree, "train.eval_lengths", YamlNode{}, {});
   for (const std::string& text : overrides) {
     const std::string key = text.substr(0, text.find('='));
+    if (key == "data.tokenizer" && loaded.tokenizer)
+      throw Error(
+          ErrorKind::usage,
+          fmt::format("eval cannot override '{}': the model was trained with {}", key, loaded.tokenizer_name),
+          "remove it: a checkpoint holds its tokenizer");
     if (!key.starts_with("data.") && key != "train.eval_lengths")
       throw Error(ErrorKind::usage, fmt::format("eval cannot override '{}': the model is trained", key),
                   "data.seq_len, data.task, other data.* and train.eval_lengths can be");
@@ -66,15 +72,9 @@ Dataset evaluation_data(const LoadedModel& loaded, const Config& config,
 }
 
 void check_vocabulary(const LoadedModel& loaded, const Dataset& data) {
-  const std::string& trained_with = loaded.tokenizer_name;
-  if (data.vocabulary().tokenizer != trained_with)
-    throw Error(ErrorKind::data,
-                fmt::format("the data has the tokenizer '{}', the model was trained with '{}'",
-                            data.vocabulary().tokenizer, trained_with),
-                "'' is that of .bin files, of which only the ids are known");
-  require(data.vocabulary().size <= loaded.config.model.vocab_size,
-          "the data has {} kinds of tokens, the model knows {}", data.vocabulary().size,
-          loaded.config.model.vocab_size);
+  const std::string note = require_fitting_tokens(
+      data.vocabulary(), {loaded.tokenizer_name, loaded.config.model.vocab_size, loaded.checkpoint.string()});
+  if (!note.empty()) fmt::print(stderr, "filigree: note: {}\n", note);
 }
 
 void check_output(const EvalArguments& arguments, const LoadedModel& loaded, const Config& config) {

@@ -34,8 +34,10 @@ struct HardenArguments {
   bool overwrite = false;
 };
 
-Dataset calibration_data(const Config& config) {
-  auto opened = open_data(data_request(config));
+Dataset calibration_data(const LoadedModel& loaded) {
+  DataRequest request = data_request(loaded.config);
+  request.trained_with = loaded.tokenizer;
+  auto opened = open_data(request);
   return opened.validation ? *std::move(opened.validation) : std::move(opened.train);
 }
 
@@ -43,7 +45,7 @@ Dataset calibration_data(const Config& config) {
 // comes back layer by layer, undefined where it is not wanted.
 std::vector<Tensor> watch(LoadedModel& loaded, const std::vector<LayoutPtr>& layouts, std::int64_t batches,
                           bool want_mass) {
-  const Dataset data = calibration_data(loaded.config);
+  const Dataset data = calibration_data(loaded);
   LoaderOptions options = loader_options(loaded.config);
   options.shuffle = false;
   options.single_pass = true;

@@ -277,6 +277,7 @@ ImportResult import_model(const ImportRequest& request,
   note_unknown_keys(model, path.string(), result.notes);
   const auto tokenizer = tokenizer_of(request.folder, model.config, result.notes);
   if (tokenizer) result.tokenizer = tokenizer->name();
+  result.config.data.tokenizer = tokenizer_word(result.tokenizer);
   for (const auto& [name, shape] : parameter_shapes(model.config)) result.parameters += shape.numel();
   const std::int64_t bytes = result.parameters * dtype_size(DType::f32);
   require_room(request.output.parent_path(), fmt::format("the checkpoint {}", request.output.string()),
