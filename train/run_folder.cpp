@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <ctime>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/build_info.h"
@@ -115,16 +116,31 @@ void refuse_foreign(const fs::path& folder) {
                   "choose another train.out");
 }
 
-void refuse_existing(const fs::path& folder, RunMode mode) {
+// As the run's config.yaml has them; 0 if it does not tell.
+std::int64_t steps_of_run(const fs::path& folder) {
+  std::error_code ignored;
+  if (!fs::exists(folder / "config.yaml", ignored)) return 0;
+  const YamlNode config = parse_yaml_file(folder / "config.yaml");
+  const YamlNode* train = config.is_map() ? config.find("train") : nullptr;
+  const YamlNode* steps = train && train->is_map() ? train->find("steps") : nullptr;
+  return steps ? as_integer(*steps, "train.steps", 0, std::numeric_limits<std::int64_t>::max()) : 0;
+}
+
+void refuse_existing(const fs::path& folder, RunMode mode, std::int64_t steps) {
   if (mode == RunMode::overwrite) {
     if (!fs::exists(run_file(folder))) refuse_foreign(folder);
     return;
   }
   const Json status = read_status(folder);
   if (status.empty()) return refuse_foreign(folder);
-  if (status["status"] == "finished")
-    throw Error(ErrorKind::usage, fmt::format("{} holds a finished run", folder.string()),
-                "--overwrite starts it anew; or choose another train.out");
+  if (status["status"] == "finished") {
+    const std::int64_t done = steps_of_run(folder);
+    if (mode == RunMode::resume && steps > 0 && done > 0 && steps != done) return;
+    throw Error(
+        ErrorKind::usage, fmt::format("{} holds a finished run", folder.string()),
+        fmt::format("--overwrite starts it anew;{} or choose another train.out",
+                    done > 0 ? fmt::format(" a larger train.steps than {} lengthens it;", done) : ""));
+  }
   if (mode == RunMode::start)
     throw Error(ErrorKind::usage, fmt::format("{} holds an unfinished run", folder.string()),
                 "--resume auto goes on with it, --overwrite starts it anew; or choose another train.out");
@@ -158,9 +174,26 @@ void remove_leftovers(const fs::path& folder) {
 
 }  // namespace
 
-RunFolder::RunFolder(fs::path folder, RunMode mode)
+RunFolder::RunFolder(fs::path folder, RunMode mode, std::int64_t steps)
     : folder_(std::move(folder)), mode_(mode), lock_(folder_, "run folder", "train.out") {
-  refuse_existing(folder_, mode_);
+  refuse_existing(folder_, mode_, steps);
+}
+
+bool RunFolder::is_own(const fs::path& checkpoint) const {
+  std::error_code ignored;
+  return fs::equivalent(checkpoint.parent_path(), checkpoint_folder(folder_), ignored);
+}
+
+bool RunFolder::has_begun_from(const fs::path& checkpoint) const {
+  if (mode_ == RunMode::overwrite || is_own(checkpoint)) return false;
+  const Json status = read_status(folder_);
+  if (status.empty()) return false;
+  if (status.value("began_from", "") != fs::weakly_canonical(checkpoint).string())
+    throw Error(
+        ErrorKind::usage,
+        fmt::format("{} holds a run that did not begin from {}", folder_.string(), checkpoint.string()),
+        "choose another train.out, or --overwrite to remove that run");
+  return !list_checkpoints(folder_).empty();
 }
 
 fs::path RunFolder::checkpoint_path(std::int64_t step) const {
@@ -169,6 +202,11 @@ fs::path RunFolder::checkpoint_path(std::int64_t step) const {
 
 fs::path RunFolder::best_path() const {
   return checkpoint_folder(folder_) / "best.h5";
+}
+
+std::int64_t RunFolder::newest_step() const {
+  const auto checkpoints = list_checkpoints(folder_);
+  return checkpoints.empty() ? -1 : checkpoints.front().first;
 }
 
 std::optional<RunFolder::Found> RunFolder::latest() const {
@@ -215,8 +253,10 @@ std::int64_t RunFolder::checkpoint_bytes_there() const {
   return bytes;
 }
 
-void RunFolder::begin(const Config& config, const std::string& command_line, std::int64_t resumed_step) {
+void RunFolder::begin(const Config& config, const std::string& command_line, std::int64_t resumed_step,
+                      const Origin& origin) {
   Json commands = Json::array();
+  std::string began_from = origin.checkpoint.empty() ? "" : fs::weakly_canonical(origin.checkpoint).string();
   bool overwrite = mode_ == RunMode::overwrite;
   if (overwrite) {
     remove_run(folder_);
@@ -224,6 +264,9 @@ void RunFolder::begin(const Config& config, const std::string& command_line, std
     const Json before = read_status(folder_);
     commands = before.value("commands", Json::array());
     overwrite = before.value(kOverwrite, false);
+    if (began_from.empty()) began_from = before.value("began_from", "");
+    std::error_code ignored;
+    fs::remove(folder_ / "summary.json", ignored);
   }
   commands.push_back({{"from_step", resumed_step},
                       {"command", command_line},
@@ -240,11 +283,9 @@ void RunFolder::begin(const Config& config, const std::string& command_line, std
 
   Json libraries = Json::object();
   for (const auto& [name, number] : library_versions()) libraries[name] = number;
-  const Json status = {{"status", "unfinished"},
-                       {"config_hash", config_hash(config)},
-                       {"libraries", libraries},
-                       {kOverwrite, overwrite},
-                       {"commands", commands}};
+  Json status = {{"status", "unfinished"}, {"config_hash", config_hash(config)}, {"libraries", libraries},
+                 {kOverwrite, overwrite},  {"tokenizer", origin.tokenizer},      {"commands", commands}};
+  if (!began_from.empty()) status["began_from"] = began_from;
   write_file_atomically(run_file(folder_), status.dump(2) + '\n');
   write_file_atomically(folder_ / "config.yaml", to_yaml(config.to_yaml()));
 }

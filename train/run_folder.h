@@ -1,10 +1,11 @@
 // The folder of one run, held by one process:
 //
 //   config.yaml                  the resolved config
-//   run.json                     status, config hash, libraries; and `commands`, of each that worked on the
-//   run its
-//                                command line, from_step, start, end (none: it was killed), error, host,
-//                                device, threads, version, commit, build
+//   run.json                     status, config hash, libraries, tokenizer, the checkpoint of another run
+//   that
+//                                it began from; and `commands`, of each that worked on the run its command
+//                                line, from_step, start, end (none: it was killed), error, host, device,
+//                                threads, version, commit, build
 //   metrics.jsonl                one JSON object a line
 //   tensorboard/events...        TensorBoard's event files, if the config asks for them
 //   summary.json                 of a finished run: final quality, speed, memory, tiles (train/summary.h)
@@ -60,13 +61,16 @@ class RunFolder {
  public:
   // Makes the folder if need be and locks it. Error(usage) if another process holds it, or if it holds a run
   // that `mode` does not let go on: a finished one (resume, start) or any (start). Changes nothing else yet.
-  RunFolder(std::filesystem::path folder, RunMode mode);
+  // `steps`: of the run to come, if known; a finished run of another number may go on.
+  RunFolder(std::filesystem::path folder, RunMode mode, std::int64_t steps = 0);
 
   const std::filesystem::path& path() const { return folder_; }
   std::filesystem::path metrics_path() const { return folder_ / "metrics.jsonl"; }
   std::filesystem::path events_path() const { return folder_ / "tensorboard"; }
   std::filesystem::path checkpoint_path(std::int64_t step) const;
   std::filesystem::path best_path() const;
+
+  std::int64_t newest_step() const;  // of its checkpoints; -1 if there are none
 
   struct Found {
     std::filesystem::path path;
@@ -88,9 +92,22 @@ class RunFolder {
   std::int64_t n_checkpoints() const;
   std::int64_t checkpoint_bytes_there() const;
 
+  // For a run that is to go on from a checkpoint that was named: whether it does so by what this folder
+  // holds, which has begun from there before. False: this folder holds no run, or the checkpoint is its own.
+  // Error(usage) if it holds a run that began elsewhere.
+  bool has_begun_from(const std::filesystem::path& checkpoint) const;
+  bool is_own(const std::filesystem::path& checkpoint) const;
+
+  // Where a run comes from, beside its config.
+  struct Origin {
+    std::string tokenizer;             // of the data, as Vocabulary::tokenizer; ids: not known
+    std::filesystem::path checkpoint;  // of another run, that this one went on from; empty: none
+  };
   // Call once, before the first step: writes config.yaml and run.json, adding this command to those of the
-  // run so far. With `overwrite` the old run's files go first.
-  void begin(const Config& config, const std::string& command_line, std::int64_t resumed_step);
+  // run so far, and removes the summary of a finished run that goes on. With `overwrite` the old run's files
+  // go first.
+  void begin(const Config& config, const std::string& command_line, std::int64_t resumed_step,
+             const Origin& origin = {});
   // Writes and verifies a checkpoint, then removes all but the newest `keep`, and those of later steps, which
   // a resumed run left behind.
   void save(std::int64_t step, const CheckpointContents& contents, std::int64_t keep);

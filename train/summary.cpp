@@ -29,6 +29,7 @@ class Sums {
       evaluation_seconds_ += timing.value("seconds", 0.0);
     } else if (line.contains("loss")) {
       losses_.push_back(line["loss"]);
+      last_step_ = line.value("step", last_step_ + 1);
       const double took = timing.value("seconds", 0.0), tokens = line.value("tokens", 0.0);
       seconds_.push_back(took);
       if (took > 0) rates_.push_back(tokens / took);
@@ -39,7 +40,8 @@ class Sums {
   }
 
   Json summary(Json layers) const {
-    Json out{{"steps", losses_.size()}, {"tokens", tokens_}};
+    Json out{{"steps", last_step_}, {"tokens", tokens_}};
+    if (const auto before = last_step_ - std::ssize(losses_); before > 0) out["steps_before"] = before;
     if (!losses_.empty()) out["train_loss"] = last_loss();
     for (const auto& [key, value] : evaluation_.items())
       if (key.starts_with("val_")) out[key] = value;
@@ -65,7 +67,7 @@ class Sums {
   std::optional<double> best_;
   std::vector<double> losses_, seconds_, rates_;
   double train_seconds_ = 0, evaluation_seconds_ = 0;
-  std::int64_t tokens_ = 0, peak_ = 0;
+  std::int64_t last_step_ = 0, tokens_ = 0, peak_ = 0;
 };
 
 Json layer_cost(const TileLayout& layout) {

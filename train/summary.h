@@ -1,6 +1,7 @@
 // What a run comes down to: summary.json in its folder, made from metrics.jsonl and the layouts.
 //
 //   {"steps": 340, "tokens": 696320, "train_loss": 1.83,
+//    "steps_before": 120,        of another run, from whose checkpoint this one went on; else absent
 //    "val_loss": 1.85, ...,      everything that the last evaluation found, keys val_*
 //    "best_val_loss": 1.85,
 //    "data": {"train": "1c0f..", "validation": "9a2e.." or null, "tokenizer": "byte"},    fingerprints

@@ -14,6 +14,7 @@
 #include "data/entropy.h"
 #include "data/sources.h"
 #include "layers/flops.h"
+#include "train/continuation.h"
 #include "train/device_choice.h"
 #include "train/evaluate.h"
 #include "train/event_file.h"
@@ -89,10 +90,7 @@ class Trainer {
   Trainer(RunSetup setup, const TrainRequest& request)
       : setup_(std::move(setup)),
         config_(setup_.config),
-        folder_(config_.train.out, run_mode(request)),
-        same_command_(request.resume == "auto"
-                          ? "the same command"
-                          : fmt::format("the same command without --resume {}", request.resume)),
+        folder_(config_.train.out, run_mode(request), config_.train.steps),
         model_(config_.model, static_cast<std::uint64_t>(config_.seed), device_of(config_), DType::f32,
                compute_dtype(config_), layer_patterns(config_)),
         optimizer_(config_.train, model_.parameters()),
@@ -104,7 +102,8 @@ class Trainer {
     at_.position = loader_.position();
     resume(request);
     require_room_for_checkpoints();
-    folder_.begin(config_, request.command_line, at_.step);
+    folder_.begin(config_, request.command_line, at_.step,
+                  {at_.tokenizer.empty() ? "ids" : at_.tokenizer, forked_from_});
     metrics_ = std::make_unique<MetricsFile>(folder_.metrics_path(), at_.step);
     if (config_.log.tensorboard) events_ = std::make_unique<EventFile>(folder_.events_path(), at_.step);
   }
@@ -182,12 +181,23 @@ class Trainer {
 
   void resume(const TrainRequest& request) {
     std::optional<RunFolder::Found> found;
+    std::int64_t newest = -1;
+    bool repeats = request.resume == "auto";  // the same command goes on, it does not begin anew
     if (request.resume != "auto" && request.resume != "never") {
       found = checkpoint_to_resume(request.resume);
+      if (folder_.has_begun_from(found->path)) {
+        found = folder_.latest();  // a fork that was stopped goes on by what it has itself
+        repeats = true;
+      } else {
+        newest = folder_.newest_step();
+        if (!folder_.is_own(found->path)) forked_from_ = found->path;
+        repeats = !forked_from_.empty() && !request.overwrite;
+      }
     } else {
       if (request.resume == "auto") found = stopped_by_this_command();
       if (!found) found = folder_.latest();
     }
+    if (!repeats) same_command_ += " without --resume " + request.resume;
     if (!found) {
       if (config_.train.init_from.empty()) return;
       // What patterns are learned by begins anew.
@@ -203,15 +213,16 @@ class Trainer {
       return;
     }
     for (const std::string& message : found->damaged) fmt::print(stderr, "filigree: {}\n", message);
-    load(found->contents, found->path.string());
+    load(found->contents, found->path.string(), newest);
   }
 
   // The run that --overwrite began and a signal or a power cut stopped: nobody means to lose that.
   std::optional<RunFolder::Found> stopped_by_this_command() {
     auto found = folder_.begun_by_overwrite(config_);
     if (!found) return std::nullopt;
+    const std::string origin = found->path.string();
     try {
-      read_progression(found->contents, found->path.string());
+      require_same_data(Progression::from_json(found->contents.state_json, origin), origin);
     } catch (const Error& e) {
       fmt::print("overwrite starts anew: {}\n", e.what());
       return std::nullopt;
@@ -222,7 +233,7 @@ class Trainer {
     return found;
   }
 
-  // What the checkpoints will take at the worst moment, beyond those that are there.
+  // The bytes that the checkpoints will take at the worst moment, beyond those that are there.
   void require_room_for_checkpoints() {
     const CheckpointConfig& kept = config_.checkpoint;
     const std::int64_t each = checkpoint_bytes(contents());
@@ -243,10 +254,8 @@ class Trainer {
         need, each, "free some space, choose another train.out, or lower checkpoint.keep");
   }
 
-  // Of a checkpoint that this run can go on from; else an Error.
-  Progression read_progression(const CheckpointContents& checkpoint, const std::string& origin) const {
-    require_same_run(config_, checkpoint.config_yaml, origin);
-    const Progression saved = Progression::from_json(checkpoint.state_json, origin);
+  // Error(data) unless the checkpoint was made with the tokenizer, data and layout files of this run.
+  void require_same_data(const Progression& saved, const std::string& origin) const {
     if (saved.tokenizer != at_.tokenizer)
       throw Error(ErrorKind::data,
                   fmt::format("{}: the tokenizer has changed since this checkpoint: '{}' then, '{}' now",
@@ -260,19 +269,45 @@ class Trainer {
       throw Error(ErrorKind::data,
                   fmt::format("{}: a layout file of the pattern has changed since this checkpoint", origin),
                   "restore the file, or start a new run with another train.out");
-    return saved;
   }
 
-  void load(const CheckpointContents& checkpoint, const std::string& origin) {
-    const Progression saved = read_progression(checkpoint, origin);
+  // `newest`: the step of the folder's newest checkpoint, where another one was named.
+  void load(const CheckpointContents& checkpoint, const std::string& origin, std::int64_t newest) {
+    const Progression saved = Progression::from_json(checkpoint.state_json, origin);
+    const auto kind = forked_from_.empty() ? Continuation::same_run : Continuation::fork;
+    const ContinuedSchedule schedule =
+        continue_schedule(config_, checkpoint.config_yaml, saved.step, kind, origin);
+    if (schedule.changed && kind == Continuation::same_run && newest > saved.step)
+      throw Error(
+          ErrorKind::usage,
+          fmt::format("{} is not the newest checkpoint of its run, and with another schedule the newer ones "
+                      "would be lost",
+                      origin),
+          "choose another train.out: there the run goes on from it, and this one stays");
+    require_same_data(saved, origin);
     load_tensors_into(weights(), checkpoint.weights, origin);
     load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
     load_patterns(model_, config_, checkpoint.patterns, origin);
     special_tokens_json_ = checkpoint.special_tokens_json;
+    for (std::size_t i = 0; i < setup_.layouts.size(); ++i)
+      if (model_.learned(i)) require_same_phases(schedule, model_.patterns_are_static(), kind, origin);
     optimizer_.set_steps(saved.step);
     loader_.seek(saved.position);
     at_ = saved;
     fmt::print("resume    {} at step {}\n", origin, at_.step);
+    // The best checkpoint so far lies in the other folder.
+    if (kind == Continuation::fork) at_.best_loss = std::numeric_limits<double>::infinity();
+    if (schedule.changed) take_schedule(schedule);
+  }
+
+  void take_schedule(const ContinuedSchedule& schedule) {
+    setup_.config.train = schedule.train;
+    const TrainConfig& train = config_.train;
+    // A run that turns out to be at its end has not been evaluated as at its end.
+    if (at_.step == train.steps && setup_.data.validation) at_.evaluation_due = true;
+    fmt::print("schedule  {}, {} steps instead of {}, warmup_steps {}{}\n", word(train.schedule), train.steps,
+               schedule.steps_before, *train.warmup_steps,
+               train.decay_steps ? fmt::format(", decay_steps {}", *train.decay_steps) : "");
   }
 
   StepOptions step_options() const {
@@ -470,9 +505,9 @@ class Trainer {
   }
 
   RunSetup setup_;
-  const Config& config_;
+  const Config& config_;  // of setup_
   RunFolder folder_;
-  std::string same_command_;  // that goes on after a signal
+  std::string same_command_ = "the same command";  // that goes on after a signal
   Transformer model_;
   Optimizer optimizer_;
   Stepper stepper_;
@@ -482,6 +517,8 @@ class Trainer {
   std::unique_ptr<MetricsFile> metrics_;
   std::unique_ptr<EventFile> events_;  // if wanted
   std::optional<Evaluation> last_evaluation_;
+  std::filesystem::path forked_from_;  // a checkpoint of another run; empty: none
+
   struct UnderWay {  // of a step whose results have not come
     double data_wait, flops_per_token;
   };

@@ -22,8 +22,10 @@ void add_train(CLI::App& app, Invocation& invocation) {
   command->add_option("config", arguments->config, "YAML file")->required()->transform(as_path_argument());
   command->add_option("overrides", arguments->overrides, "key=value, e.g. train.steps=200");
   command
-      ->add_option("--resume", arguments->request.resume,
-                   "auto: go on where this run is; never: start anew; or a checkpoint file or run folder")
+      ->add_option(
+          "--resume", arguments->request.resume,
+          "auto: go on where this run is; never: start anew; or a checkpoint file or run folder, from which "
+          "another train.out goes on as a run of its own")
       ->transform(as_path_argument())
       ->capture_default_str();
   command->add_flag(
@@ -33,6 +35,14 @@ void add_train(CLI::App& app, Invocation& invocation) {
                     "Check the config and the data, print the plan with every parameter, write nothing");
   command->add_flag("--print-config", arguments->print_config, "Print the fully resolved config and stop");
   command->footer(
+      "A larger train.steps lengthens a run where every step that is done had the learning rate that it has "
+      "under the\n"
+      "new schedule: constant at any time, wsd before it decays. Else fork it: --resume CHECKPOINT with "
+      "another\n"
+      "train.out keeps weights, optimizer moments, step count and position in the data, and may change "
+      "train.steps,\n"
+      "schedule, lr, min_lr, warmup_steps, decay_steps, weight_decay, clip, eval_*, model.dropout and "
+      "device.\n\n"
       "Example:\n  filigree train configs/quickstart.yaml train.steps=200 'data.train=[core, layers]' "
       "train.out=runs/mine");
   command->callback([arguments, &invocation] {
