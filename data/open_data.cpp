@@ -185,11 +185,12 @@ void require_own_tokenizer(const DataRequest& request, const std::string& own) {
         "remove data.tokenizer");
   const std::string named = name == "ids" ? name : named_tokenizer(name)->name();
   if (named == own) return;
-  throw Error(ErrorKind::usage,
-              fmt::format("data.tokenizer is {}{}, but {} was made with {}", name,
-                          named == name ? "" : fmt::format(" ({})", named), file, own),
-              "remove data.tokenizer: token files hold theirs; or make the file anew with filigree prepare "
-              "--tokenizer");
+  throw Error(
+      ErrorKind::usage,
+      fmt::format("data.tokenizer is {}{}, but {} was made with {}", name,
+                  named == name ? "" : fmt::format(" ({})", named), file, own),
+      "remove data.tokenizer, or set it to auto: token files hold theirs; filigree prepare makes others with "
+      "--tokenizer");
 }
 
 Dataset open_with(const std::vector<std::string>& inputs, InputFormat format, const MakeTokenizer& tokenizer,
