@@ -51,6 +51,17 @@ void fill_bounds(const Dataset& dataset, std::int64_t begin, std::int64_t n_rows
   }
 }
 
+// Takes the targets out that are the first token of another document without being a separator. The inputs
+// stand at [begin, begin + targets.size()) of the stream, the targets one token later.
+void ignore_unmarked_borders(const Dataset& dataset, std::int64_t begin, std::span<std::int32_t> targets) {
+  const auto separator = dataset.vocabulary().separator;
+  const std::int64_t end = begin + std::ssize(targets);
+  for (std::int64_t d = dataset.document_at(begin); dataset.document_end(d) <= end; ++d) {
+    std::int32_t& target = targets[static_cast<std::size_t>(dataset.document_end(d) - 1 - begin)];
+    if (!separator || target != static_cast<std::int32_t>(*separator)) target = ops::kIgnoreIndex;
+  }
+}
+
 // Fills one row with a sample; returns how many of its inputs are real.
 std::int64_t fill_sample(const Dataset& dataset, const LoaderOptions& options, std::int64_t epoch,
                          std::int64_t sample, const Row& row) {
@@ -71,6 +82,7 @@ std::int64_t fill_sample(const Dataset& dataset, const LoaderOptions& options, s
     case Task::causal_lm:
       std::copy(row.inputs.begin() + 1, row.inputs.begin() + n_real, row.targets.begin());
       dataset.read(begin + n_real, 1, &row.targets[real - 1]);
+      if (options.documents) ignore_unmarked_borders(dataset, begin, row.targets.first(real));
       break;
     case Task::masked_lm:
       mask_tokens(row.inputs.first(real), row.targets.first(real), dataset.vocabulary(),
@@ -126,6 +138,13 @@ Loader::Loader(const Dataset& dataset, const LoaderOptions& options) : dataset_(
     fail(ErrorKind::data, "classification needs labelled data: a folder of files per class");
   n_samples_ = count_samples(dataset, options);
   if (n_samples_ == 0) fail(ErrorKind::data, "the data holds a single token, too little to predict anything");
+  if (options.task == Task::causal_lm && options.documents && !dataset.generated() &&
+      !dataset.vocabulary().separator && dataset.n_documents() == dataset.n_tokens())
+    throw Error(ErrorKind::data,
+                fmt::format("each of the {} documents is a single token, which nothing predicts: there is no "
+                            "separator token before it",
+                            dataset.n_documents()),
+                "data.documents=false reads them as one text");
 }
 
 Loader::~Loader() {

@@ -3,11 +3,12 @@
 // exactly once an epoch, nothing is dropped, and a position is two integers.
 //
 // causal_lm: sample k has the inputs [k N, (k + 1) N) of the stream and the same tokens one later as targets;
-// every token but the stream's first is a target once an epoch. masked_lm: the same windows, targets from
-// data/masking.h, drawn anew each epoch. classify: sample k is document k, cut after N tokens; its target is
-// the document's label. A generated task's samples are made as they are needed, new ones each epoch unless it
-// says otherwise; then nothing is shuffled. Short samples are padded at the end: input 0, target
-// ops::kIgnoreIndex, bounds [0, 0).
+// every token but the stream's first is a target once an epoch. With `documents`, the first token of a
+// document is a target only if it is the separator: without one nothing tells that the document before has
+// ended. masked_lm: the same windows, targets from data/masking.h, drawn anew each epoch. classify: sample k
+// is document k, cut after N tokens; its target is the document's label. A generated task's samples are made
+// as they are needed, new ones each epoch unless it says otherwise; then nothing is shuffled. Short samples
+// are padded at the end: input 0, target ops::kIgnoreIndex, bounds [0, 0).
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,8 @@ struct LoaderOptions {
   Task task = Task::causal_lm;
   std::int64_t batch_size = 1;
   std::int64_t seq_len = 0;
-  bool documents = true;           // rows see only their own document; otherwise all but the padding
+  bool documents = true;           // rows see only their own document; otherwise all but the padding, and
+                                   // text runs on from one document into the next
   bool shuffle = true;             // off: in the stream's order
   double mask_probability = 0.15;  // masked_lm
   std::uint64_t seed = 1;

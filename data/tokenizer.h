@@ -2,7 +2,8 @@
 //
 // Documents: a tokenizer with a separator puts it *before* the text of each document. So every byte of text
 // is predicted exactly once, the first one from the separator, and a document's end is predicted as the next
-// separator. Bits per byte = (sum of all losses in bits) / (bytes of the targets); the cost of separators is
+// separator. Without a separator a document's first token is not predicted, unless documents are read as one
+// stream. Bits per byte = (sum of all losses in bits) / (bytes of the targets); the cost of separators is
 // in the sum, while they count no byte.
 #pragma once
 

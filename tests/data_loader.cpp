@@ -8,11 +8,13 @@
 #include <set>
 
 #include "core/ops.h"
+#include "data/bpe_tokenizer.h"
 #include "data/loader.h"
 #include "data/masking.h"
 #include "data/open_data.h"
 #include "data/permutation.h"
 #include "data/prepare.h"
+#include "tests/bpe_helpers.h"
 #include "tests/data_helpers.h"
 
 namespace filigree {
@@ -189,6 +191,91 @@ TEST_F(LoaderTest, EachSampleOnceAnEpochWithTheRightTargetsAndBounds) {
     check_epoch(dataset, options);
     if (HasFatalFailure()) return;
   }
+}
+
+// How often each position of the stream is a target in an epoch.
+std::vector<int> target_counts(const Dataset& dataset, LoaderOptions options) {
+  options.shuffle = false;
+  options.single_pass = true;
+  Loader loader(dataset, options);
+  const auto stream = all_tokens(dataset);
+  std::vector<int> counts(stream.size());
+  std::int64_t n_targets = 0, n_found = 0;
+  while (const auto batch = loader.next()) {
+    n_targets += batch->n_targets;
+    for (std::int64_t i = 0; i < batch->targets.numel(); ++i) {
+      if (batch->targets.item(i) == ops::kIgnoreIndex) continue;
+      const std::int64_t sample = batch->begin.next_sample + i / options.seq_len;
+      const auto at = static_cast<std::size_t>(sample * options.seq_len + i % options.seq_len + 1);
+      EXPECT_EQ(batch->targets.item(i), stream[at]);
+      ++counts[at];
+      ++n_found;
+    }
+  }
+  EXPECT_EQ(n_targets, n_found);
+  return counts;
+}
+
+// Every token but the first is a target; the first one of another document only if it is the separator.
+void expect_marked_borders_only(const Dataset& dataset, const LoaderOptions& options) {
+  const auto stream = all_tokens(dataset);
+  const auto separator = dataset.vocabulary().separator;
+  std::vector<int> expected(stream.size(), 1);
+  for (std::int64_t d = 0; d < dataset.n_documents(); ++d) {
+    const auto at = static_cast<std::size_t>(dataset.document_begin(d));
+    const bool marked = separator && stream[at] == static_cast<std::int32_t>(*separator);
+    if (at == 0 || (options.documents && !marked)) expected[at] = 0;
+  }
+  EXPECT_EQ(target_counts(dataset, options), expected);
+}
+
+TEST_F(LoaderTest, NothingPredictsTheNextDocumentWithoutASeparator) {
+  for (int trial = 0; trial < 100; ++trial) {
+    std::vector<std::int64_t> lengths(2 + rng() % 12);
+    for (auto& length : lengths) length = 1 + static_cast<std::int64_t>(rng() % (1u << (rng() % 6)));
+    lengths.back() += 1;
+    const Dataset marked = make_dataset(rng, lengths);
+    std::vector<Dataset::Part> parts;
+    parts.push_back({std::make_shared<GivenTokens>(all_tokens(marked)), {0}});
+    for (const std::int64_t length : lengths) parts[0].offsets.push_back(parts[0].offsets.back() + length);
+    const Dataset plain({"plain", 258, {}, {}}, nullptr, std::move(parts));
+    LoaderOptions options = random_options(Task::causal_lm);
+    for (const bool documents : {true, false}) {
+      options.documents = documents;
+      SCOPED_TRACE(fmt::format("trial {} documents {} seq_len {}", trial, documents, options.seq_len));
+      expect_marked_borders_only(marked, options);
+      expect_marked_borders_only(plain, options);
+      const auto [head, tail] = plain.split_tail(0.3);
+      for (const Dataset* part : {&head, &tail})
+        if (part->n_tokens() > 1 && part->n_documents() < part->n_tokens())
+          expect_marked_borders_only(*part, options);
+    }
+  }
+}
+
+TEST_F(LoaderTest, TokenFilesAndBinFilesWithoutASeparatorToo) {
+  put("t.json", BpeTokenizer(BpeModel(make_model({"a b"}))).to_json());  // no special tokens
+  for (int i = 0; i < 5; ++i) put(fmt::format("in/{}", i), random_text(1 + rng() % 60));
+  const std::string in = (folder / "in").string(), file = (folder / "t.h5").string(),
+                    tokenizer = "bpe:" + (folder / "t.json").string();
+  prepare({in}, file, {.tokenizer = tokenizer});
+  put("a.bin", std::string("\x01\0\x02\0\x03\0", 6));
+  put("b.bin", std::string("\x04\0\x05\0", 4));
+  const Dataset text = open_dataset({in}, InputFormat::text, tokenizer), stored = open_dataset({file});
+  const Dataset ids = open_dataset({(folder / "a.bin").string(), (folder / "b.bin").string()});
+  EXPECT_FALSE(text.vocabulary().separator.has_value());
+  for (const Dataset* dataset : {&text, &stored, &ids})
+    expect_marked_borders_only(*dataset, {.batch_size = 2, .seq_len = 7});
+  EXPECT_EQ(target_counts(ids, {.batch_size = 1, .seq_len = 4}), (std::vector<int>{0, 1, 1, 0, 1}));
+}
+
+TEST_F(LoaderTest, DocumentsOfOneTokenNeedASeparator) {
+  put("one.bin", std::string("\x01\0", 2));
+  put("two.bin", std::string("\x02\0", 2));
+  const Dataset ids = open_dataset({(folder / "one.bin").string(), (folder / "two.bin").string()});
+  expect_error(ErrorKind::data, "each of the 2 documents is a single token",
+               [&] { Loader(ids, {.batch_size = 1, .seq_len = 4}); });
+  EXPECT_EQ(Loader(ids, {.batch_size = 1, .seq_len = 4, .documents = false}).next()->n_targets, 1);
 }
 
 TEST_F(LoaderTest, EpochsDifferWhenShuffledAndRepeatWhenNot) {

@@ -33,7 +33,9 @@ struct DataConfig {
   // files hold no more.
   std::string tokenizer = "auto";
   std::int64_t seq_len = 0;
-  bool documents = true;  // attention stays inside a document; not encoder_classifier
+  // Attention stays inside a document, whose first token is predicted only if it is the separator; false: all
+  // text is one stream, which runs on across documents. Not encoder_classifier.
+  bool documents = true;
   bool shuffle = true;
   double mask_probability = 0.15;  // encoder_mlm
   bool has_validation() const { return task ? task->val_samples > 0 : !val.empty() || val_fraction > 0; }

@@ -53,6 +53,19 @@ std::string describe_tokenizer(const RunSetup& setup) {
                      vocabulary.size);
 }
 
+// For the user: documents that nothing separates. Empty: there are none, or they are meant to be one stream.
+std::string separator_note(const Config& config, const OpenedData& data) {
+  const bool several =
+      data.train.n_documents() > 1 || (data.validation && data.validation->n_documents() > 1);
+  if (config.model.type != ModelType::decoder || data.train.generated() || !config.data.documents ||
+      !several || data.train.vocabulary().separator)
+    return "";
+  const std::string& tokenizer = data.train.vocabulary().tokenizer;
+  return fmt::format(
+      "{} no separator token: the first token of a document is not predicted, nor where a document ends",
+      tokenizer.empty() ? "the tokenizer is unknown, and with it a separator:" : tokenizer + " has");
+}
+
 std::string mib(std::int64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 1048576.0);
 }
