@@ -56,6 +56,37 @@ double score_answers(const Transformer& model, const ModelInput& input, const Ba
   return loss * static_cast<double>(rows.size());
 }
 
+LoaderOptions evaluation_options(const Config& config) {
+  LoaderOptions options = loader_options(config);
+  options.shuffle = false;
+  options.single_pass = true;
+  return options;
+}
+
+[[noreturn]] void fail_without_targets(const Config& config, const Dataset& data, std::int64_t tokens) {
+  if (config.model.type == ModelType::encoder_mlm)
+    throw Error(
+        ErrorKind::data,
+        fmt::format("there is nothing to evaluate on: none of the {} tokens of the text is masked, with "
+                    "a data.mask_probability of {}",
+                    tokens, config.data.mask_probability),
+        "take more text, or a higher data.mask_probability; training can do without: "
+        "data.val_fraction=0");
+  if (data.generated())
+    throw Error(
+        ErrorKind::data,
+        fmt::format("there is nothing to evaluate on: the samples of the task '{}' ask for nothing, in "
+                    "{} tokens of {} at a time",
+                    data.generated()->task().name(), tokens, config.data.seq_len),
+        "take more samples, or make the task ask more often");
+  throw Error(
+      ErrorKind::data,
+      fmt::format("there is nothing to evaluate on: none of the {} tokens of the text is predicted by "
+                  "another one of its document",
+                  tokens),
+      "take more text; training can do without: data.val_fraction=0");
+}
+
 }  // namespace
 
 Task task_of(ModelType type) {
@@ -96,10 +127,7 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
                                    const std::vector<LayoutPtr>& layouts, const Dataset& data,
                                    std::int64_t max_batches, const std::function<bool()>& stop,
                                    const std::function<void(const EvaluatedBatch&)>& watch, bool fixed) {
-  LoaderOptions options = loader_options(config);
-  options.shuffle = false;
-  options.single_pass = true;
-  Loader loader(data, options);
+  Loader loader(data, evaluation_options(config));
   model.forget_evaluated_patterns();
   const NoGrad no_tape;
   const ForwardContext context{};
@@ -107,7 +135,7 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
   const bool classifier = config.model.type == ModelType::encoder_classifier;
   const bool answers = data.generated() && !classifier;
   double sum = 0;
-  std::int64_t right = 0, bytes = 0, batches = 0;
+  std::int64_t right = 0, bytes = 0, tokens = 0, batches = 0;
   Evaluation result;
   result.groups = no_scores(data);
   while (max_batches == 0 || batches < max_batches) {
@@ -130,9 +158,11 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
       right += std::ranges::count(right_answers(model.logits(input, context).value(), batch->targets), true);
     result.targets += batch->n_targets;
     bytes += batch->n_bytes;
+    tokens += batch->n_tokens;
     ++batches;
   }
-  result.loss = sum / static_cast<double>(std::max<std::int64_t>(1, result.targets));
+  if (result.targets == 0) fail_without_targets(config, data, tokens);
+  result.loss = sum / static_cast<double>(result.targets);
   if (!std::isfinite(result.loss))
     throw Error(ErrorKind::numeric, "the evaluation loss is not finite",
                 "the weights are damaged or training diverged; go back to an earlier checkpoint");
@@ -141,6 +171,20 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
   if (classifier || answers)
     result.accuracy = static_cast<double>(right) / static_cast<double>(result.targets);
   return result;
+}
+
+void require_targets(const Config& config, const Dataset& data, std::int64_t max_batches) {
+  LoaderOptions options = evaluation_options(config);
+  options.prefetch = false;
+  Loader loader(data, options);
+  std::int64_t tokens = 0;
+  for (std::int64_t batches = 0; max_batches == 0 || batches < max_batches; ++batches) {
+    const auto batch = loader.next();
+    if (!batch) break;
+    if (batch->n_targets > 0) return;
+    tokens += batch->n_tokens;
+  }
+  fail_without_targets(config, data, tokens);
 }
 
 }  // namespace filigree

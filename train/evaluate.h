@@ -20,8 +20,8 @@ struct GroupScore {
 };
 
 struct Evaluation {
-  double loss = 0;  // mean over targets, natural logarithm
-  std::int64_t targets = 0;
+  double loss = 0;                      // mean over targets, natural logarithm
+  std::int64_t targets = 0;             // at least 1
   std::optional<double> bits_per_byte;  // of text; absent for a masked model and where bytes are unknown
   std::optional<double> accuracy;       // classifier, generated task: share of targets that are the likeliest
   std::vector<GroupScore> groups;       // of a generated task that tells them apart
@@ -42,11 +42,14 @@ std::int64_t evaluated_batches(const Config& config, const Dataset& data, std::i
 
 // Reads the first `max_batches` micro batches (0: all). `stop` is asked before each one; nullopt if it said
 // so. `watch`, if given, sees each one. `fixed`: the layouts count in learned layers too. Error(numeric) if
-// the loss is not finite.
+// the loss is not finite, Error(data) if no target was read: a mean over none is no number.
 std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
                                    const std::vector<LayoutPtr>& layouts, const Dataset& data,
                                    std::int64_t max_batches, const std::function<bool()>& stop = {},
                                    const std::function<void(const EvaluatedBatch&)>& watch = {},
                                    bool fixed = false);
+
+// The same Error(data) before anything is computed.
+void require_targets(const Config& config, const Dataset& data, std::int64_t max_batches);
 
 }  // namespace filigree

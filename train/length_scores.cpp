@@ -12,23 +12,43 @@ std::string percent(double accuracy) {
   return fmt::format("{:>8.1f}", 100 * accuracy);
 }
 
+// The data of one length, and how many of its micro batches hold as many samples as `max_batches` of the
+// config's.
+struct LengthCase {
+  Config config;
+  Dataset data;
+  std::int64_t max_batches;
+};
+
+LengthCase case_of(const Config& config, std::int64_t length, std::int64_t max_batches) {
+  const Config there = at_length(config, length);
+  const std::int64_t samples = max_batches * config.train.micro_batch_size;
+  const std::int64_t batch = there.train.micro_batch_size;
+  return {there, Dataset(GeneratedSamples(*there.data.task, length, Split::validation, 0)),
+          (samples + batch - 1) / batch};
+}
+
 }  // namespace
 
 std::optional<std::vector<LengthScore>> evaluate_lengths(const Transformer& model, const Config& config,
                                                          std::int64_t max_batches,
                                                          const std::function<bool()>& stop) {
   std::vector<LengthScore> scores;
-  const std::int64_t samples = max_batches * config.train.micro_batch_size;
   for (const std::int64_t length : config.train.eval_lengths) {
-    const Config there = at_length(config, length);
-    const std::int64_t batch = there.train.micro_batch_size;
-    const Dataset data(GeneratedSamples(*there.data.task, length, Split::validation, 0));
-    const auto result =
-        evaluate(model, there, build_layouts(there, length), data, (samples + batch - 1) / batch, stop);
+    const LengthCase there = case_of(config, length, max_batches);
+    const auto result = evaluate(model, there.config, build_layouts(there.config, length), there.data,
+                                 there.max_batches, stop);
     if (!result) return std::nullopt;
     scores.push_back({length, *result});
   }
   return scores;
+}
+
+void require_length_targets(const Config& config, std::int64_t max_batches) {
+  for (const std::int64_t length : config.train.eval_lengths) {
+    const LengthCase there = case_of(config, length, max_batches);
+    require_targets(there.config, there.data, there.max_batches);
+  }
 }
 
 nlohmann::ordered_json to_json(const std::vector<LengthScore>& scores) {
@@ -46,7 +66,7 @@ std::string accuracy_table(const std::vector<LengthScore>& scores) {
   std::string text = fmt::format("{:<28}", "accuracy, % at tokens"), all = fmt::format("{:<28}", "all");
   for (const auto& [length, result] : scores) {
     text += fmt::format("{:>8}", length);
-    all += percent(result.accuracy.value_or(0));
+    all += percent(*result.accuracy);  // a task's evaluation has one
   }
   for (std::size_t g = 0; g < scores.front().result.groups.size(); ++g) {
     text += fmt::format("\n{:<28}", scores.front().result.groups[g].name);

@@ -23,6 +23,9 @@ std::optional<std::vector<LengthScore>> evaluate_lengths(const Transformer& mode
                                                          std::int64_t max_batches,
                                                          const std::function<bool()>& stop = {});
 
+// Error(data) if one of them would find no target.
+void require_length_targets(const Config& config, std::int64_t max_batches);
+
 // [{"length": 512, "targets": 800, "loss": 0.1, "accuracy": 0.98, "accuracy_of": {"depth 0 %": 1, ..}}, ..]
 nlohmann::ordered_json to_json(const std::vector<LengthScore>& scores);
 

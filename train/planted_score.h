@@ -16,12 +16,6 @@ namespace filigree {
 struct PlantedScore {
   std::int64_t chosen = 0, chosen_planted = 0;
   std::int64_t planted = 0, planted_found = 0;  // found by some head
-  double precision() const {
-    return chosen ? static_cast<double>(chosen_planted) / static_cast<double>(chosen) : 1;
-  }
-  double recall() const {
-    return planted ? static_cast<double>(planted_found) / static_cast<double>(planted) : 1;
-  }
 };
 
 // nullopt if the data is not the planted task or no layer has a static learned layout.

@@ -7,6 +7,7 @@
 #include "train/device_choice.h"
 #include "train/evaluate.h"
 #include "train/layouts.h"
+#include "train/length_scores.h"
 
 namespace filigree {
 namespace {
@@ -62,8 +63,8 @@ std::string separator_note(const Config& config, const OpenedData& data) {
     return "";
   const std::string& tokenizer = data.train.vocabulary().tokenizer;
   return fmt::format(
-      "{} no separator token: the first token of a document is not predicted, nor where a document ends",
-      tokenizer.empty() ? "the tokenizer is unknown, and with it a separator:" : tokenizer + " has");
+      "{}: the first token of a document is not predicted, nor where a document ends",
+      tokenizer.empty() ? "no separator token is known" : tokenizer + " has no separator token");
 }
 
 std::string mib(std::int64_t bytes) {
@@ -100,6 +101,12 @@ RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> train
     const Loader loader(setup.data.train, options);
     const std::int64_t batch = given.train.batch_size;
     setup.config = resolve_steps(setup.config, (loader.samples_per_epoch() + batch - 1) / batch);
+  }
+  if (const std::string note = separator_note(setup.config, setup.data); !note.empty())
+    setup.data.notes.push_back(note);
+  if (setup.data.validation) {
+    require_targets(setup.config, *setup.data.validation, setup.config.train.eval_batches);
+    require_length_targets(setup.config, setup.config.train.eval_batches);
   }
   setup.layouts = build_layouts(setup.config, setup.config.data.seq_len);
   setup.flops_per_token = model_flops_per_token(setup.config.model, setup.layouts);

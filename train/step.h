@@ -29,7 +29,7 @@ struct StepOptions {
 struct StepResult {
   std::int64_t step = 0;  // counts from 0
   double lr = 0;
-  double loss = 0;       // mean over the targets of all micro batches
+  double loss = 0;       // mean over the targets of all micro batches; without a target there is none
   double grad_norm = 0;  // before clipping
   std::int64_t targets = 0;
   std::int64_t tokens = 0;  // without padding

@@ -23,12 +23,13 @@ class Sums {
  public:
   void add(const Json& line) {
     const Json timing = line.value("timing", Json::object());
-    if (line.contains("val_loss")) {
+    if (has_validation_loss(line)) {
       evaluation_ = line;
       best_ = std::min(best_.value_or(line["val_loss"]), line["val_loss"].get<double>());
       evaluation_seconds_ += timing.value("seconds", 0.0);
-    } else if (line.contains("loss")) {
-      losses_.push_back(line["loss"]);
+    } else if (line.contains("lr") || line.contains("loss")) {
+      ++steps_;
+      if (line.contains("loss")) losses_.push_back(line["loss"]);
       last_step_ = line.value("step", last_step_ + 1);
       const double took = timing.value("seconds", 0.0), tokens = line.value("tokens", 0.0);
       seconds_.push_back(took);
@@ -41,7 +42,7 @@ class Sums {
 
   Json summary(Json layers) const {
     Json out{{"steps", last_step_}, {"tokens", tokens_}};
-    if (const auto before = last_step_ - std::ssize(losses_); before > 0) out["steps_before"] = before;
+    if (const auto before = last_step_ - steps_; before > 0) out["steps_before"] = before;
     if (!losses_.empty()) out["train_loss"] = last_loss();
     for (const auto& [key, value] : evaluation_.items())
       if (key.starts_with("val_")) out[key] = value;
@@ -67,7 +68,7 @@ class Sums {
   std::optional<double> best_;
   std::vector<double> losses_, seconds_, rates_;
   double train_seconds_ = 0, evaluation_seconds_ = 0;
-  std::int64_t last_step_ = 0, tokens_ = 0, peak_ = 0;
+  std::int64_t steps_ = 0, last_step_ = 0, tokens_ = 0, peak_ = 0;
 };
 
 Json layer_cost(const TileLayout& layout) {
@@ -77,6 +78,10 @@ Json layer_cost(const TileLayout& layout) {
 }
 
 }  // namespace
+
+bool has_validation_loss(const Json& line) {
+  return line.contains("val_loss") && line.value("val_targets", 1) > 0;
+}
 
 Json layer_costs(const std::vector<LayoutPtr>& layouts) {
   Json out = Json::array();

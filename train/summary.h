@@ -10,8 +10,8 @@
 //    "timing": {"step_seconds": .., "tokens_per_second": .., "train_seconds": .., "evaluation_seconds": ..,
 //               "peak_bytes": ..}}
 //
-// train_loss is the mean over the last tenth of the steps, step_seconds and tokens_per_second are medians
-// over all steps; seconds are sums over all processes that worked on the run.
+// train_loss is the mean over the last tenth of the steps that have a loss, step_seconds and
+// tokens_per_second are medians over all steps; seconds are sums over all processes that worked on the run.
 #pragma once
 
 #include <filesystem>
@@ -24,6 +24,10 @@ namespace filigree {
 
 // Error(data) naming the line of `metrics` that is no JSON object.
 nlohmann::ordered_json summarize(const std::filesystem::path& metrics, const std::vector<LayoutPtr>& layouts);
+
+// Whether a line of metrics.jsonl tells a validation loss. Older versions wrote one of 0 where nothing was to
+// be predicted.
+bool has_validation_loss(const nlohmann::ordered_json& line);
 
 // Layers with the same layout together, as in "layers" above.
 nlohmann::ordered_json layer_costs(const std::vector<LayoutPtr>& layouts);

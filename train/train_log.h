@@ -35,7 +35,7 @@ class TrainLog {
 
  private:
   void print_line(std::int64_t step, const StepResult& result, std::int64_t peak_bytes);
-  void draw_bar(std::int64_t step, double loss);
+  void draw_bar(std::int64_t step, const std::string& loss);
   std::string time_left(std::int64_t step, double evaluated = 0) const;
 
   std::int64_t steps_, interval_;
@@ -43,7 +43,7 @@ class TrainLog {
   StatusLine line_;
   TimeLeft time_left_;
   // Sums since the last line, and the rate of the newest steps.
-  std::int64_t window_steps_ = 0, window_tokens_ = 0;
+  std::int64_t window_losses_ = 0, window_tokens_ = 0;
   double window_loss_ = 0, window_seconds_ = 0, window_wait_ = 0, window_flops_ = 0, tokens_per_second_ = 0;
   bool first_ = true;
 };

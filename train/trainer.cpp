@@ -8,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "core/file.h"
 #include "core/output_check.h"
@@ -372,20 +373,28 @@ class Trainer {
                           peak_memory(device_of(config_))};
       last_result_ = Clock::now();
       under_way_.pop_front();
+      const bool has_loss = result->targets > 0;
+      Json line{{"step", result->step + 1}};
+      if (has_loss)
+        line["loss"] = result->loss;
+      else
+        line["targets"] = 0;
+      line.update(Json{{"grad_norm", result->grad_norm}, {"lr", result->lr}, {"tokens", result->tokens}});
       metrics_->append(
-          {{"step", result->step + 1},
-           {"loss", result->loss},
-           {"grad_norm", result->grad_norm},
-           {"lr", result->lr},
-           {"tokens", result->tokens}},
-          {{"seconds", cost.seconds}, {"data_wait", cost.data_wait}, {"peak_bytes", cost.peak_bytes}});
-      if (events_)
+          line, {{"seconds", cost.seconds}, {"data_wait", cost.data_wait}, {"peak_bytes", cost.peak_bytes}});
+      if (events_) {
+        if (has_loss) events_->append(result->step + 1, {{"loss", result->loss}});
         events_->append(result->step + 1,
-                        {{"loss", result->loss},
-                         {"grad_norm", result->grad_norm},
+                        {{"grad_norm", result->grad_norm},
                          {"lr", result->lr},
                          {"tokens_per_second", static_cast<double>(result->tokens) / cost.seconds}});
+      }
       log.step(*result, cost);
+      if (!has_loss && !std::exchange(told_of_no_targets_, true))
+        log.note(
+            fmt::format("step {}/{} | none of its {} tokens is a target: it has no loss and a gradient of "
+                        "zero (said once; metrics.jsonl tells all such steps)",
+                        result->step + 1, config_.train.steps, result->tokens));
     }
   }
 
@@ -523,6 +532,7 @@ class Trainer {
     double data_wait, flops_per_token;
   };
   std::deque<UnderWay> under_way_;
+  bool told_of_no_targets_ = false;
   std::vector<LayoutPtr> layouts_;  // what the newest step computes
   double flops_per_token_ = 0;
   Clock::time_point last_result_{};

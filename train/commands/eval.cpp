@@ -101,6 +101,11 @@ LogitsFile logits_file(const EvalArguments& arguments, const Config& config, con
           classifier ? Shape{model.n_classes} : Shape{config.data.seq_len, model.vocab_size}};
 }
 
+// "0.924"; "-" of nothing.
+std::string share(std::int64_t part, std::int64_t whole) {
+  return whole > 0 ? fmt::format("{:.3f}", static_cast<double>(part) / static_cast<double>(whole)) : "-";
+}
+
 std::string to_json(const std::string& checkpoint, const Evaluation& result, const LossByPosition& positions,
                     const std::vector<LengthScore>& lengths) {
   nlohmann::ordered_json json = {
@@ -122,6 +127,8 @@ void run(const EvalArguments& arguments) {
   if (!arguments.logits.empty()) check_output(arguments, loaded, config);
   const Dataset data = evaluation_data(loaded, config, arguments.data);
   check_vocabulary(loaded, data);
+  require_targets(config, data, arguments.batches);
+  if (arguments.data.empty()) require_length_targets(config, arguments.batches);
   const auto layouts = build_layouts(config, config.data.seq_len);
   std::optional<LogitsFile> logits;
   if (!arguments.logits.empty()) logits.emplace(logits_file(arguments, config, data));
@@ -152,9 +159,9 @@ void run(const EvalArguments& arguments) {
     if (group.targets > 0)
       fmt::print("  {:<28} accuracy {:.1f} % of {}\n", group.name, 100 * group.accuracy(), group.targets);
   if (const auto score = score_planted(*loaded.model, data, config.data.seq_len))
-    fmt::print("planted tiles: precision {:.3f} ({} of {} chosen), recall {:.3f} ({} of {})\n",
-               score->precision(), score->chosen_planted, score->chosen, score->recall(),
-               score->planted_found, score->planted);
+    fmt::print("planted tiles: precision {} ({} of {} chosen), recall {} ({} of {})\n",
+               share(score->chosen_planted, score->chosen), score->chosen_planted, score->chosen,
+               share(score->planted_found, score->planted), score->planted_found, score->planted);
   if (!positions.buckets().empty()) fmt::print("{}", positions.table());
   if (!lengths.empty()) fmt::print("{}\n", accuracy_table(lengths));
   if (logits) fmt::print("{}\n", logits->describe());

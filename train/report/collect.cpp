@@ -52,7 +52,7 @@ void read_curves(const fs::path& metrics, RunData& run) {
     if (!json.is_object())
       fail(ErrorKind::data, "{}: is damaged: a line is no JSON object", metrics.string());
     const double step = json.value("step", 0.0);
-    if (json.contains("val_loss")) {
+    if (has_validation_loss(json)) {
       run.validation.emplace_back(step, json["val_loss"]);
       if (json.contains("val_loss_hardened")) {
         run.learning["hardened"].emplace_back(step, json["val_loss_hardened"]);
@@ -122,6 +122,8 @@ void fill(RunData& run) {
   run.summary = fs::exists(summary)
                     ? read_json(summary)
                     : summarize(folder / "metrics.jsonl", build_layouts(run.config, run.config.data.seq_len));
+  if (run.summary.contains("val_loss") && !has_validation_loss(run.summary))
+    for (const char* key : {"val_loss", "best_val_loss"}) run.summary.erase(key);
   check_summary(run.summary);
 }
 

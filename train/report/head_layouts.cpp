@@ -7,6 +7,7 @@
 #include "train/layouts.h"
 #include "train/loaded_model.h"
 #include "train/run_setup.h"
+#include "train/step.h"
 
 namespace filigree {
 namespace {
@@ -29,7 +30,12 @@ void read_first_sequence(const LoadedModel& loaded, const std::vector<LayoutPtr>
   request.trained_with = loaded.tokenizer;
   const OpenedData data = open_data(request);
   require(data.validation.has_value(), "its tiles depend on the input, and it has no validation data");
-  evaluate(*loaded.model, config, layouts, *data.validation, 1);
+  LoaderOptions options = loader_options(config);
+  options.shuffle = false;
+  const auto batch = Loader(*data.validation, options).next();
+  loaded.model->forget_evaluated_patterns();
+  const NoGrad no_tape;
+  loaded.model->forward(model_input(*batch, layouts, loaded.model->device()), {});
 }
 
 }  // namespace
