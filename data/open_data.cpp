@@ -205,47 +205,70 @@ Dataset open_with(const std::vector<std::string>& inputs, InputFormat format, co
   return read_text(sources, tokenizer());
 }
 
-// The sources of each class by its name.
-std::map<std::string, Sources> class_sources(const std::vector<std::string>& inputs) {
-  std::vector<fs::path> folders = expand_paths(inputs);
-  if (folders.size() == 1) {
-    const fs::path root = folders.front();
-    folders.clear();
-    std::error_code error;
-    for (fs::directory_iterator it(root, error), end; !error && it != end; it.increment(error))
-      if (it->is_directory() && !it->path().filename().string().starts_with('.'))
-        folders.push_back(it->path());
-    if (error) fail(ErrorKind::data, "{}: {}", root.string(), error.message());
-  }
+using ClassNames = std::vector<std::string>;
+
+bool is_among(const ClassNames& names, const std::string& name) {
+  return std::ranges::find(names, name) != names.end();
+}
+
+std::string class_name(const fs::path& folder) {
+  return (folder.has_filename() ? folder : folder.parent_path()).filename().string();
+}
+
+// The class folders that the inputs mean: one folder holds them, unless it is itself a known class.
+std::vector<fs::path> class_folders(const std::vector<std::string>& inputs, const ClassNames& known) {
+  const std::vector<fs::path> named = expand_paths(inputs);
+  if (named.size() != 1) return named;
+  std::vector<fs::path> inside;
+  std::error_code error;
+  for (fs::directory_iterator it(named.front(), error), end; !error && it != end; it.increment(error))
+    if (it->is_directory() && !it->path().filename().string().starts_with('.')) inside.push_back(it->path());
+  if (error) fail(ErrorKind::data, "{}: {}", named.front().string(), error.message());
+  const bool is_class =
+      is_among(known, class_name(named.front())) && std::ranges::none_of(inside, [&](const fs::path& folder) {
+        return is_among(known, class_name(folder));
+      });
+  return is_class ? named : inside;
+}
+
+// The sources of each class by its name. `known`, if any, are all that there may be.
+std::map<std::string, Sources> class_sources(const std::vector<std::string>& inputs,
+                                             const ClassNames& known) {
   std::map<std::string, Sources> classes;
-  for (const fs::path& folder : folders) {
-    const fs::path trimmed = folder.has_filename() ? folder : folder.parent_path();
+  for (const fs::path& folder : class_folders(inputs, known)) {
+    const std::string name = class_name(folder);
     if (!fs::is_directory(folder))
       fail(ErrorKind::data, "{}: a class must be a folder of files", folder.string());
-    if (!classes.try_emplace(trimmed.filename().string(), find_sources({folder.string()})).second)
+    if (!known.empty() && !is_among(known, name))
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: there is no class '{}'; the classes are {}", folder.string(), name,
+                              fmt::join(known, ", ")),
+                  "classes are known by the names of their folders");
+    if (!classes.try_emplace(name, find_sources({folder.string()})).second)
       fail(ErrorKind::data, "{}: two class folders have the same name", folder.string());
   }
-  if (classes.size() < 2)
+  const std::size_t least = known.empty() ? 2 : 1;
+  if (classes.size() < least)
     throw Error(ErrorKind::data,
-                fmt::format("{}: found {} class folder{}, at least 2 are needed", inputs.front(),
-                            classes.size(), classes.size() == 1 ? "" : "s"),
+                fmt::format("{}: found {} class folder{}, at least {} {} needed", inputs.front(),
+                            classes.size(), classes.size() == 1 ? "" : "s", least, least == 1 ? "is" : "are"),
                 "name a folder that holds one folder of files per class, or the class folders themselves");
   return classes;
 }
 
-Dataset read_classes(const std::map<std::string, Sources>& classes,
+// Labels count `names`.
+Dataset read_classes(const std::map<std::string, Sources>& classes, const ClassNames& names,
                      const std::shared_ptr<const Tokenizer>& tokenizer) {
   Sources all;
   std::vector<std::int32_t> labels;
-  std::vector<std::string> names;
   for (const auto& [name, sources] : classes) {
-    labels.insert(labels.end(), sources.files.size(), static_cast<std::int32_t>(names.size()));
-    names.push_back(name);
+    const auto label = std::ranges::find(names, name) - names.begin();
+    labels.insert(labels.end(), sources.files.size(), static_cast<std::int32_t>(label));
     all.files.insert(all.files.end(), sources.files.begin(), sources.files.end());
     all.bytes += sources.bytes;
   }
   Dataset dataset = read_text(all, tokenizer);
-  dataset.set_labels(std::move(labels), std::move(names));
+  dataset.set_labels(std::move(labels), names);
   return dataset;
 }
 
@@ -253,12 +276,15 @@ OpenedData open_classes(const DataRequest& request) {
   if (request.format != InputFormat::automatic && request.format != InputFormat::text)
     fail(ErrorKind::usage, "classification reads folders of text files, not token files");
   const auto tokenizer = tokenizer_of(request)();
-  std::map<std::string, Sources> train = class_sources(request.train), validation;
+  std::map<std::string, Sources> train = class_sources(request.train, request.known_classes), validation;
+  ClassNames names = request.known_classes;
+  if (names.empty())
+    for (const auto& [name, sources] : train) names.push_back(name);
   std::vector<std::string> notes;
   for (const auto& [name, sources] : train)
     notes.push_back(fmt::format("class '{}': {}", name, sources.describe()));
   if (!request.validation.empty()) {
-    validation = class_sources(request.validation);
+    validation = class_sources(request.validation, names);
   } else if (request.val_fraction > 0) {
     for (auto& [name, sources] : train) {
       if (sources.files.size() < 2)
@@ -266,13 +292,8 @@ OpenedData open_classes(const DataRequest& request) {
       std::tie(sources, validation[name]) = split_sources(sources, request.val_fraction, request.seed);
     }
   }
-  OpenedData opened{read_classes(train, tokenizer), std::nullopt, std::move(notes)};
-  if (!validation.empty()) {
-    opened.validation = read_classes(validation, tokenizer);
-    if (opened.validation->class_names() != opened.train.class_names())
-      fail(ErrorKind::data,
-           "the class folders of the validation data have other names than those of the training data");
-  }
+  OpenedData opened{read_classes(train, names, tokenizer), std::nullopt, std::move(notes)};
+  if (!validation.empty()) opened.validation = read_classes(validation, names, tokenizer);
   return opened;
 }
 

@@ -25,6 +25,7 @@ struct DataRequest {
   std::shared_ptr<const Tokenizer> trained_with = nullptr;  // a model's own, used instead where it is given
   std::uint64_t seed = 1;                                   // of the split by file, or of the task's samples
   bool classes = false;                                     // a folder per class
+  std::vector<std::string> known_classes = {};  // a model's own, by label; empty: those of `train`
 };
 
 struct OpenedData {
@@ -49,8 +50,10 @@ Dataset open_dataset(const std::vector<std::string>& inputs, InputFormat format 
                      const OpenLimits& limits = {});
 
 // Text is split by file (split_sources), token files and .bin by their last documents. Classes: one input is
-// a folder of class folders, several inputs are the class folders; labels count the sorted folder names, and
-// the split is made within each class. Error(data) if validation and training vocabularies or classes differ.
+// a folder of class folders, several inputs are the class folders; the split is made within each class.
+// Labels count the sorted names of the training data's folders or, where a model's classes are known, are
+// theirs. Data may lack some of the classes; a folder of another name is Error(data), and so are different
+// vocabularies of validation and training data.
 OpenedData open_data(const DataRequest& request);
 
 // The name of the tokenizer that open_data would use, as tokenizer_word, from the first file's header.

@@ -170,7 +170,7 @@ TEST_F(DatasetTest, ClassFoldersMustBeClear) {
   };
   expect_error(ErrorKind::data, "found 1 class folder", [&] { open({.train = {at("one")}}); });
   expect_error(ErrorKind::data, "one file only", [&] { open({.train = {at("mixed")}}); });
-  expect_error(ErrorKind::data, "other names",
+  expect_error(ErrorKind::data, "other/c: there is no class 'c'; the classes are a, b",
                [&] { open({.train = {at("mixed")}, .validation = {at("other")}}); });
   expect_error(ErrorKind::data, "same name", [&] {
     open({.train = {at("mixed/a"), at("other/a")}, .val_fraction = 0});
@@ -181,6 +181,33 @@ TEST_F(DatasetTest, ClassFoldersMustBeClear) {
   const OpenedData named = open({.train = {at("mixed/b/"), at("mixed/a")}, .val_fraction = 0});
   EXPECT_EQ(named.train.class_names(), (std::vector<std::string>{"a", "b"}));
   EXPECT_EQ(named.train.labels(), (std::vector<std::int32_t>{0, 0, 1}));
+}
+
+TEST_F(DatasetTest, KnownClassesAreMatchedByName) {
+  for (const char* file :
+       {"all/a/x", "all/b/x", "all/b/y", "all/c/x", "some/c/x", "some/b/x", "new/b/x", "new/d/x"})
+    put(file, file);
+  const std::vector<std::string> known = {"c", "a",
+                                          "b"};  // as a run that took its weights from another has them
+  const auto labels = [&](const std::vector<std::string>& inputs) {
+    const OpenedData opened =
+        open_data({.train = inputs, .val_fraction = 0, .classes = true, .known_classes = known});
+    EXPECT_EQ(opened.train.class_names(), known);
+    return opened.train.labels();
+  };
+  EXPECT_EQ(labels({at("all")}), (std::vector<std::int32_t>{1, 2, 2, 0}));
+  EXPECT_EQ(labels({at("some")}), (std::vector<std::int32_t>{2, 0}));
+  EXPECT_EQ(labels({at("all/b")}), (std::vector<std::int32_t>{2, 2})) << "the class's folder itself";
+  EXPECT_EQ(labels({at("some/c/"), at("all/a")}), (std::vector<std::int32_t>{1, 0}));
+  expect_error(ErrorKind::data, "new/d: there is no class 'd'; the classes are c, a, b",
+               [&] { labels({at("new")}); });
+  put("empty/x", "x");
+  expect_error(ErrorKind::data, "found 0 class folders, at least 1 is needed",
+               [&] { labels({at("empty")}); });
+  // Validation data of its own goes by the names of the training data.
+  const OpenedData own = open_data({.train = {at("all")}, .validation = {at("some")}, .classes = true});
+  EXPECT_EQ(own.validation->class_names(), (std::vector<std::string>{"a", "b", "c"}));
+  EXPECT_EQ(own.validation->labels(), (std::vector<std::int32_t>{1, 2}));
 }
 
 TEST_F(DatasetTest, EntropyOfKnownTexts) {

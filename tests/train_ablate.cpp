@@ -384,6 +384,28 @@ TEST_F(AblateTest, CellsThatRanAloneKeepTheirSpeed) {
   EXPECT_TRUE(json("sweep/sweep.json").at("beside_others").empty());
 }
 
+TEST_F(AblateTest, CellsOnDataThatHasChangedAreNotMixedWithOthers) {
+  const std::vector<std::string> sweep = {"ablate", "sweep.yaml",  "--jobs",
+                                          "2",      "--no-timing", "train.steps=4"};
+  ASSERT_EQ(run(sweep).exit_code, 0);
+  fs::remove_all(path("sweep/all_seed-2"));
+  write("text/later.txt", "a text that came later\n");
+  const Outcome refused = run(sweep);
+  EXPECT_EQ(refused.exit_code, 3);
+  expect_part(refused, "3 of 4 cells in sweep were trained on data that has changed since, such as ");
+  fs::remove(path("text/later.txt"));
+  const std::string before = slurp(path("sweep/near_seed-1/metrics.jsonl"));
+  EXPECT_EQ(run(sweep).exit_code, 0);
+  EXPECT_EQ(slurp(path("sweep/near_seed-1/metrics.jsonl")), before);
+  write("text/later.txt", "a text that came later\n");
+  EXPECT_EQ(run(sweep).exit_code, 0) << "nothing is left to train";
+  fs::remove_all(path("sweep/all_seed-2"));
+  std::vector<std::string> anew = sweep;
+  anew.emplace_back("--overwrite");
+  EXPECT_EQ(run(anew).exit_code, 0);
+  EXPECT_NE(slurp(path("sweep/near_seed-1/metrics.jsonl")), before);
+}
+
 TEST_F(AblateTest, CtrlCStopsTheCellsAndGoesOnLater) {
   Process process =
       start({"ablate", "sweep.yaml", "--jobs", "2", "train.steps=2000", "train.eval_interval=0"});

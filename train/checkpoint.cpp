@@ -294,6 +294,35 @@ std::shared_ptr<const Tokenizer> read_tokenizer(const CheckpointContents& conten
   return tokenizer;
 }
 
+TrainedOn trained_on(const std::string& state_json, const std::string& origin) {
+  try {
+    const Json state = Json::parse(state_json);
+    return {state.value("data", ""), state.value("validation", ""),
+            state.value("classes", std::vector<std::string>{})};
+  } catch (const Json::exception& e) {
+    fail(ErrorKind::data, "{}: its state is not one of a training run ({})", origin, e.what());
+  }
+}
+
+const std::vector<std::string>& class_names(const TrainedOn& trained_on, const std::string& origin) {
+  if (trained_on.classes.empty())
+    throw Error(ErrorKind::data,
+                fmt::format("{} does not tell the names of its classes, by which folders are matched: an older "
+                            "version of filigree made it",
+                            origin),
+                "without other data it can be evaluated and resumed; a new run keeps the names");
+  return trained_on.classes;
+}
+
+std::string read_state(const fs::path& path) {
+  const h5::Reader reader = open_checkpoint(path);
+  std::vector<CheckpointEntry> entries = read_manifest(reader, path);
+  std::erase_if(entries, [](const CheckpointEntry& entry) { return entry.path != "state"; });
+  Texts texts;
+  read_verified(reader, path, entries, [&](const CheckpointEntry& entry) { return texts.resize(entry); });
+  return texts.take(path, "state");
+}
+
 CheckpointInfo inspect_checkpoint(const fs::path& path) {
   const h5::Reader reader = open_checkpoint(path);
   CheckpointInfo info;

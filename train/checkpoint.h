@@ -61,6 +61,21 @@ CheckpointContents read_checkpoint(const std::filesystem::path& path);
 std::shared_ptr<const Tokenizer> read_tokenizer(const CheckpointContents& contents,
                                                 const std::string& origin);
 
+// What a checkpoint's state tells of the data that its model was trained on.
+struct TrainedOn {
+  std::string data, validation;      // their fingerprints; empty: unknown, or there was none
+  std::vector<std::string> classes;  // names by label; empty: no classifier, or made before names were kept
+};
+
+// Error(data) if the state is not one of ours.
+TrainedOn trained_on(const std::string& state_json, const std::string& origin);
+
+// Its classes, for data of other folders. Error(data) where they are unknown.
+const std::vector<std::string>& class_names(const TrainedOn& trained_on, const std::string& origin);
+
+// The state alone, verified.
+std::string read_state(const std::filesystem::path& path);
+
 struct CheckpointEntry {
   std::string path;  // "weights/<name>", "state", ...
   DType dtype;

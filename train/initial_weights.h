@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "data/token_file.h"
+#include "data/open_data.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 
@@ -17,8 +17,9 @@ struct InitialWeights {
 };
 
 // Of the checkpoint or run that config.train.init_from names. `config` is that of the new run, resolved, and
-// `data` the vocabulary of its data. Error(usage) unless the model is the same but for what
-// require_same_weights lets differ; Error(data) as of require_fitting_tokens.
-InitialWeights read_initial_weights(const Config& config, const Vocabulary& data);
+// `data` what it trains on. Error(usage) unless the model is the same but for what require_same_weights lets
+// differ; Error(data) as of require_fitting_tokens, or if the data's classes and the checkpoint's are both
+// known and differ. Warns where the weights were trained on another split of the same files.
+InitialWeights read_initial_weights(const Config& config, const OpenedData& data);
 
 }  // namespace filigree

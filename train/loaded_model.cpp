@@ -20,6 +20,7 @@ StoredModel read_stored_model(const std::filesystem::path& path) {
   stored.tokenizer_name = state["tokenizer"];  // read_tokenizer has seen that it is there
   // Older checkpoints of token files say byte, whatever these held.
   if (!stored.config.data.task) stored.config.data.tokenizer = tokenizer_word(stored.tokenizer_name);
+  stored.trained_on = trained_on(contents.state_json, origin);
   require(state.contains("layout_files") && state["layout_files"].is_string(),
           "{}: its state is not one of a training run", origin);
   if (state["layout_files"] != layout_files_sum(stored.config))
@@ -34,7 +35,8 @@ StoredModel read_stored_model(const std::filesystem::path& path) {
 
 LoadedModel load_model(const std::filesystem::path& path, DeviceChoice device) {
   StoredModel stored = read_stored_model(path);
-  LoadedModel loaded{stored.checkpoint, stored.config, stored.tokenizer, stored.tokenizer_name, nullptr};
+  LoadedModel loaded{stored.checkpoint,     stored.config,     stored.tokenizer,
+                     stored.tokenizer_name, stored.trained_on, nullptr};
   if (device != DeviceChoice::automatic && device != loaded.config.device) {
     loaded.config.device = device;
     loaded.config.precision = Precision::automatic;

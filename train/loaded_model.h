@@ -17,6 +17,7 @@ struct LoadedModel {
   Config config;                               // resolved, as stored
   std::shared_ptr<const Tokenizer> tokenizer;  // of the data that it was trained on; null: only ids are known
   std::string tokenizer_name;                  // as Vocabulary::tokenizer, also of a task; empty: unknown
+  TrainedOn trained_on;
   std::unique_ptr<Transformer> model;
   std::vector<std::uint32_t> end_tokens = {};  // beside the separator: what ends a text of an imported model
 };
@@ -27,6 +28,7 @@ struct StoredModel {
   Config config;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::string tokenizer_name;
+  TrainedOn trained_on;
   NamedTensors weights;
   NamedTensors patterns;            // see CheckpointContents
   std::string special_tokens_json;  // see special_tokens.h

@@ -1,5 +1,7 @@
 #include "train/logits_file.h"
 
+#include <nlohmann/json.hpp>
+
 #include "core/file.h"
 #include "core/hdf5.h"
 #include "train/device_choice.h"
@@ -54,7 +56,7 @@ void LogitsFile::add(const Batch& batch, const Tensor& logits) {
   done_ += batch.inputs.dim(0);
 }
 
-void LogitsFile::commit() {
+void LogitsFile::commit(const std::vector<std::string>& classes) {
   h5::Writer writer(path_);
   for (const auto& [name, tensor] :
        {std::pair("tokens", &tokens_), {"targets", &targets_}, {"logits", &logits_}}) {
@@ -62,6 +64,7 @@ void LogitsFile::commit() {
     const auto dims = written.shape().dims();
     writer.dataset(name, written.dtype(), {dims.begin(), dims.end()}, written.raw_data());
   }
+  if (!classes.empty()) writer.text("classes", nlohmann::json(classes).dump());
   writer.commit();
 }
 

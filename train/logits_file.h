@@ -3,9 +3,12 @@
 //   tokens   i32 [S, N]      what the model read; 0 beyond a sequence's end
 //   targets  i32 [S, N]      -100 where none; classifier [S]
 //   logits   f32 [S, N, V]   classifier [S, classes]
+//   classes                  classifier: the names of its classes in this order, a JSON list
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "data/loader.h"
 
@@ -19,7 +22,8 @@ class LogitsFile {
              const Shape& logits_shape);
 
   void add(const Batch& batch, const Tensor& logits);  // f32 on the CPU
-  void commit();                                       // writes the file, whole or not at all
+  // Writes the file, whole or not at all. `classes`: of a classifier.
+  void commit(const std::vector<std::string>& classes);
   std::string describe() const;
 
  private:

@@ -87,11 +87,13 @@ DataRequest data_request(const Config& config) {
   return request;
 }
 
-RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> trained_with) {
+RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> trained_with,
+                    std::vector<std::string> known_classes) {
   const Config given = with_device(config);
   set_n_threads(given.threads);
   DataRequest request = data_request(given);
   request.trained_with = std::move(trained_with);
+  request.known_classes = std::move(known_classes);
   RunSetup setup{given, open_data(request), {}, {}, 0, {}};
   if (!given.data.task) setup.config.data.tokenizer = setup.data.tokenizer;
   fill_from_data(setup.config.model, setup.data.train);

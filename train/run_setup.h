@@ -25,8 +25,9 @@ struct RunSetup {
 DataRequest data_request(const Config& config);
 
 // Error(usage) for a device that is not in this build or a vocabulary that is too small; Error(data) if an
-// evaluation would find no target. `trained_with`: see DataRequest.
-RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> trained_with = nullptr);
+// evaluation would find no target. `trained_with`, `known_classes`: see DataRequest.
+RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> trained_with = nullptr,
+                    std::vector<std::string> known_classes = {});
 
 // The page printed at the start: device, data, size of the model, FLOPs, layouts, memory. `every_parameter`:
 // the model as a table of its parameters.

@@ -29,6 +29,7 @@
 #include "train/signals.h"
 #include "train/summary.h"
 #include "train/train_log.h"
+#include "train/trained_data.h"
 
 namespace filigree {
 namespace {
@@ -46,21 +47,23 @@ struct Progression {
   LoaderPosition position;
   double best_loss = std::numeric_limits<double>::infinity();
   bool evaluation_due = false;  // stopped between a step and its evaluation
-  std::string data;             // fingerprint
-  std::string tokenizer;        // of the data; empty: unknown
-  std::string layout_files;     // see layout_files_sum
+  TrainedOn on;
+  std::string tokenizer;     // of the data; empty: unknown
+  std::string layout_files;  // see layout_files_sum
 
   std::string to_json() const {
     const bool has_best = std::isfinite(best_loss);
-    return Json{{"step", step},
-                {"epoch", position.epoch},
-                {"next_sample", position.next_sample},
-                {"best_loss", has_best ? Json(best_loss) : Json(nullptr)},
-                {"evaluation_due", evaluation_due},
-                {"data", data},
-                {"tokenizer", tokenizer},
-                {"layout_files", layout_files}}
-        .dump();
+    Json json{{"step", step},
+              {"epoch", position.epoch},
+              {"next_sample", position.next_sample},
+              {"best_loss", has_best ? Json(best_loss) : Json(nullptr)},
+              {"evaluation_due", evaluation_due},
+              {"data", on.data},
+              {"validation", on.validation},
+              {"tokenizer", tokenizer},
+              {"layout_files", layout_files}};
+    if (!on.classes.empty()) json["classes"] = on.classes;
+    return json.dump();
   }
 
   static Progression from_json(const std::string& text, const std::string& origin) {
@@ -71,7 +74,7 @@ struct Progression {
       p.position = {j.at("epoch"), j.at("next_sample")};
       if (!j.at("best_loss").is_null()) p.best_loss = j.at("best_loss");
       p.evaluation_due = j.at("evaluation_due");
-      p.data = j.at("data");
+      p.on = trained_on(text, origin);
       p.tokenizer = j.at("tokenizer");
       p.layout_files = j.at("layout_files");
       return p;
@@ -97,7 +100,7 @@ class Trainer {
         optimizer_(config_.train, model_.parameters()),
         stepper_(model_, optimizer_, setup_.layouts, step_options()),
         loader_(setup_.data.train, train_loader_options()) {
-    at_.data = setup_.data.train.fingerprint();
+    at_.on = trained_on(setup_.data);
     at_.tokenizer = setup_.data.train.vocabulary().tokenizer;
     at_.layout_files = layout_files_sum(config_);
     at_.position = loader_.position();
@@ -150,7 +153,7 @@ class Trainer {
 
   Json data_identity() const {
     const auto& validation = setup_.data.validation;
-    return {{"train", at_.data},
+    return {{"train", at_.on.data},
             {"validation", validation ? Json(validation->fingerprint()) : Json(nullptr)},
             {"tokenizer", at_.tokenizer}};
   }
@@ -203,7 +206,7 @@ class Trainer {
       if (config_.train.init_from.empty()) return;
       // What patterns are learned by begins anew.
       const auto is_pattern = [](const auto& entry) { return is_pattern_parameter(entry.first); };
-      InitialWeights from = read_initial_weights(config_, setup_.data.train.vocabulary());
+      InitialWeights from = read_initial_weights(config_, setup_.data);
       NamedTensors to = weights();
       std::erase_if(to, is_pattern);
       std::erase_if(from.weights, is_pattern);
@@ -262,10 +265,7 @@ class Trainer {
                   fmt::format("{}: the tokenizer has changed since this checkpoint: '{}' then, '{}' now",
                               origin, saved.tokenizer, at_.tokenizer),
                   "restore its file, or start a new run with another train.out");
-    if (saved.data != at_.data)
-      throw Error(ErrorKind::data,
-                  fmt::format("{}: the training data has changed since this checkpoint", origin),
-                  "restore the data, or start a new run with another train.out");
+    require_same_data(saved.on, origin);
     if (saved.layout_files != at_.layout_files)
       throw Error(ErrorKind::data,
                   fmt::format("{}: a layout file of the pattern has changed since this checkpoint", origin),
@@ -294,7 +294,9 @@ class Trainer {
       if (model_.learned(i)) require_same_phases(schedule, model_.patterns_are_static(), kind, origin);
     optimizer_.set_steps(saved.step);
     loader_.seek(saved.position);
+    const TrainedOn on = at_.on;  // older checkpoints tell less of it
     at_ = saved;
+    at_.on = on;
     fmt::print("resume    {} at step {}\n", origin, at_.step);
     // The best checkpoint so far lies in the other folder.
     if (kind == Continuation::fork) at_.best_loss = std::numeric_limits<double>::infinity();
@@ -309,6 +311,21 @@ class Trainer {
     fmt::print("schedule  {}, {} steps instead of {}, warmup_steps {}{}\n", word(train.schedule), train.steps,
                schedule.steps_before, *train.warmup_steps,
                train.decay_steps ? fmt::format(", decay_steps {}", *train.decay_steps) : "");
+  }
+
+  // Labels are numbers: the same number must mean the same class. What a checkpoint of an older version does
+  // not tell cannot be compared; its training data's fingerprint covers the names of its classes.
+  void require_same_data(const TrainedOn& saved, const std::string& origin) const {
+    const auto refuse = [&](const std::string& what) {
+      throw Error(ErrorKind::data, fmt::format("{}: {} since this checkpoint", origin, what),
+                  "restore the data, or start a new run with another train.out");
+    };
+    if (!saved.classes.empty() && saved.classes != at_.on.classes)
+      refuse(fmt::format("the classes have changed from {} to {}", fmt::join(saved.classes, ", "),
+                         fmt::join(at_.on.classes, ", ")));
+    if (saved.data != at_.on.data) refuse("the training data has changed");
+    if (!saved.validation.empty() && saved.validation != at_.on.validation)
+      refuse("the validation data has changed");
   }
 
   StepOptions step_options() const {
@@ -569,30 +586,53 @@ void refuse_own_folder(const Config& config) {
     }
 }
 
+// The checkpoint that the run goes on from, if it goes on.
+std::optional<RunFolder::Found> resumed_checkpoint(const TrainRequest& request) {
+  if (run_mode(request) != RunMode::resume) return std::nullopt;
+  if (request.resume != "auto") return checkpoint_to_resume(request.resume);
+  const std::filesystem::path out = request.config.train.out;
+  if (!std::filesystem::exists(out / "run.json")) return std::nullopt;
+  return checkpoint_to_resume(out);
+}
+
 // Of the checkpoint that the run goes on from, where the tokenizer's file is gone; else null.
 std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainRequest& request) {
-  const std::string &name = request.config.data.tokenizer, &out = request.config.train.out;
+  const std::string& name = request.config.data.tokenizer;
   const bool is_gone = name.starts_with("bpe:") && !std::filesystem::exists(name.substr(4));
-  if (!is_gone || run_mode(request) != RunMode::resume) return nullptr;
-  if (request.resume == "auto" && !std::filesystem::exists(std::filesystem::path(out) / "run.json"))
-    return nullptr;
-  const auto found = checkpoint_to_resume(request.resume == "auto" ? out : request.resume);
-  auto tokenizer = read_tokenizer(found.contents, found.path.string());
+  if (!is_gone) return nullptr;
+  const auto found = resumed_checkpoint(request);
+  if (!found) return nullptr;
+  auto tokenizer = read_tokenizer(found->contents, found->path.string());
   if (!tokenizer || tokenizer->name() != name)  // a checksum is no file
-    fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), found.path.string());
+    fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), found->path.string());
   return tokenizer;
+}
+
+// Of the checkpoint that a classifier goes on from, or takes its weights from; empty: those of its data.
+std::vector<std::string> known_classes(const TrainRequest& request) {
+  const Config& config = request.config;
+  if (config.model.type != ModelType::encoder_classifier || config.data.task) return {};
+  try {
+    if (const auto found = resumed_checkpoint(request))
+      return trained_on(found->contents.state_json, found->path.string()).classes;
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::data || request.resume != "auto") throw;
+    // Nothing is saved yet, or all is damaged, which the run itself will say.
+  }
+  if (config.train.init_from.empty()) return {};
+  const auto path = find_checkpoint(config.train.init_from);
+  return class_names(trained_on(read_state(path), path.string()), path.string());
 }
 
 }  // namespace
 
 int train(const TrainRequest& request) {
   refuse_own_checkpoints(request);
-  RunSetup setup = set_up_run(request.config, resumed_tokenizer(request));
+  RunSetup setup = set_up_run(request.config, resumed_tokenizer(request), known_classes(request));
   fmt::print("{}", describe(setup, request.dry_run));
   std::fflush(stdout);
   if (request.dry_run) {
-    if (!setup.config.train.init_from.empty())
-      read_initial_weights(setup.config, setup.data.train.vocabulary());
+    if (!setup.config.train.init_from.empty()) read_initial_weights(setup.config, setup.data);
     return 0;
   }
   if (setup.memory.process > free_memory(device_of(setup.config)))

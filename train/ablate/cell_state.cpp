@@ -4,6 +4,9 @@
 
 #include "core/file.h"
 #include "data/tokenizer.h"
+#include "train/run_folder.h"
+#include "train/run_setup.h"
+#include "train/trained_data.h"
 
 namespace filigree {
 namespace {
@@ -83,6 +86,30 @@ Inspection inspect_cell(const Cell& cell) {
   } catch (const Json::exception& e) {
     return {CellState::damaged, fmt::format("{}: {}", cell_folder(cell).string(), e.what())};
   }
+}
+
+bool DataCheck::has_changed(const Cell& cell) {
+  const Config& config = cell.config;
+  if (config.data.task) return false;
+  TrainedOn then;
+  try {
+    const fs::path checkpoint = find_checkpoint(cell_folder(cell));
+    then = trained_on(read_state(checkpoint), checkpoint.string());
+  } catch (const Error&) {
+    return false;  // its checkpoints were removed: nothing tells
+  }
+  YamlNode data = *config.to_yaml().find("data");
+  const std::string key = fmt::format("{} {}\n{}", word(config.model.type), config.seed,
+                                      to_yaml(data.set("seq_len", YamlNode::make(0))));
+  auto found = now_.find(key);
+  if (found == now_.end()) {
+    DataRequest request = data_request(config);
+    request.known_classes = then.classes;
+    const OpenedData opened = open_data(request);
+    found = now_.emplace(key, trained_on(opened)).first;
+  }
+  return found->second.data != then.data ||
+         (!then.validation.empty() && found->second.validation != then.validation);
 }
 
 void write_cell_config(const Cell& cell, const fs::path& path) {

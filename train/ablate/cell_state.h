@@ -5,10 +5,12 @@
 //   output.log        what its processes printed
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "train/ablate/sweep.h"
+#include "train/checkpoint.h"
 
 namespace filigree {
 
@@ -26,6 +28,16 @@ struct Inspection {
 };
 
 Inspection inspect_cell(const Cell& cell);
+
+// Whether the data of a finished cell is what it was trained and validated on. Opens it, once for all cells
+// whose data and seed are the same.
+class DataCheck {
+ public:
+  bool has_changed(const Cell& cell);
+
+ private:
+  std::map<std::string, TrainedOn> now_;
+};
 
 std::filesystem::path cell_folder(const Cell& cell);
 std::filesystem::path cell_config_path(const Cell& cell);

@@ -112,6 +112,7 @@ class Ablation {
       return stopped();
     }
     inspect();
+    check_data();
     check_weights();
     write_sweep_file();
     ProgressLine progress(sweep_, request_.jobs);
@@ -324,6 +325,27 @@ class Ablation {
         fmt::format("{} of {} cells in {} were trained with another config: {}{}", n, sweep_.cells.size(),
                     sweep_.out.string(), fmt::join(changed, "; "), n > 5 ? "; .." : ""),
         "--overwrite trains these anew and keeps the others; or choose another --out");
+  }
+
+  // What is trained now will be compared with the finished cells, so it must be on the same data.
+  void check_data() {
+    if (queue_.empty()) return;
+    DataCheck check;
+    std::vector<const Cell*> changed;
+    for (const Cell* cell : finished_)
+      if (check.has_changed(*cell)) changed.push_back(cell);
+    if (changed.empty()) return;
+    if (!request_.overwrite)
+      throw Error(
+          ErrorKind::data,
+          fmt::format("{} of {} cells in {} were trained on data that has changed since, such as {}",
+                      changed.size(), sweep_.cells.size(), sweep_.out.string(), changed.front()->name),
+          "restore the data; or --overwrite trains these anew; or choose another --out");
+    for (const Cell* cell : changed) {
+      finished_.erase(cell);
+      anew_.insert(cell);
+      queue_.push_back(cell);
+    }
   }
 
   void fails(const Cell& cell, const std::string& problem, int exit_code) {

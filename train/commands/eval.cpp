@@ -12,9 +12,9 @@
 #include "train/logits_file.h"
 #include "train/loss_by_position.h"
 #include "train/planted_score.h"
-#include "train/run_setup.h"
 #include "train/token_ids.h"
 #include "train/train_log.h"
+#include "train/trained_data.h"
 
 namespace filigree {
 namespace {
@@ -57,24 +57,20 @@ Config evaluation_config(const LoadedModel& loaded, const std::vector<std::strin
 
 Dataset evaluation_data(const LoadedModel& loaded, const Config& config,
                         const std::vector<std::string>& named) {
-  DataRequest request = data_request(config);
-  request.trained_with = loaded.tokenizer;
-  if (!named.empty()) {
-    request.task.reset();
-    request.train = named;
-    request.validation.clear();
-    request.val_fraction = 0;
-    return open_data(request).train;
-  }
-  auto opened = open_data(request);
+  if (!named.empty()) return open_other_data(loaded, config, named);
+  auto opened = open_trained_data(loaded, config);
   require(opened.validation.has_value(), "this run has no validation data; name some with --data");
   return *std::move(opened.validation);
 }
 
-void check_vocabulary(const LoadedModel& loaded, const Dataset& data) {
+void check_meanings(const LoadedModel& loaded, const Dataset& data) {
   const std::string note = require_fitting_tokens(
       data.vocabulary(), {loaded.tokenizer_name, loaded.config.model.vocab_size, loaded.checkpoint.string()});
   if (!note.empty()) fmt::print(stderr, "filigree: note: {}\n", note);
+  const auto &classes = data.class_names(), &known = loaded.trained_on.classes;
+  if (!known.empty() && classes != known)  // of a task; folders are matched by their names
+    fail(ErrorKind::data, "the data has the classes {}, the model was trained on {}",
+         fmt::join(classes, ", "), fmt::join(known, ", "));
 }
 
 void check_output(const EvalArguments& arguments, const LoadedModel& loaded, const Config& config) {
@@ -126,7 +122,7 @@ void run(const EvalArguments& arguments) {
   const Config config = evaluation_config(loaded, arguments.overrides);
   if (!arguments.logits.empty()) check_output(arguments, loaded, config);
   const Dataset data = evaluation_data(loaded, config, arguments.data);
-  check_vocabulary(loaded, data);
+  check_meanings(loaded, data);
   require_targets(config, data, arguments.batches);
   if (arguments.data.empty()) require_length_targets(config, arguments.batches);
   const auto layouts = build_layouts(config, config.data.seq_len);
@@ -149,7 +145,7 @@ void run(const EvalArguments& arguments) {
   bar.finish();
   std::vector<LengthScore> lengths;
   if (arguments.data.empty()) lengths = *evaluate_lengths(*loaded.model, config, arguments.batches);
-  if (logits) logits->commit();
+  if (logits) logits->commit(loaded.trained_on.classes);
   if (arguments.json) {
     fmt::print("{}\n", to_json(loaded.checkpoint.string(), *result, positions, lengths));
     return;

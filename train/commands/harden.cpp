@@ -17,8 +17,8 @@
 #include "train/evaluate.h"
 #include "train/layouts.h"
 #include "train/loaded_model.h"
-#include "train/run_setup.h"
 #include "train/step.h"
+#include "train/trained_data.h"
 
 namespace filigree {
 namespace {
@@ -27,6 +27,7 @@ namespace fs = std::filesystem;
 
 struct HardenArguments {
   std::string model, output, layouts;
+  std::vector<std::string> data;
   DeviceChoice device = DeviceChoice::automatic;
   double budget = 0;
   std::int64_t batches = 20;
@@ -34,24 +35,23 @@ struct HardenArguments {
   bool overwrite = false;
 };
 
-Dataset calibration_data(const LoadedModel& loaded) {
-  DataRequest request = data_request(loaded.config);
-  request.trained_with = loaded.tokenizer;
-  auto opened = open_data(request);
+Dataset calibration_data(const LoadedModel& loaded, const std::vector<std::string>& named) {
+  if (!named.empty()) return open_other_data(loaded, loaded.config, named);
+  auto opened = open_trained_data(loaded, loaded.config);
   return opened.validation ? *std::move(opened.validation) : std::move(opened.train);
 }
 
 // Runs some validation batches through the model, for routers to count and for the mass of attention, which
 // comes back layer by layer, undefined where it is not wanted.
-std::vector<Tensor> watch(LoadedModel& loaded, const std::vector<LayoutPtr>& layouts, std::int64_t batches,
-                          bool want_mass) {
-  const Dataset data = calibration_data(loaded);
+std::vector<Tensor> watch(LoadedModel& loaded, const std::vector<LayoutPtr>& layouts,
+                          const HardenArguments& arguments, bool want_mass) {
+  const Dataset data = calibration_data(loaded, arguments.data);
   LoaderOptions options = loader_options(loaded.config);
   options.shuffle = false;
   options.single_pass = true;
   Loader loader(data, options);
   std::vector<Tensor> mass(layouts.size());
-  for (std::int64_t i = 0; i < batches; ++i) {
+  for (std::int64_t i = 0; i < arguments.batches; ++i) {
     const auto batch = loader.next();
     if (!batch) break;
     const ModelInput input = model_input(*batch, layouts, loaded.model->device());
@@ -95,7 +95,7 @@ std::vector<LayoutPtr> harden(LoadedModel& loaded, const HardenArguments& argume
                                        [&](std::size_t l) { return loaded.model->learned(l) != nullptr; }),
       "{} has no learned pattern; --budget calibrates a layout from where it attends", arguments.model);
   std::vector<Tensor> mass(layouts.size());
-  if (routes || calibrate) mass = watch(loaded, layouts, arguments.batches, calibrate);
+  if (routes || calibrate) mass = watch(loaded, layouts, arguments, calibrate);
   const Geometry geometry{config.data.seq_len, config.causal, config.tile};
   for (std::size_t l = 0; l < layouts.size(); ++l) {
     if (LearnedLayer* layer = loaded.model->learned(l)) {
@@ -122,6 +122,9 @@ void check_outputs(const LoadedModel& loaded, const HardenArguments& arguments) 
   OutputCheck outputs(arguments.overwrite);
   outputs.reads(loaded.checkpoint);
   reads_config(outputs, loaded.config);
+  Config named = loaded.config;
+  named.data.train = arguments.data;
+  reads_config(outputs, named);
   if (!arguments.output.empty()) {
     outputs.writes(arguments.output, "-o", true);
     std::error_code ignored;
@@ -206,9 +209,10 @@ void add_harden(CLI::App& app, Invocation&) {
       ->add_option("--budget", arguments->budget,
                    "Calibrate layers with fixed heads: the share of full attention's tiles to keep")
       ->check(CLI::Range(1e-6, 1.0));
-  command
-      ->add_option("--batches", arguments->batches,
-                   "Validation micro batches to watch routers and attention on")
+  command->add_option("--data", arguments->data,
+                      "Files, folders or globs to watch routers and attention on; default: the run's "
+                      "validation data");
+  command->add_option("--batches", arguments->batches, "Micro batches to watch routers and attention on")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   command

@@ -2,12 +2,11 @@
 
 #include <algorithm>
 
-#include "data/open_data.h"
 #include "train/evaluate.h"
 #include "train/layouts.h"
 #include "train/loaded_model.h"
-#include "train/run_setup.h"
 #include "train/step.h"
+#include "train/trained_data.h"
 
 namespace filigree {
 namespace {
@@ -26,9 +25,7 @@ bool learns(const Config& config) {
 void read_first_sequence(const LoadedModel& loaded, const std::vector<LayoutPtr>& layouts) {
   Config config = loaded.config;
   config.train.micro_batch_size = 1;
-  DataRequest request = data_request(config);
-  request.trained_with = loaded.tokenizer;
-  const OpenedData data = open_data(request);
+  const OpenedData data = open_trained_data(loaded, config);
   require(data.validation.has_value(), "its tiles depend on the input, and it has no validation data");
   LoaderOptions options = loader_options(config);
   options.shuffle = false;
