@@ -82,6 +82,11 @@ Json read_status(const fs::path& folder) {
   return json;
 }
 
+// Command lines and errors may name files that are no UTF-8.
+void write_status(const fs::path& folder, const Json& status) {
+  write_file_atomically(run_file(folder), status.dump(2, ' ', false, Json::error_handler_t::replace) + '\n');
+}
+
 std::string utc_now() {
   return fmt::format("{:%FT%TZ}", fmt::gmtime(std::time(nullptr)));
 }
@@ -286,7 +291,7 @@ void RunFolder::begin(const Config& config, const std::string& command_line, std
   Json status = {{"status", "unfinished"}, {"config_hash", config_hash(config)}, {"libraries", libraries},
                  {kOverwrite, overwrite},  {"tokenizer", origin.tokenizer},      {"commands", commands}};
   if (!began_from.empty()) status["began_from"] = began_from;
-  write_file_atomically(run_file(folder_), status.dump(2) + '\n');
+  write_status(folder_, status);
   write_file_atomically(folder_ / "config.yaml", to_yaml(config.to_yaml()));
 }
 
@@ -320,7 +325,7 @@ void RunFolder::end_command(const char* status, const std::string& error) {
   Json& command = run["commands"].back();
   command["end"] = utc_now();
   if (!error.empty()) command["error"] = error;
-  write_file_atomically(run_file(folder_), run.dump(2, ' ', false, Json::error_handler_t::replace) + '\n');
+  write_status(folder_, run);
 }
 
 RunFolder::Found checkpoint_to_resume(const fs::path& path) {

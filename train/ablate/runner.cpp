@@ -181,7 +181,7 @@ class Ablation {
         {"name", sweep_.name},     {"equal", rule_text(sweep_.equal)}, {"compare", sweep_.compare},
         {"step_seconds", probes_}, {"beside_others", beside_},         {"alone", alone_},
         {"cells", cells}};
-    write_file_atomically(sweep_file(), json.dump(2) + '\n');
+    write_file_atomically(sweep_file(), json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n');
   }
 
   static std::string rule_text(const Equal& equal) {

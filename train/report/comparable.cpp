@@ -58,7 +58,7 @@ std::int64_t evaluated_tokens(const Config& config) {
   return config.train.eval_batches * config.train.micro_batch_size * config.data.seq_len;
 }
 
-Facts facts_of(const RunData& run, bool by_fingerprint) {
+Facts facts_of(const RunData& run, bool by_fingerprint, bool by_tokenizer) {
   Facts facts;
   const DataConfig& data = run.config.data;
   if (data.task) {  // its samples follow from data.task, data.seq_len and the seed
@@ -73,7 +73,8 @@ Facts facts_of(const RunData& run, bool by_fingerprint) {
     facts.emplace_back(kTokenizer, Fact{name, name});
   }
   const std::int64_t evaluated = evaluated_tokens(run.config);
-  const std::string tokens = evaluated == 0 ? "all" : fmt::format("the first {}", evaluated);
+  std::string tokens = evaluated == 0 ? "all" : fmt::format("the first {}", evaluated);
+  if (evaluated > 0 && by_tokenizer) tokens += " of " + data.tokenizer;  // other text for each
   facts.emplace_back(kEvaluated, Fact{tokens, tokens});
   for (const auto& [key, value] : settings_that_count(run.config))
     if (!has_own_fact(key)) facts.emplace_back(key, Fact{value, shortened(value, 60)});
@@ -100,7 +101,7 @@ class Comparison {
     const bool by_fingerprint = std::ranges::all_of(runs, knows_data) && !sweeps_tokenizers();
     for (const RunData* run : runs) {
       facts_.emplace_back();
-      for (auto& [key, fact] : facts_of(*run, by_fingerprint)) {
+      for (auto& [key, fact] : facts_of(*run, by_fingerprint, sweeps_tokenizers())) {
         if (std::ranges::count(keys_, key) == 0) keys_.push_back(key);
         facts_.back().emplace(key, std::move(fact));
       }

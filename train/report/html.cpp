@@ -57,21 +57,6 @@ std::string row_head(const Variant& v, const std::string& name) {
                      escape_html(name));
 }
 
-std::string column_heads(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += fmt::format("<th scope=\"col\">{}</th>", escape_html(name));
-  return text;
-}
-
-std::string table(const std::string& name, const std::string& caption, const std::string& heads,
-                  const std::string& rows) {
-  return fmt::format(
-      "<div class=\"scroll\" tabindex=\"0\" role=\"region\" "
-      "aria-label=\"{}\">\n<table>\n<caption>{}</caption>\n"
-      "<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table>\n</div>\n",
-      name, escape_html(caption), heads, rows);
-}
-
 std::string results_table(const Setting& setting, const Analysis& analysis) {
   std::string rows;
   for (const Variant& v : setting.variants) {
@@ -80,8 +65,8 @@ std::string results_table(const Setting& setting, const Analysis& analysis) {
     for (std::size_t i = 1; i < cells.size(); ++i) rows += fmt::format("<td>{}</td>", escape_html(cells[i]));
     rows += "</tr>\n";
   }
-  return table("Table of results", setting.ranked() ? "The best mean first." : "In no order.",
-               column_heads(result_columns(analysis)), rows);
+  return html_table("Results", setting.ranked() ? "The best mean first." : "In no order.",
+                    result_columns(analysis), rows);
 }
 
 std::string setting_section(const Setting& setting, const Analysis& analysis) {
@@ -113,8 +98,8 @@ std::string across_settings(const Analysis& analysis) {
     rows += "</tr>\n";
   }
   const std::string caption = fmt::format("Mean {}; where one is best, it is bold.", analysis.metric.name);
-  return "<section>\n<h2>Across settings</h2>\n" +
-         table("Quality by setting", caption, column_heads(titles), rows) + "</section>\n";
+  return "<section>\n<h2>Across settings</h2>\n" + html_table("Quality by setting", caption, titles, rows) +
+         "</section>\n";
 }
 
 std::string pictures(const Analysis& analysis) {
@@ -156,36 +141,23 @@ std::string left_out(const Analysis& analysis) {
   return text + "</ul>\n</section>\n";
 }
 
-// What made the runs: once if it was the same for all, and each run's own.
+// What made the runs, when and where; each run's own is in results.json.
 std::string how_made(const Analysis& analysis) {
-  const std::vector<std::string> keys = {"host", "device", "threads", "version", "commit", "build"};
   std::map<std::string, std::vector<std::string>> values;
-  std::string start, end, rows;
   for (const Setting& setting : analysis.settings)
     for (const Variant& v : setting.variants)
-      for (const RunData* run : v.runs) {
-        std::map<std::string, std::string> made = run->made;
-        if (start.empty() || made["start"] < start) start = made["start"];
-        end = std::max(end, made["end"]);
-        rows += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td>",
-                            escape_html(run->folder.string()), escape_html(made["start"]),
-                            escape_html(made["end"]));
-        for (const std::string& key : keys) {
-          if (std::ranges::count(values[key], made[key]) == 0) values[key].push_back(made[key]);
-          rows += fmt::format("<td>{}</td>", escape_html(made[key]));
-        }
-        rows += "</tr>\n";
-      }
+      for (const RunData* run : v.runs)
+        for (const auto& [key, value] : run->made)
+          if (auto& all = values[key]; std::ranges::count(all, value) == 0) all.push_back(value);
+  if (values.empty()) return "";
   const auto all = [&](const char* key) { return fmt::format("{}", fmt::join(values[key], " / ")); };
-  std::vector<std::string> heads = {"run", "start", "end"};
-  heads.insert(heads.end(), keys.begin(), keys.end());
-  const std::string summary = fmt::format(
-      "Trained on {} ({}, threads: {}) from {} to {} by filigree {}, commit {}, build {}.", all("host"),
-      all("device"), all("threads"), start, end, all("version"), all("commit"), all("build"));
   return fmt::format(
-      "<section>\n<h2>How the runs were made</h2>\n<p>{}</p>\n<details>\n<summary>Each run</summary>\n{}"
-      "</details>\n</section>\n",
-      escape_html(summary), table("How each run was made", "", column_heads(heads), rows));
+      "<section>\n<h2>How the runs were made</h2>\n<p>Trained on {} ({}, threads: {}) from {} to {} by "
+      "filigree {}, "
+      "commit {}, build {}.</p>\n</section>\n",
+      escape_html(all("host")), escape_html(all("device")), all("threads"), std::ranges::min(values["start"]),
+      std::ranges::max(values["end"]), escape_html(all("version")), escape_html(all("commit")),
+      escape_html(all("build")));
 }
 
 std::string method() {
@@ -239,6 +211,18 @@ std::string escape_html(std::string_view text) {
     }
   }
   return out;
+}
+
+std::string html_table(const std::string& name, const std::string& caption,
+                       const std::vector<std::string>& columns, const std::string& rows, const char* css) {
+  std::string heads;
+  for (const std::string& column : columns)
+    heads += fmt::format("<th scope=\"col\">{}</th>", escape_html(column));
+  return fmt::format(
+      "<div class=\"scroll{}\" tabindex=\"0\" role=\"region\" "
+      "aria-label=\"{}\">\n<table>\n<caption>{}</caption>\n"
+      "<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table>\n</div>\n",
+      css, escape_html(name), escape_html(caption), heads, rows);
 }
 
 std::string report_html(const Collection& collection, const Analysis& analysis) {

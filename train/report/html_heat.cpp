@@ -25,19 +25,15 @@ std::string cell(const HeatTable& table, const std::string& row, const std::stri
 }
 
 std::string table_html(const HeatTable& table) {
-  std::string text = fmt::format(
-      "<div class=\"scroll heat\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\">\n<table>\n<caption>{0}, "
-      "in %.</caption>\n<thead><tr><th scope=\"col\">{1}</th>",
-      escape_html(table.caption), escape_html(table.corner));
-  for (const std::string& column : table.columns)
-    text += fmt::format("<th scope=\"col\">{}</th>", escape_html(column));
-  text += "</tr></thead>\n<tbody>\n";
+  std::vector<std::string> columns = {table.corner};
+  columns.insert(columns.end(), table.columns.begin(), table.columns.end());
+  std::string rows;
   for (const std::string& row : table.rows) {
-    text += fmt::format("<tr><th scope=\"row\">{}</th>", escape_html(row));
-    for (const std::string& column : table.columns) text += cell(table, row, column);
-    text += "</tr>\n";
+    rows += fmt::format("<tr><th scope=\"row\">{}</th>", escape_html(row));
+    for (const std::string& column : table.columns) rows += cell(table, row, column);
+    rows += "</tr>\n";
   }
-  return text + "</tbody>\n</table>\n</div>\n";
+  return html_table(table.caption, table.caption + ", in %.", columns, rows, " heat");
 }
 
 using Json = nlohmann::ordered_json;

@@ -178,11 +178,12 @@ void draw_row_text(Canvas& canvas, double y, std::size_t style, const std::strin
 
 AxisScale::AxisScale(double low, double high, double from, double to, bool logarithmic)
     : low_(low), high_(high), from_(from), to_(to), logarithmic_(logarithmic) {
+  if (logarithmic_ && !(low_ > 0)) low_ = high_ > 0 ? 1e-6 * high_ : 1e-6;
   if (!(high_ > low_)) high_ = low_ + std::max(1e-9, std::abs(low_) * 1e-3);
 }
 
 double AxisScale::at(double value) const {
-  const auto map = [&](double v) { return logarithmic_ ? std::log(v) : v; };
+  const auto map = [&](double v) { return logarithmic_ ? std::log(std::max(v, 1e-6 * low_)) : v; };
   return from_ + (map(value) - map(low_)) / (map(high_) - map(low_)) * (to_ - from_);
 }
 
