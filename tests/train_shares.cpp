@@ -101,8 +101,7 @@ TEST(ShareTexts, UnlikeLengthsAreNotRanked) {
     return out;
   };
   const auto text = [](const Setting& s) {
-    const Analysis analysis{{"val_loss", "validation loss", false}, {s}, {}, "pattern"};
-    return fmt::format("{}", fmt::join(findings(s, analysis), " "));
+    return fmt::format("{}", fmt::join(findings(s, {"val_loss", "validation loss", false}), " "));
   };
   EXPECT_NE(text(setting(5000)).find("long computes the fewest, 20.0 % of full attention's tiles"),
             std::string::npos)

@@ -108,10 +108,8 @@ class Ablation {
     const StopSignals signals;
     read_sweep_file();
     if (sweep_.equal.rule == Fairness::time && !measure()) {
-      StatusLine line;
-      line.leave();  // after the ^C that the terminal printed
-      line.note(stopped_text());
-      return kExitResumable;
+      StatusLine().leave();  // after the ^C that the terminal printed
+      return stopped();
     }
     inspect();
     check_data();
@@ -128,10 +126,7 @@ class Ablation {
     work(progress);
     time_alone(progress);
     report(progress);
-    if (StopSignals::requested()) {
-      progress.note(stopped_text());
-      return kExitResumable;
-    }
+    if (StopSignals::requested()) return stopped();
     return failures_.empty() ? 0 : exit_code_;
   }
 
@@ -409,7 +404,7 @@ class Ablation {
       }
       std::this_thread::sleep_for(kPoll);
       reap(progress);
-      if (!told) progress.update();
+      progress.update();
     }
   }
 
@@ -452,9 +447,10 @@ class Ablation {
                                 sweep_.cells.size()));
   }
 
-  std::string stopped_text() const {
-    return fmt::format("stopped by a signal; the same command goes on: {} of {} cells are finished",
-                       finished_.size(), sweep_.cells.size());
+  int stopped() const {
+    say(stdout, fmt::format("stopped by a signal; the same command goes on: {} of {} cells are finished\n",
+                            finished_.size(), sweep_.cells.size()));
+    return kExitResumable;
   }
 
   AblateRequest request_;

@@ -189,6 +189,7 @@ double AxisScale::at(double value) const {
 
 std::vector<double> AxisScale::ticks(int count) const {
   std::vector<double> out;
+  if (!std::isfinite(low_) || !std::isfinite(high_)) return out;
   if (logarithmic_) {
     // Powers of two; where the range holds few of them, parts between.
     for (const auto& parts : {std::vector<double>{1}, {1, 1.5}, {1, 1.25, 1.5, 1.75}}) {
