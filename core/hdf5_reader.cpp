@@ -194,8 +194,9 @@ Reader::Reader(std::string_view bytes, const fs::path& name) : impl_(std::make_u
   const bool ready = H5Pset_fapl_core(access, kGrowth, false) >= 0 &&
                      H5Pset_file_image(access, const_cast<char*>(bytes.data()), bytes.size()) >= 0;
   if (!ready) impl.bad("cannot be read from memory ({})", library_error());
-  const std::string unused =
-      name.string() + " in memory";  // libhdf5 refuses the name of a file that is there
+  // libhdf5 takes files of one name for one file, and refuses the name of a file on disk.
+  static std::int64_t opened = 0;
+  const std::string unused = fmt::format("{} in memory {}", name.string(), ++opened);
   impl.file = Handle(H5Fopen(unused.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
   if (!impl.file.ok()) impl.bad("not an HDF5 file, damaged or truncated ({})", library_error());
 }

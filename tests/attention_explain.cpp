@@ -382,10 +382,9 @@ TEST(ExplainReport, JsonHoldsTheFigures) {
 
 TEST(ExplainReport, TextExplainsEveryPattern) {
   const auto text = explanation_text(explain_yaml("{minus: [{full: {}}, {full: {}}]}", {50, false, 16}, 2));
-  for (const auto& name : pattern_names()) {
+  for (const auto& name : pattern_names())
     EXPECT_NE(pattern_rules_text().find("\n  " + name + " "), std::string::npos) << name;
-    EXPECT_EQ(text.find("\n  " + name + " "), std::string::npos) << "only what was asked: " << name;
-  }
+  EXPECT_EQ(text.find("what query i may see"), std::string::npos) << "only what was asked";
   EXPECT_EQ(text.find("reference"), std::string::npos);
   EXPECT_NE(text.find("exact pairs         0 of 2,500, 0.0 % of full attention's pairs\n"), std::string::npos)
       << text;

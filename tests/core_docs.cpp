@@ -15,6 +15,8 @@ namespace fs = std::filesystem;
 
 const char* const kMade[] = {"results.md", "CHECK.py"};  // by the program; a stand-in for any of several
 
+const std::set<std::string> kSources = {".md", ".h", ".cpp", ".cu", ".cuh", ".inc", ".py", ".sh"};
+
 std::vector<fs::path> source_files() {
   std::vector<fs::path> files;
   const fs::path root = FILIGREE_SOURCE_DIR;
@@ -54,13 +56,12 @@ std::vector<std::string> names_in(std::string_view line) {
     while (end < line.size() && part(line[end])) ++end;
     std::string word(line.substr(begin, end - begin));
     while (word.ends_with('.')) word.pop_back();
+    const bool plain = word.find('.') == std::string::npos, made = word.starts_with("runs/");
     const auto odd = [&](std::size_t at) {
       return at < line.size() && std::string_view("*<>{}$~").find(line[at]) != std::string_view::npos;
     };
-    const std::string ending = fs::path(word).extension().string();
-    const bool source =
-        std::ranges::count(std::vector<std::string>{".md", ".h", ".cpp", ".cu", ".cuh", ".inc", ".py", ".sh"},
-                           ending) > 0;
+    const std::string ending = plain || made ? "" : fs::path(word).extension().string();
+    const bool source = kSources.contains(ending);
     const bool config = ending == ".yaml" && word.starts_with("configs/");
     if ((source || config) && word != ending && !(begin > 0 && odd(begin - 1)) && !odd(end))
       names.push_back(word);

@@ -99,6 +99,29 @@ std::vector<T> random_bits(std::mt19937_64& rng, std::size_t count) {
   return values;
 }
 
+TEST_F(Hdf5, AFileInMemoryIsReadLikeOneOnDisk) {
+  const fs::path path = folder / "a.h5";
+  const std::vector<std::int32_t> values = {3, -1, 4};
+  h5::Writer writer(path);
+  writer.attribute("/", "n", std::int64_t{7});
+  writer.dataset("x/y", DType::i32, {3}, values.data());
+  writer.commit();
+  const std::string bytes = slurp(path);
+  const h5::Reader reader(bytes, path);  // the file may be there or not
+  fs::remove(path);
+  const h5::Reader again(bytes, path);
+  for (const h5::Reader* r : {&reader, &again}) {
+    EXPECT_EQ(r->integer("/", "n"), 7);
+    std::vector<std::int32_t> read(3);
+    r->read("x/y", DType::i32, 3, read.data());
+    EXPECT_EQ(read, values);
+    EXPECT_NE(error_of([&] { r->info("z"); }).second.find("a.h5: there is no dataset /z"), std::string::npos);
+  }
+  EXPECT_TRUE(files().empty());
+  for (const std::string& bad : {std::string(), bytes.substr(0, 100), std::string(500, 'x')})
+    EXPECT_EQ(error_of([&] { h5::Reader(bad, path); }).first, ErrorKind::data);
+}
+
 TEST_F(Hdf5, RoundTripsEveryDtypeBitForBit) {
   const auto seed = std::random_device{}();
   SCOPED_TRACE(seed);

@@ -79,15 +79,22 @@ TEST_F(ContinueRun, AConstantRunIsLengthenedBitForBit) {
   EXPECT_NE(config.find("warmup_steps: 1\n"), std::string::npos);
 }
 
-TEST_F(ContinueRun, AnUnfinishedLongerRunIsNoFinishedOne) {
-  const std::vector<std::string> longer = {"train.schedule=constant", "train.steps=2000"};
+TEST_F(ContinueRun, ALongerRunThatIsStoppedGoesOn) {
+  const auto longer = [&](const std::string& out, std::vector<std::string> more = {}) {
+    more.insert(more.end(), {"train.schedule=constant", "train.steps=60"});
+    return command(out, std::move(more));
+  };
+  ASSERT_EQ(run(longer("whole", {"train.warmup_steps=1"})).exit_code, 0);
   ASSERT_EQ(run(command("run", {"train.schedule=constant"})).exit_code, 0);
   ASSERT_TRUE(fs::exists(path("run/summary.json")));
-  stop_at("step   28/2000", command("run", longer));
+  stop_at("step 28/60", longer("run"));
   EXPECT_EQ(json("run/run.json")["status"], "unfinished");
   EXPECT_FALSE(fs::exists(path("run/summary.json")));
   expect(command("run", {"train.schedule=constant"}), 2, {"train.steps is 24, but ", "steps are done"});
-  EXPECT_EQ(json("run/run.json")["commands"].size(), 2u);
+  expect(longer("run"), 0, {"finished  60 steps"});
+  EXPECT_EQ(steps("run"), steps("whole"));
+  EXPECT_NE(slurp(path("run/config.yaml")).find("warmup_steps: 1\n"), std::string::npos);
+  EXPECT_EQ(json("run/run.json")["commands"].size(), 3u);
 }
 
 TEST_F(ContinueRun, AWsdRunIsLengthenedBeforeItsDecay) {

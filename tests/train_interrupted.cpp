@@ -58,7 +58,7 @@ TEST_F(InterruptedTest, OverwriteStartsAnewWhateverItDidNotBegin) {
     command.insert(command.end(), more.begin(), more.end());
     const Outcome outcome = stop(command);
     EXPECT_EQ(outcome.exit_code, 75) << outcome.output;
-    EXPECT_EQ(outcome.output.find("resume "), std::string::npos) << outcome.output;
+    EXPECT_EQ(outcome.output.find("resume    full"), std::string::npos) << outcome.output;
   };
   EXPECT_EQ(stop({"train", "config.yaml"}).exit_code, 75);
   starts_anew();                   // a run of a plain command
@@ -74,10 +74,12 @@ TEST_F(InterruptedTest, OverwriteStartsAnewWhateverItDidNotBegin) {
 TEST_F(InterruptedTest, TheMessageNamesACommandThatGoesOn) {
   expect_has(stop({"train", "config.yaml", "--resume", "never"}), 75,
              "the same command without --resume never goes on from");
-  expect_has(run({"train", "config.yaml"}), 0, "resume ");
-  expect_has(stop({"train", "config.yaml", "train.out=fork", "--resume", "full/checkpoints/step_000016.h5"},
-                  "resume "),
-             75, "the same command without --resume full/checkpoints/step_000016.h5 goes on from");
+  expect_has(run({"train", "config.yaml", "checkpoint.keep=3"}), 0, "resume ");
+  const Arguments fork = {"train", "config.yaml", "train.out=fork", "--resume",
+                          "full/checkpoints/step_000008.h5"};
+  const Outcome stopped = stop(fork, "resume ");
+  EXPECT_EQ(stopped.exit_code, 75) << stopped.output;
+  EXPECT_NE(stopped.output.find("goes on from fork/checkpoints/step_"), std::string::npos) << stopped.output;
 }
 
 TEST_F(InterruptedTest, NothingOfTheOldRunGoesBeforeTheNewOneHasPassedItsChecks) {
@@ -86,7 +88,7 @@ TEST_F(InterruptedTest, NothingOfTheOldRunGoesBeforeTheNewOneHasPassedItsChecks)
   const std::vector<std::pair<Arguments, int>> wrong = {
       {{"train.lr=none"}, 2},
       {{"data.train=[nowhere]"}, 3},
-      {{"train.batch_size=100000000", "train.micro_batch_size=100000000"}, 6},
+      {{"train.batch_size=1000000", "train.micro_batch_size=1000000"}, 6},
       {{"train.init_from=nowhere"}, 3}};
   for (const auto& [override, exit_code] : wrong) {
     Arguments command = {"train", "config.yaml", "--overwrite"};

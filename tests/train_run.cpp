@@ -213,7 +213,7 @@ TEST_F(RunTest, RefusesWhatDoesNotFit) {
   expect({"train", "config.yaml"}, 2, "full");  // finished
   expect({"train", "config.yaml", "--resume", "never"}, 2, "full");
   expect({"train", "config.yaml", "model.dim=64", "train.out=other", "--resume", last}, 2, "model.dim");
-  expect({"train", "config.yaml", "train.lr=3e-3", "train.out=other", "--resume", last}, 2, "train.lr");
+  expect({"train", "config.yaml", "train.eps=1e-6", "train.out=other", "--resume", last}, 2, "train.eps");
   expect({"train", "config.yaml", "train.out=other", "--resume", "missing.h5"}, 3, "missing.h5");
   expect({"train", "config.yaml", "data.train=nowhere"}, 3, "nowhere");
   expect({"train", "missing.yaml"}, 2, "missing.yaml");

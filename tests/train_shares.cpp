@@ -101,7 +101,8 @@ TEST(ShareTexts, UnlikeLengthsAreNotRanked) {
     return out;
   };
   const auto text = [](const Setting& s) {
-    return fmt::format("{}", fmt::join(findings(s, {"val_loss", "validation loss", false}), " "));
+    const Analysis analysis{{"val_loss", "validation loss", false}, {s}, {}, "pattern"};
+    return fmt::format("{}", fmt::join(findings(s, analysis), " "));
   };
   EXPECT_NE(text(setting(5000)).find("long computes the fewest, 20.0 % of full attention's tiles"),
             std::string::npos)

@@ -84,6 +84,7 @@ TEST_F(TerminalTest, ASweepsLineEndsBeforeItsMessageOnCtrlC) {
   const std::size_t message = output.find("stopping");
   ASSERT_NE(message, output.npos) << output;
   EXPECT_EQ(output[message - 1], '\n') << "the terminal's ^C is on the line before";
+  EXPECT_EQ(redraws(output.substr(message)), std::vector<std::string>{}) << "nothing is drawn any more";
   EXPECT_EQ(output.substr(output.find("stopped by a signal") - 1, 1), "\n") << output;
 }
 

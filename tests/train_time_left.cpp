@@ -76,6 +76,9 @@ TEST(TimeLeft, IsUnknownBeforeAnOrdinaryStepAndZeroAtTheEnd) {
   left.step(3);
   EXPECT_TRUE(left.after(2)) << "long steps: one is enough";
   EXPECT_EQ(*left.after(400, 1), 0);
+  const TimeLeft of_three_steps(RunOutline{.steps = 3});
+  EXPECT_FALSE(of_three_steps.after(2));
+  EXPECT_EQ(of_three_steps.after(3), 0) << "too short to know a step's time";
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ TEST_F(TokenFileRun, AnotherTokenizerThanTheFilesIsRefused) {
 TEST_F(TokenFileRun, TheFilesTokenizerIsRecorded) {
   const std::string own = make_tokens();
   ASSERT_EQ(run(train_on("a.h5")).exit_code, 0);
-  EXPECT_NE(recorded("full").find(fmt::format("tokenizer: {}\n", own)), std::string::npos)
+  EXPECT_NE(recorded("full").find(fmt::format("tokenizer: \"{}\"\n", own)), std::string::npos)
       << recorded("full");
   EXPECT_EQ(nlohmann::json::parse(slurp(path("full/run.json")))["tokenizer"], own);
   EXPECT_NE(read_checkpoint(path("full/checkpoints/best.h5")).config_yaml.find(own), std::string::npos);

@@ -94,7 +94,8 @@ h5::Reader open_checkpoint(const fs::path& path) {
                 "name a checkpoint such as runs/NAME/checkpoints/best.h5, or the run's folder");
   const FileKind kind = file_kind(path);
   if (kind != FileKind::checkpoint && kind != FileKind::hdf5 && kind != FileKind::unknown)
-    throw Error(ErrorKind::data, fmt::format("{}: is {}, not a checkpoint", path.string(), kind_text(kind)),
+    throw Error(ErrorKind::data,
+                fmt::format("{}: is not a checkpoint but {}", path.string(), kind_text(kind)),
                 kind == FileKind::safetensors
                     ? "filigree import makes a checkpoint of a model's folder"
                     : "name a checkpoint such as runs/NAME/checkpoints/best.h5, or the run's folder");

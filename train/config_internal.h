@@ -74,7 +74,7 @@ std::string plain_words(const YamlNode& value);
 // As YAML writes it, on one line.
 std::string one_line(const YamlNode& value);
 void apply_override(YamlNode& tree, const std::string& text);  // "train.steps=200"
-// All overrides of a command line; none sets a key that an earlier one has set.
+// All overrides of a command line: the last one counts, but files are named once.
 void apply_overrides(YamlNode& tree, const std::vector<std::string>& texts);
 
 }  // namespace filigree

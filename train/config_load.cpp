@@ -157,17 +157,16 @@ void apply_override(YamlNode& tree, const std::string& text) {
 }
 
 void apply_overrides(YamlNode& tree, const std::vector<std::string>& texts) {
-  std::map<std::string, std::string> values;  // by key
+  std::map<std::string, std::string> files;  // by key
   for (const std::string& text : texts) {
-    const std::size_t equals = std::min(text.find('='), text.size());
-    const std::string key = text.substr(0, equals), value = text.substr(std::min(equals + 1, text.size()));
-    const auto [earlier, is_new] = values.emplace(key, value);
-    if (!is_new)
-      fail_at(
-          {fmt::format("command line override '{}'", text), 0, 0},
-          fmt::format("{} is already set to {}", key, earlier->second),
-          fmt::format("give it once; several values are a list: '{}=[{}, {}]'", key, earlier->second, value));
     apply_override(tree, text);
+    const std::string key = text.substr(0, text.find('=')), value = text.substr(key.size() + 1);
+    if (key != "data.train" && key != "data.val") continue;
+    const auto [earlier, is_new] = files.emplace(key, value);
+    if (!is_new)  // the last one of any other key counts, but a shell's {a,b} does not mean that
+      fail_at({fmt::format("command line override '{}'", text), 0, 0},
+              fmt::format("{} is already set to {}", key, earlier->second),
+              fmt::format("several files are one list: '{}=[{}, {}]'", key, earlier->second, value));
   }
 }
 

@@ -46,7 +46,7 @@ std::int64_t TimeLeft::evaluations_after(std::int64_t step) const {
 
 std::optional<double> TimeLeft::after(std::int64_t step, double evaluated) const {
   const auto each = step_seconds();
-  if (!each) return std::nullopt;
+  if (!each) return step >= run_.steps && !is_evaluated(step) ? std::optional(0.0) : std::nullopt;
   const double of_evaluation = evaluation_.value_or(run_.eval_steps * *each);
   const double under_way = is_evaluated(step) ? 1 - evaluated : 0;
   return *each * static_cast<double>(run_.steps - step) +

@@ -300,11 +300,8 @@ class Trainer {
     fmt::print("resume    {} at step {}\n", origin, at_.step);
     // The best checkpoint so far lies in the other folder.
     if (kind == Continuation::fork) at_.best_loss = std::numeric_limits<double>::infinity();
-    if (schedule.changed) take_schedule(schedule);
-  }
-
-  void take_schedule(const ContinuedSchedule& schedule) {
     setup_.config.train = schedule.train;
+    if (!schedule.changed) return;
     const TrainConfig& train = config_.train;
     // A run that turns out to be at its end has not been evaluated as at its end.
     if (at_.step == train.steps && setup_.data.validation) at_.evaluation_due = true;

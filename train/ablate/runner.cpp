@@ -108,8 +108,10 @@ class Ablation {
     const StopSignals signals;
     read_sweep_file();
     if (sweep_.equal.rule == Fairness::time && !measure()) {
-      StatusLine().leave();  // after the ^C that the terminal printed
-      return stopped();
+      StatusLine line;
+      line.leave();  // after the ^C that the terminal printed
+      line.note(stopped_text());
+      return kExitResumable;
     }
     inspect();
     check_data();
@@ -126,7 +128,10 @@ class Ablation {
     work(progress);
     time_alone(progress);
     report(progress);
-    if (StopSignals::requested()) return stopped();
+    if (StopSignals::requested()) {
+      progress.note(stopped_text());
+      return kExitResumable;
+    }
     return failures_.empty() ? 0 : exit_code_;
   }
 
@@ -404,7 +409,7 @@ class Ablation {
       }
       std::this_thread::sleep_for(kPoll);
       reap(progress);
-      progress.update();
+      if (!told) progress.update();
     }
   }
 
@@ -447,10 +452,9 @@ class Ablation {
                                 sweep_.cells.size()));
   }
 
-  int stopped() const {
-    say(stdout, fmt::format("stopped by a signal; the same command goes on: {} of {} cells are finished\n",
-                            finished_.size(), sweep_.cells.size()));
-    return kExitResumable;
+  std::string stopped_text() const {
+    return fmt::format("stopped by a signal; the same command goes on: {} of {} cells are finished",
+                       finished_.size(), sweep_.cells.size());
   }
 
   AblateRequest request_;
