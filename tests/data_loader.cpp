@@ -233,7 +233,7 @@ TEST_F(LoaderTest, NothingPredictsTheNextDocumentWithoutASeparator) {
   for (int trial = 0; trial < 100; ++trial) {
     std::vector<std::int64_t> lengths(2 + rng() % 12);
     for (auto& length : lengths) length = 1 + static_cast<std::int64_t>(rng() % (1u << (rng() % 6)));
-    lengths.back() += 1;
+    lengths.back() += 3;  // the text has enough to be split
     const Dataset marked = make_dataset(rng, lengths);
     std::vector<Dataset::Part> parts;
     parts.push_back({std::make_shared<GivenTokens>(all_tokens(marked)), {0}});

@@ -85,7 +85,7 @@ TEST_F(RunTest, CrossoverMeasuresPatternsAndSweeps) {
   };
   expect({"bench", "crossover"}, "no pattern to compare");
   expect({"bench", "crossover", "--pattern", "full"}, "no pattern to compare");
-  expect({"bench", "crossover", "--pattern", "{local: {windo: 4}}"}, "windo");
+  expect({"bench", "crossover", "--overwrite", "--pattern", "{local: {windo: 4}}"}, "windo");
   expect({"bench"}, "subcommand");
 }
 

@@ -92,7 +92,7 @@ TEST_F(Messages, AKeyWithoutItsSection) {
   expect_refused("train.tile=16", {"unknown key 'train.tile'", "did you mean 'tile'?"});
   std::vector<std::string> texts = {kConfig};
   for (const auto& entry : fs::recursive_directory_iterator(fs::path(FILIGREE_SOURCE_DIR) / "configs"))
-    if (entry.path().extension() == ".yaml" && entry.path().string().find("ablations") == std::string::npos)
+    if (entry.path().extension() == ".yaml" && !parse_yaml_file(entry.path()).find("axes"))
       texts.push_back(to_yaml(load_config(entry.path()).to_yaml()));
   ASSERT_GT(texts.size(), 15u);
   for (const std::string& text : texts) {

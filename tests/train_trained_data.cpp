@@ -62,10 +62,14 @@ class ClassesTest : public TrainedDataTest {
     fs::copy(path("classes/alpha"), path("new/beta"), fs::copy_options::recursive);
     fs::copy(path("classes/alpha"), path("new/delta"), fs::copy_options::recursive);
   }
-  std::vector<std::string> train_ = {"train",        "config.yaml",        "model.type=encoder_classifier",
-                                     "causal=false", "data.train=classes", "data.val_fraction=0.25"};
-  std::vector<std::string> train(const std::vector<std::string>& more = {}) const {
-    std::vector<std::string> all = train_;
+  std::vector<std::string> train(const std::vector<std::string>& more = {},
+                                 const std::string& folder = "classes") const {
+    std::vector<std::string> all = {"train",
+                                    "config.yaml",
+                                    "causal=false",
+                                    "model.type=encoder_classifier",
+                                    "data.val_fraction=0.25",
+                                    "data.train=" + folder};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
@@ -116,11 +120,11 @@ TEST_F(ClassesTest, ValidationDataOfItsOwnMayLackSome) {
 
 TEST_F(ClassesTest, ARunThatTakesWeightsKeepsTheirMeaning) {
   expect(train({"train.steps=8"}), 0);
-  std::vector<std::string> again = train({"data.train=some", "train.init_from=full", "train.out=again"});
+  std::vector<std::string> again = train({"train.init_from=full", "train.out=again"}, "some");
   begin(again);
   expect(again, 0, "resume ");
   EXPECT_EQ(classes_of("again"), names_);
-  expect(train({"data.train=new", "train.init_from=full", "train.out=third"}), 3,
+  expect(train({"train.init_from=full", "train.out=third"}, "new"), 3,
          "there is no class 'delta'; the classes are alpha, beta, gamma");
   write_older(find_checkpoint(path("full")), "older.h5");
   expect(train({"train.init_from=older.h5", "train.out=third"}), 3, "does not tell the names of its classes");
