@@ -106,42 +106,58 @@ void add_masks(const MaskTable& masks, Upload64& upload, DeviceLayout& to) {
 // Collects the items of one list and cuts the long ones.
 class Work {
  public:
-  explicit Work(int tile) : split_tiles_(split_tiles(tile)) {}
+  explicit Work(std::int64_t split_tiles) : split_tiles_(split_tiles) {}
 
   void add(std::int64_t head, std::int64_t tile, std::int64_t begin, std::int64_t end) {
     const std::int64_t count = end - begin;
-    if (count <= split_tiles_) return add_item(head, tile, begin, end, -1);
+    if (count <= split_tiles_) return add_item(head, tile, begin, end, -1, count);
     const std::int64_t segments = (count + split_tiles_ - 1) / split_tiles_;
     splits_.push_back({static_cast<std::int32_t>(head), static_cast<std::int32_t>(tile),
                        static_cast<std::int32_t>(slots_), static_cast<std::int32_t>(segments)});
     for (std::int64_t s = 0; s < segments; ++s)
-      add_item(head, tile, begin + count * s / segments, begin + count * (s + 1) / segments, slots_++);
+      add_item(head, tile, begin + count * s / segments, begin + count * (s + 1) / segments, slots_++,
+               count * (s + 1) / segments - count * s / segments);
   }
 
-  void finish(Upload32& upload, WorkList& list) {
+  // In segments of [begin, end) where the `count` tiles in there are more than a segment's.
+  void add_group(std::int64_t head, std::int64_t group, std::int64_t begin, std::int64_t end,
+                 std::int64_t count) {
+    const std::int64_t segments = std::clamp((count + split_tiles_ - 1) / split_tiles_, std::int64_t{1},
+                                             std::max(end - begin, std::int64_t{1}));
+    if (segments == 1) return add_item(head, group, begin, end, -1, count);
+    splits_.push_back({static_cast<std::int32_t>(head), static_cast<std::int32_t>(group),
+                       static_cast<std::int32_t>(slots_), static_cast<std::int32_t>(segments)});
+    for (std::int64_t s = 0; s < segments; ++s)
+      add_item(head, group, begin + (end - begin) * s / segments, begin + (end - begin) * (s + 1) / segments,
+               slots_++, count / segments);
+  }
+
+  void finish(Upload32& upload, WorkList& list, bool sorted = true) {
     list.n_items = static_cast<std::int64_t>(items_.size());
     list.n_splits = static_cast<std::int64_t>(splits_.size());
     list.n_slots = slots_;
-    add(longest_first(), upload, list.items);
+    add(sorted ? longest_first() : items_, upload, list.items);
     add(splits_, upload, list.splits);
   }
 
  private:
-  // By descending number of tiles, which is at most split_tiles_; equals stay in order.
+  // By descending length; equals stay in order.
   std::vector<WorkItem> longest_first() const {
-    std::vector<std::int64_t> place(static_cast<std::size_t>(split_tiles_) + 2);
-    const auto rank = [&](const WorkItem& item) {
-      return static_cast<std::size_t>(split_tiles_ - (item.end - item.begin));
-    };
-    for (const WorkItem& item : items_) ++place[rank(item) + 1];
+    std::int64_t longest = 0;
+    for (const std::int64_t length : lengths_) longest = std::max(longest, length);
+    std::vector<std::int64_t> place(static_cast<std::size_t>(longest) + 2);
+    const auto rank = [&](std::size_t i) { return static_cast<std::size_t>(longest - lengths_[i]); };
+    for (std::size_t i = 0; i < items_.size(); ++i) ++place[rank(i) + 1];
     std::partial_sum(place.begin(), place.end(), place.begin());
     std::vector<WorkItem> sorted(items_.size());
-    for (const WorkItem& item : items_) sorted[static_cast<std::size_t>(place[rank(item)]++)] = item;
+    for (std::size_t i = 0; i < items_.size(); ++i)
+      sorted[static_cast<std::size_t>(place[rank(i)]++)] = items_[i];
     return sorted;
   }
 
-  void add_item(std::int64_t head, std::int64_t tile, std::int64_t begin, std::int64_t end,
-                std::int64_t slot) {
+  void add_item(std::int64_t head, std::int64_t tile, std::int64_t begin, std::int64_t end, std::int64_t slot,
+                std::int64_t length) {
+    lengths_.push_back(length);
     items_.push_back({static_cast<std::int32_t>(head), static_cast<std::int32_t>(tile),
                       static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end),
                       static_cast<std::int32_t>(slot)});
@@ -157,13 +173,14 @@ class Work {
 
   std::int64_t split_tiles_;
   std::vector<WorkItem> items_;
+  std::vector<std::int64_t> lengths_;  // of the items, in tiles
   std::vector<SplitRow> splits_;
   std::int64_t slots_ = 0;
 };
 
 void add_query_work(const TileLayout& layout, const std::vector<std::int64_t>& first, Upload32& upload,
                     WorkList& to) {
-  Work work(layout.tile());
+  Work work(split_tiles(layout.tile()));
   for (int h = 0; h < layout.n_heads(); ++h) {
     const TilePattern& p = layout.of_head(h);
     const std::int64_t base = first[static_cast<std::size_t>(layout.head_pattern()[h])];
@@ -174,7 +191,7 @@ void add_query_work(const TileLayout& layout, const std::vector<std::int64_t>& f
 }
 
 void add_key_work(const TileLayout& layout, int n_kv_heads, Upload32& upload, WorkList& to) {
-  Work work(layout.tile());
+  Work work(split_tiles(layout.tile()));
   const int heads_each = layout.n_heads() / n_kv_heads;
   for (int g = 0; g < n_kv_heads; ++g) {
     for (std::int64_t k = 0; k < layout.key_tiles(); ++k) {
@@ -188,6 +205,68 @@ void add_key_work(const TileLayout& layout, int n_kv_heads, Upload32& upload, Wo
     }
   }
   work.finish(upload, to);
+}
+
+// What some rows of tiles, or columns of the transpose, have in common.
+struct Span {
+  std::int64_t begin = kMaxTiles, end = 0, count = 0;  // streamed tiles [begin, end); tiles of the longest
+
+  void join(std::int64_t first, std::int64_t last, std::int64_t tiles) {
+    if (tiles == 0) return;
+    begin = std::min(begin, first);
+    end = std::max(end, last + 1);
+    count = std::max(count, tiles);
+  }
+};
+
+// The longest rows of a launch are cut, where 132 multiprocessors would wait for them: an item has no more
+// than a 512th of all tiles, or than those of 8192 keys.
+void add_query_groups(const TileLayout& layout, Upload32& upload, WorkList& to) {
+  const std::int64_t each = kGroupOfRows / layout.tile(), groups = (layout.query_tiles() + each - 1) / each;
+  std::vector<std::vector<Span>> spans;  // by pattern
+  for (const TilePattern& p : layout.patterns()) {
+    std::vector<Span>& of = spans.emplace_back(static_cast<std::size_t>(groups));
+    for (std::int64_t q = 0; q < layout.query_tiles(); ++q)
+      for (const auto& [begin, end] :
+           {std::pair(p.row_offsets[q], p.full_begin[q]), std::pair(p.full_begin[q], p.row_offsets[q + 1])})
+        if (begin < end)
+          of[static_cast<std::size_t>(q / each)].join(p.columns[begin], p.columns[end - 1],
+                                                      p.row_offsets[q + 1] - p.row_offsets[q]);
+  }
+  std::int64_t tiles = 0;
+  for (const int pattern : layout.head_pattern())
+    for (const Span& span : spans[static_cast<std::size_t>(pattern)]) tiles += span.count;
+  Work work(std::max(split_tiles(layout.tile()), tiles / 512));
+  for (int h = 0; h < layout.n_heads(); ++h)
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const Span& span =
+          spans[static_cast<std::size_t>(layout.head_pattern()[h])][static_cast<std::size_t>(g)];
+      work.add_group(h, g, std::min(span.begin, span.end), span.end, span.count);
+    }
+  work.finish(upload, to);
+}
+
+void add_key_groups(const TileLayout& layout, int n_kv_heads, Upload32& upload, WorkList& to) {
+  const std::int64_t each = kGroupOfRows / layout.tile(), groups = (layout.key_tiles() + each - 1) / each;
+  const int heads_each = layout.n_heads() / n_kv_heads;
+  Work work(split_tiles(layout.tile()));
+  for (int kv = 0; kv < n_kv_heads; ++kv)
+    for (std::int64_t g = groups - 1; g >= 0; --g) {
+      Span all;
+      std::int64_t count = 0;
+      for (int h = kv * heads_each; h < (kv + 1) * heads_each; ++h) {
+        const TilePattern& p = layout.of_head(h);
+        Span span;
+        for (std::int64_t k = g * each; k < std::min(layout.key_tiles(), (g + 1) * each); ++k)
+          if (p.col_offsets[k] < p.col_offsets[k + 1])
+            span.join(p.rows[p.col_offsets[k]], p.rows[p.col_offsets[k + 1] - 1],
+                      p.col_offsets[k + 1] - p.col_offsets[k]);
+        count += span.count;
+        if (span.count > 0) all.join(span.begin, span.end - 1, span.count);
+      }
+      work.add_group(kv, g, std::min(all.begin, all.end), all.end, count);
+    }
+  work.finish(upload, to, false);
 }
 
 }  // namespace
@@ -204,6 +283,10 @@ DeviceLayout make_device_layout(const TileLayout& layout, int n_kv_heads, Device
   indices.add(made.head_pattern, {layout.n_heads()}, layout.head_pattern());
   add_query_work(layout, first, indices, made.query_work);
   add_key_work(layout, n_kv_heads, indices, made.key_work);
+  if (kGroupOfRows / layout.tile() <= 2) {
+    add_query_groups(layout, indices, made.query_groups);
+    add_key_groups(layout, n_kv_heads, indices, made.key_groups);
+  }
   indices.send(device);
   Upload64 words;
   add_masks(layout.masks(), words, made);

@@ -7,6 +7,9 @@
 // transpose: col_offsets[p (KT + 1) + c] delimits `rows` and `tile_of`, and tile_of holds absolute tiles too.
 // Gates: tile t (absolute) of head h is element gate_base[h] + t of a gate [gate_size].
 //
+// Groups of 128 rows, of two tiles of 64 or one of 128, for the kernels that compute so many at once. An item
+// there has the visits of its group in streamed tiles [begin, end), and is cut by these.
+//
 // Work items. A row of more than kSplitTiles(tile) tiles (a global token) is cut into segments of at most
 // that many, so that it does not hold the launch up; each segment has a slot in a workspace, and the segments
 // of a row are combined in order afterwards. Items are sorted by descending number of tiles (stable).
@@ -34,6 +37,8 @@ struct WorkList {
   std::int64_t n_items = 0, n_splits = 0, n_slots = 0;
 };
 
+constexpr std::int64_t kGroupOfRows = 128;
+
 // Tiles of a segment: about 8192 keys (or queries) at most.
 constexpr std::int64_t split_tiles(int tile) {
   return 8192 / tile;
@@ -47,6 +52,9 @@ struct DeviceLayout {
   Tensor masks;         // i64 [masks, words_per_mask], the 64-bit words; at least one
   WorkList query_work;  // forward and dq
   WorkList key_work;    // dk and dv
+  // By groups; empty for smaller tiles. The keys' are in descending order of their groups, kv head by kv
+  // head: who adds to a query's gradient after another comes later.
+  WorkList query_groups, key_groups;
 };
 
 // Error(usage) for 2^31 tiles or more over all patterns.

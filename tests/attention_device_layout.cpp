@@ -129,6 +129,63 @@ void expect_key_work(const TileLayout& layout, const DeviceLayout& made, int n_k
   expect_covers(made.key_work, columns, split_tiles(layout.tile()));
 }
 
+// Every visit is within exactly one item of its group of 128 rows, an item for every group.
+// visit(h, f) calls f(own tile, streamed tile) for the tiles of head h.
+template <class Visit>
+void expect_groups(const WorkList& work, int heads, int heads_each, std::int64_t own_tiles, int tile,
+                   Visit&& visit) {
+  const std::int64_t each = kGroupOfRows / tile;
+  std::map<std::pair<std::int32_t, std::int64_t>, std::vector<WorkItem>> items;
+  std::int64_t slots = 0;
+  for (std::int64_t i = 0; i < work.n_items; ++i) {
+    const WorkItem item = item_of(work, i);
+    items[{item.head, item.tile}].push_back(item);
+    slots += item.slot >= 0;
+  }
+  ASSERT_EQ(slots, work.n_slots);
+  ASSERT_EQ(std::ssize(items), heads / heads_each * ((own_tiles + each - 1) / each));
+  for (const auto& [group, parts] : items) ASSERT_EQ(parts.size() > 1, parts[0].slot >= 0);
+  for (std::int64_t s = 0; s < work.n_splits; ++s) {
+    const SplitRow split = split_of(work, s);
+    const std::vector<WorkItem>& parts = items.at({split.head, split.tile});
+    ASSERT_EQ(std::ssize(parts), split.slots);
+    for (std::int32_t i = 0; i < split.slots; ++i) {
+      ASSERT_EQ(parts[i].slot, split.first_slot + i);
+      ASSERT_EQ(parts[i].begin, i > 0 ? parts[i - 1].end : parts[0].begin);
+    }
+  }
+  for (std::int32_t h = 0; h < heads; ++h)
+    visit(h, [&](std::int32_t own, std::int32_t streamed) {
+      int found = 0;
+      for (const WorkItem& item : items.at({h / heads_each, own / each}))
+        found += item.begin <= streamed && streamed < item.end;
+      ASSERT_EQ(found, 1);
+    });
+}
+
+void expect_group_work(const TileLayout& layout, const DeviceLayout& made, int n_kv_heads) {
+  if (layout.tile() < 64) {
+    ASSERT_EQ(made.query_groups.n_items + made.key_groups.n_items, 0);
+    return;
+  }
+  const int heads = layout.n_heads();
+  expect_groups(made.query_groups, heads, 1, layout.query_tiles(), layout.tile(), [&](int h, auto&& f) {
+    const TilePattern& p = layout.of_head(h);
+    for (std::int32_t q = 0; q < layout.query_tiles(); ++q)
+      for (std::int32_t t = p.row_offsets[q]; t < p.row_offsets[q + 1]; ++t) f(q, p.columns[t]);
+  });
+  expect_groups(made.key_groups, heads, heads / n_kv_heads, layout.key_tiles(), layout.tile(),
+                [&](int h, auto&& f) {
+                  const TilePattern& p = layout.of_head(h);
+                  for (std::int32_t k = 0; k < layout.key_tiles(); ++k)
+                    for (std::int32_t t = p.col_offsets[k]; t < p.col_offsets[k + 1]; ++t) f(k, p.rows[t]);
+                });
+  for (std::int64_t i = 1; i < made.key_groups.n_items; ++i) {
+    const WorkItem before = item_of(made.key_groups, i - 1), item = item_of(made.key_groups, i);
+    ASSERT_TRUE(before.head < item.head || (before.head == item.head && before.tile >= item.tile));
+  }
+}
+
 void expect_masks(const TileLayout& layout, const DeviceLayout& made) {
   const MaskTable& masks = layout.masks();
   ASSERT_EQ(made.masks.shape(), (Shape{std::max(masks.size(), 1), masks.words_per_mask()}));
@@ -143,6 +200,7 @@ void expect_says_the_same(const TileLayout& layout, int n_kv_heads) {
   const DeviceLayout& made = layout.on(Device::cpu(), n_kv_heads);
   expect_query_work(layout, made);
   expect_key_work(layout, made, n_kv_heads);
+  expect_group_work(layout, made, n_kv_heads);
   expect_masks(layout, made);
 }
 
@@ -176,6 +234,9 @@ TEST(DeviceLayout, CutsLongRowsAndColumns) {
     EXPECT_EQ(layout.on(Device::cpu(), 2).query_work.n_slots, 2 * 2 * 3);
     EXPECT_EQ(layout.on(Device::cpu(), 1).key_work.n_splits, 2);
     EXPECT_EQ(layout.on(Device::cpu(), 1).key_work.n_slots, 2 * 5);
+    if (tile < 64) continue;
+    EXPECT_EQ(layout.on(Device::cpu(), 2).query_groups.n_slots, 2 * 2 * 3);
+    EXPECT_EQ(layout.on(Device::cpu(), 1).key_groups.n_slots, 2 * 5);
   }
 }
 

@@ -2,6 +2,7 @@
 // them.
 #include "attention/cuda/attention.h"
 #include "attention/cuda/backward_bf16.cuh"
+#include "attention/cuda/hopper.h"
 
 namespace filigree::cuda {
 namespace backward16 {
@@ -9,10 +10,17 @@ namespace {
 
 constexpr int kThreads = 256;
 
+// [B, H, rows], `stride` elements apart.
+struct RowConstants {
+  float *delta, *log2_sum;
+  std::int64_t rows;
+  int stride;
+};
+
 // delta [B, H, N] = rowsum(o_grad * o), and the log2 of the rows' sums. `lanes` threads to a row of o.
 __global__ void __launch_bounds__(kThreads)
     row_constants_kernel(const bfloat16* o, const bfloat16* o_grad, const float* lse, std::int64_t n_rows,
-                         int N, int H, int D, int lanes, float* delta, float* log2_sum) {
+                         int N, int H, int D, int lanes, RowConstants to) {
   const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const std::int64_t row = thread / lanes;
   const int unit = static_cast<int>(thread % lanes);
@@ -30,11 +38,12 @@ __global__ void __launch_bounds__(kThreads)
   for (int distance = lanes / 2; distance > 0; distance /= 2)
     sum += __shfl_xor_sync(kWholeWarp, sum, distance);
   if (row >= n_rows || unit != 0) return;
-  const std::int64_t to = (row / H / N * H + row % H) * N + row / H % N;
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  delta[to] = sum;
+  const std::int64_t head = row / H / N * H + row % H, n = row / H % N;
+  const std::int64_t at = (head * to.rows + n) * to.stride;
+  to.delta[at] = sum;
   // +inf makes all the probabilities of a row without keys 0.
-  log2_sum[to] = lse[to] == -kInfinity ? kInfinity : lse[to] * kLog2E;
+  const float x = lse[head * N + n];
+  to.log2_sum[at] = x == -kInfinity ? kInfinity : x * kLog2E;
 }
 
 // A warp per mask.
@@ -59,25 +68,25 @@ __global__ void __launch_bounds__(kThreads)
 // A warp per tile of queries.
 __global__ void __launch_bounds__(kThreads)
     tile_bounds_kernel(const std::int32_t* row_bounds, std::int64_t n_tiles, int tiles_per_batch, int tile,
-                       int N, int M, TileBounds* to) {
+                       int N, int M, JointRange* to) {
   const std::int64_t place = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kWarpSize) + warp_id();
   if (place >= n_tiles) return;
   const std::int64_t b = place / tiles_per_batch;
   const int first = static_cast<int>(place % tiles_per_batch) * tile;
-  TileBounds all{M, 0, 0, M};
+  JointRange all{{M, 0}, {0, M}};
   for (int n = first + lane_id(); n < min(N, first + tile); n += kWarpSize) {
     const std::int32_t* bounds = row_bounds + 2 * (b * N + n);
     const int low = max(bounds[0], 0), high = max(0, min(bounds[1], M));
-    all.greatest_low = max(all.greatest_low, low);
-    all.least_high = min(all.least_high, high);
+    all.all.low = max(all.all.low, low);
+    all.all.high = min(all.all.high, high);
     if (low >= high) continue;
-    all.least_low = min(all.least_low, low);
-    all.greatest_high = max(all.greatest_high, high);
+    all.some.low = min(all.some.low, low);
+    all.some.high = max(all.some.high, high);
   }
-  all.greatest_low = __reduce_max_sync(kWholeWarp, all.greatest_low);
-  all.least_high = __reduce_min_sync(kWholeWarp, all.least_high);
-  all.least_low = __reduce_min_sync(kWholeWarp, all.least_low);
-  all.greatest_high = __reduce_max_sync(kWholeWarp, all.greatest_high);
+  all.all.low = __reduce_max_sync(kWholeWarp, all.all.low);
+  all.all.high = __reduce_min_sync(kWholeWarp, all.all.high);
+  all.some.low = __reduce_min_sync(kWholeWarp, all.some.low);
+  all.some.high = __reduce_max_sync(kWholeWarp, all.some.high);
   if (lane_id() == 0) to[place] = all;
 }
 
@@ -101,15 +110,15 @@ __global__ void __launch_bounds__(kThreads)
       pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
 }
 
-void row_constants(Context context, const Tensor& o, const Tensor& o_grad, const Tensor& lse, Tensor& delta,
-                   float* log2_sum) {
+void row_constants(Context context, const Tensor& o, const Tensor& o_grad, const Tensor& lse,
+                   const RowConstants& to) {
   const int D = static_cast<int>(o.dim(3)), lanes = D <= 64 ? 8 : 16;
   const std::int64_t n_rows = lse.numel();
   if (n_rows == 0) return;
   row_constants_kernel<<<static_cast<unsigned>(divide_up(n_rows * lanes, kThreads)), kThreads, 0,
                          stream(context)>>>(data<bfloat16>(o), data<bfloat16>(o_grad), data<float>(lse),
                                             n_rows, static_cast<int>(o.dim(1)), static_cast<int>(o.dim(2)), D,
-                                            lanes, data<float>(delta), log2_sum);
+                                            lanes, to);
   check_launch();
 }
 
@@ -122,7 +131,7 @@ void mask_parts(Context context, const Tensor& masks, int tile, MaskParts* parts
   check_launch();
 }
 
-void tile_bounds(Context context, const Problem& p, TileBounds* to) {
+void tile_bounds(Context context, const Problem& p, JointRange* to) {
   const std::int64_t n = static_cast<std::int64_t>(p.B) * p.query_tiles;
   if (n == 0) return;
   tile_bounds_kernel<<<static_cast<unsigned>(divide_up(n, kThreads / kWarpSize)), kThreads, 0,
@@ -194,29 +203,41 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
   p.v_grad = head_rows<bfloat16>(v_grad);
   p.gate_grad = data_or_null<float>(gate_grad);
 
+  Tensor bounds;
+  if (p.row_bounds) {
+    bounds = workspace<JointRange>(context, static_cast<std::int64_t>(p.B) * p.query_tiles);
+    tile_bounds(context, p, data<JointRange>(bounds));
+    p.tile_bounds = data<JointRange>(bounds);
+  }
+  const int D = static_cast<int>(in.q.dim());
+  if (takes_hopper_kernels(context, D, p.tile)) {
+    // The rows behind the last have what makes their probabilities 0, a great log2 of the sum.
+    const std::int64_t rows = divide_up(p.N, hopper::kBlockRows) * hopper::kBlockRows;
+    Tensor constants = workspace<float2>(context, std::int64_t{p.B} * p.H * rows);
+    check_cuda(cudaMemsetAsync(constants.raw_data(), 0x7f, static_cast<std::size_t>(constants.bytes()),
+                               stream(context)));
+    float* const pairs = data<float>(constants);
+    row_constants(context, o, o_grad, lse, {pairs + 1, pairs, rows, 2});
+    const WorkList& work = layout.key_groups;
+    Tensor room = workspace<float>(context, work.n_slots * p.sharing * 2 * kGroupOfRows * D);
+    hopper::backward(context, in, layout, o_grad,
+                     {data<float2>(constants), p.tile_bounds, p.gate_grad, p.gate_size, data<float>(room)},
+                     q_grad, k_grad, v_grad);
+    p.tile = kGroupOfRows;  // of segments
+    const Segments segments{data<float>(room), 2};
+    add_segments(context, p, D, work, segments, 0, p.k_grad, p.G, p.M);
+    add_segments(context, p, D, work, segments, 1, p.v_grad, p.G, p.M);
+    return;
+  }
   Tensor log2_sums = workspace<float>(context, lse.numel());
-  row_constants(context, o, o_grad, lse, delta, data<float>(log2_sums));
+  row_constants(context, o, o_grad, lse, {data<float>(delta), data<float>(log2_sums), p.N, 1});
   p.log2_sum = data<float>(log2_sums);
   p.delta = data<float>(delta);
   Tensor parts = workspace<MaskParts>(context, layout.masks.dim(0));
   mask_parts(context, layout.masks, p.tile, data<MaskParts>(parts));
   p.mask_parts = data<MaskParts>(parts);
-  Tensor bounds;
-  if (p.row_bounds) {
-    bounds = workspace<TileBounds>(context, static_cast<std::int64_t>(p.B) * p.query_tiles);
-    tile_bounds(context, p, data<TileBounds>(bounds));
-    p.tile_bounds = data<TileBounds>(bounds);
-  }
-  const int D = static_cast<int>(in.q.dim());
-  if (takes_hopper_kernels(context, D, p.tile)) {
-    const hopper::Maps maps{tensor_map(in.q, p.tile), tensor_map(in.k, p.tile), tensor_map(in.v, p.tile),
-                            tensor_map(Heads::all(o_grad), p.tile)};
-    hopper::key_gradients(context, p, maps, D, layout.key_work);
-    hopper::query_gradients(context, p, maps, D, layout.query_work);
-  } else {
-    key_gradients(context, p, D, layout.key_work);
-    query_gradients(context, p, D, layout.query_work);
-  }
+  key_gradients(context, p, D, layout.key_work);
+  query_gradients(context, p, D, layout.query_work);
 }
 
 }  // namespace filigree::cuda

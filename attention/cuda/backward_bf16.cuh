@@ -5,13 +5,12 @@
 //
 // A CTA owns the T rows of a tile and streams others tile by tile, double-buffered; all its warps meet once
 // per tile. Before it starts, it lists the tiles to visit, those that hold an allowed pair, in shared memory.
-// How its warps go about a tile is in backward_bf16_warp.cuh, and for Hopper in backward_sm90.cuh.
+// How its warps go about a tile is in backward_bf16_warp.cuh.
 #pragma once
 
 #include <limits>
 
-#include "attention/cuda/mma.cuh"
-#include "attention/cuda/tensor_map.h"
+#include "attention/cuda/fragment.cuh"
 #include "attention/device_layout.h"
 #include "attention/kernels.h"
 
@@ -21,10 +20,6 @@ constexpr int kGroup = 32;  // own rows of a warp or a pair of warps
 constexpr int kBlock = 16;  // streamed rows that one product sums over
 constexpr int kLeastTile = 32, kGreatestTile = 128;
 constexpr int kMaxGroups = kGreatestTile / kGroup;
-constexpr float kLog2E = 1.44269504f;
-// e^(S - lse) of a gate near 0 may be anything; above 2^100 it is cut, so that m e^(S - lse) stays 0 at m = 0
-// and the gate's gradient finite.
-constexpr float kGreatestExponent = 100;
 
 // --- the problem ---
 
@@ -46,15 +41,6 @@ HeadRows<T> head_rows(const Heads& heads) {
   check(reinterpret_cast<std::uintptr_t>(heads.data<T>()) % 16 == 0, "attention: heads are not aligned");
   return {heads.data<T>(), static_cast<int>(heads.row_stride())};
 }
-
-// Which keys the queries of a tile may see at all, and which all of them may.
-struct alignas(16) TileBounds {
-  std::int32_t least_low, greatest_high;  // of the queries that may see any
-  std::int32_t greatest_low, least_high;  // of all
-
-  __device__ bool touch(int begin, int end) const { return least_low < end && begin < greatest_high; }
-  __device__ bool cover(int begin, int end) const { return greatest_low <= begin && end <= least_high; }
-};
 
 // Which parts of a mask hold an allowed pair. Bit 4 b + g: streamed block b with own group g.
 struct MaskParts {
@@ -78,7 +64,7 @@ struct Problem {
   const float* gate;                          // nullptr: 1
   std::int64_t gate_batch_stride, gate_size;  // gate_size: 0 where each sequence has its own layout
   const std::int32_t* row_bounds;             // [B, N, 2]; nullptr: every key
-  const TileBounds* tile_bounds;              // [B, query_tiles], beside row_bounds
+  const JointRange* tile_bounds;              // [B, query_tiles], beside row_bounds
   const float* slopes;                        // nullptr: no ALiBi
   float scale, log2_scale;                    // log2_scale = scale log2(e)
 
@@ -121,7 +107,6 @@ struct Shared {
   float gate_sums[2][2 * kMaxGroups];
   int counts[2 * kMaxGroups];
   Visit visits[split_tiles(kLeastTile)];  // an item has no more
-  // The Hopper kernels have their own order from here on.
   Extras extras[2];
   int2 bounds[kGreatestTile];            // dq: of the own queries
   uint4 p[kMaxGroups][2][2][kWarpSize];  // from the P warp of each group to its dS warp, two blocks in turns
@@ -217,7 +202,7 @@ __device__ bool make_visit(const Problem& p, const Place& at, const Tile& tile, 
   if (mask != kFullTile) parts = kStreamsKeys ? p.mask_parts[mask].of_queries : p.mask_parts[mask].of_keys;
   if (parts == 0) return false;
   const int first_key = kStreamsKeys ? first : at.first, keys_end = min(first_key + p.tile, p.M);
-  TileBounds bounds{0, p.M, 0, p.M};
+  JointRange bounds{{0, p.M}, {0, p.M}};
   if (p.row_bounds)
     bounds = p.tile_bounds[static_cast<std::int64_t>(at.b) * p.query_tiles +
                            (kStreamsKeys ? at.item.tile : tile.streamed)];
@@ -269,8 +254,6 @@ __device__ int list_visits(const Problem& p, const Place& at, TileOf&& tile_of) 
 
 // --- from scores to P, where there is more to it than e^(S - lse) ---
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 // Bit c: whether `bounds` allow key `first` + c.
 __device__ inline std::uint32_t keys_within(int2 bounds, int first) {
   return low_bits(bounds.y - first) & ~low_bits(bounds.x - first);
@@ -294,14 +277,6 @@ struct Segments {
 
 void key_gradients(Context context, const Problem& p, int D, const WorkList& work);
 void query_gradients(Context context, const Problem& p, int D, const WorkList& work);
-// With the products of wgmma.cuh, see backward_sm90.cuh.
-namespace hopper {
-struct Maps {  // of the tensors that are copied, T rows at a time
-  CUtensorMap q, k, v, o_grad;
-};
-void key_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work);
-void query_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work);
-}  // namespace hopper
 
 // Sums the segments' results in order, into rows below `end`. `heads`: of a sequence in `gradient`.
 void add_segments(Context context, const Problem& p, int D, const WorkList& work, const Segments& segments,

@@ -13,6 +13,7 @@
 
 #include "attention/cuda/attention.h"
 #include "attention/cuda/forward_bf16.cuh"
+#include "attention/cuda/hopper.h"
 
 namespace filigree::cuda {
 namespace forward16 {
@@ -496,10 +497,12 @@ void launch_forward(Context context, const Problem& p, std::int64_t n_items, int
 void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& lse) {
   using namespace forward16;
   const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), in.layout_kv_heads());
-  const WorkList& work = layout.query_work;
+  const bool hopper = takes_hopper_kernels(context, in.q.dim(), in.layout->tile());
+  const WorkList& work = hopper ? layout.query_groups : layout.query_work;
   const int D = static_cast<int>(in.q.dim());
   Problem p = make_problem(in, layout);
   if (p.B == 0) return;
+  if (hopper) p.tile = kGroupOfRows;  // of segments
   const std::int64_t segment_rows = work.n_slots * p.sharing * p.tile;
   Tensor segment_o = workspace<float>(context, segment_rows * D);
   Tensor segment_lse = workspace<float>(context, segment_rows);
@@ -507,8 +510,8 @@ void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& 
   p.segment_lse = data<float>(segment_lse);
   p.o = data<bfloat16>(o);
   p.lse = data<float>(lse);
-  if (takes_hopper_kernels(context, D, p.tile))
-    launch_hopper(context, p, in, grid_size(work.n_items * p.sharing));
+  if (hopper)
+    hopper::forward(context, in, layout, {p.o, p.lse, p.segment_o, p.segment_lse});
   else
     launch_forward(context, p, work.n_items, D);
   if (work.n_splits == 0) return;

@@ -307,8 +307,4 @@ __device__ Allowed allowed_keys(const Problem& p, const Shared<D>& shared, int n
   return allowed;
 }
 
-// --- on Hopper, for what the products of wgmma.cuh take (forward_sm90.cu) ---
-
-void launch_hopper(Context context, const Problem& p, const AttentionInput& in, unsigned ctas);
-
 }  // namespace filigree::cuda::forward16
