@@ -127,6 +127,9 @@ std::int64_t resident_bytes() {
 std::int64_t peak_resident_bytes() {
   return proc_field("/proc/self/status", "VmHWM:");
 }
+void reset_peak_resident_bytes() {
+  std::ofstream("/proc/self/clear_refs") << 5;  // proc(5): resets VmHWM
+}
 std::int64_t available_bytes() {
   return proc_field("/proc/meminfo", "MemAvailable:");
 }

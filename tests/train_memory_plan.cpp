@@ -1,10 +1,14 @@
 // What a run on a GPU will take, planned without one.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
+#include "core/build_info.h"
 #include "core/cuda/runtime.h"
 #include "tests/temporary_folder.h"
+#include "train/matrix_rate.h"
 #include "train/memory_plan.h"
 #include "train/run_setup.h"
 
@@ -48,7 +52,7 @@ class MemoryPlanTest : public testing::Test {
 
 constexpr const char* kSmall = "{type: decoder, preset: llama, dim: 128, n_layers: 2, n_heads: 4}";
 
-// Its allocator took 5,208 MiB on an H100; the graph, and the evaluation beside it, were not in the plan of
+// Its allocator took 5,208 MiB; the graph, and the evaluation beside it, were not in the plan of
 // 4,432 MiB.
 TEST_F(MemoryPlanTest, IsWhatARunTookOnAGpu) {
   const RunSetup setup =
@@ -76,6 +80,20 @@ TEST_F(MemoryPlanTest, IsTheSameAgainAndLeavesNothing) {
   const double first = planned_mib(setup);
   EXPECT_EQ(meta.statistics().reserved, 0);
   EXPECT_EQ(planned_mib(setup), first);
+}
+
+// A small model's first run on a machine measures the rate of its products, which takes more than training.
+TEST_F(MemoryPlanTest, MeasuringTheMatrixRateIsNoPartOfTheRun) {
+  const char* const before = std::getenv("XDG_CACHE_HOME");
+  const std::string kept = before ? before : "";
+  ::setenv("XDG_CACHE_HOME", folder_.path().c_str(), 1);
+  set_up("full", kSmall, 64, 2);
+  const std::int64_t measured = peak_resident_bytes();
+  EXPECT_TRUE(std::filesystem::exists(matrix_rate_file()));
+  set_up("full", kSmall, 64, 2);
+  const std::int64_t known = peak_resident_bytes();
+  before ? ::setenv("XDG_CACHE_HOME", kept.c_str(), 1) : ::unsetenv("XDG_CACHE_HOME");
+  EXPECT_NEAR(static_cast<double>(measured) / kMiB, static_cast<double>(known) / kMiB, 8);
 }
 
 TEST_F(MemoryPlanTest, OfLearnedPatternsCountsTheirGraphOnceHardened) {

@@ -115,6 +115,7 @@ RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> train
   setup.matrix_rate = MatrixRate::of(device_of(given), compute_dtype(given));
   allocator(device_of(given)).release_cached();  // what the measurement took is no part of the run
   allocator(device_of(given)).reset_peak();
+  reset_peak_resident_bytes();
   setup.memory =
       plan_memory(setup.config, setup.layouts, setup.data.validation ? &*setup.data.validation : nullptr);
   return setup;
