@@ -1,5 +1,6 @@
 #include "core/build_info.h"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -128,6 +129,7 @@ std::int64_t peak_resident_bytes() {
   return proc_field("/proc/self/status", "VmHWM:");
 }
 void reset_peak_resident_bytes() {
+  ::malloc_trim(0);
   std::ofstream("/proc/self/clear_refs") << 5;  // proc(5): resets VmHWM
 }
 std::int64_t available_bytes() {

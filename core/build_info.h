@@ -36,7 +36,7 @@ std::int64_t free_cuda_bytes();
 // Of this process, in bytes, from /proc: the resident set now and at its peak; and what the system has left.
 std::int64_t resident_bytes();
 std::int64_t peak_resident_bytes();
-// The peak begins anew from the resident set as it is, where the system allows it.
+// Gives back what the heap holds free; the peak begins anew from there, where the system allows it.
 void reset_peak_resident_bytes();
 std::int64_t available_bytes();
 
