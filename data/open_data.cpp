@@ -211,8 +211,10 @@ bool is_among(const ClassNames& names, const std::string& name) {
   return std::ranges::find(names, name) != names.end();
 }
 
+// The folder's own name, also of "." or "beta/".
 std::string class_name(const fs::path& folder) {
-  return (folder.has_filename() ? folder : folder.parent_path()).filename().string();
+  const fs::path path = fs::absolute(folder).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
 }
 
 // The class folders that the inputs mean: one folder holds them, unless it is itself a known class.

@@ -144,6 +144,28 @@ TEST(Comparable, ASweepMayVaryItsAxesButNeverTheValidationData) {
   EXPECT_EQ(analyse(collection).settings[0].verdict, Verdict::unlike);
 }
 
+TEST(Comparable, AnAxisThatChangesWhatIsAskedForIsNotRanked) {
+  Collection collection = two_variants();
+  collection.swept = {"data.documents"};
+  const auto verdict_with = [&](std::int64_t targets_of_far) {
+    for (RunData& run : collection.runs) {
+      run.config.data.documents = run.label != "far";
+      run.summary["val_targets"] = run.label == "far" ? targets_of_far : 100;
+    }
+    return analyse(collection).settings[0].verdict;
+  };
+  EXPECT_EQ(verdict_with(100), Verdict::best);
+  EXPECT_EQ(verdict_with(103), Verdict::unlike) << "no separator stands before the documents";
+
+  collection = two_variants();
+  collection.swept = {"data.mask_probability"};
+  for (RunData& run : collection.runs) {
+    run.config.model.type = ModelType::encoder_mlm;
+    run.config.data.mask_probability = run.label == "far" ? 0.5 : 0.15;
+  }
+  EXPECT_EQ(analyse(collection).settings[0].verdict, Verdict::unlike);
+}
+
 TEST(Comparable, TokenizersAreComparedByBytesOnAllOfTheText) {
   Collection collection = two_variants();
   collection.swept = {"data.tokenizer"};

@@ -456,6 +456,8 @@ TEST(Config, OverridesComeLast) {
   EXPECT_EQ(load({"train.betas=[0.8, 0.9]"}).train.betas[0], 0.8);
   EXPECT_EQ(load({"train.out=a=b"}).train.out, "a=b");
   EXPECT_EQ(load({"train.steps=null", "train.epochs=1.5"}).train.epochs, 1.5);
+  // As prepare tells everyone to write it, whether their config has a val_fraction or not.
+  EXPECT_EQ(load({"data.val=[v]", "data.val_fraction=null"}).data.val, std::vector<std::string>{"v"});
   EXPECT_EQ(to_yaml(load({"pattern={local: {window: 64}}"}).pattern), "local: {window: 64}\n");
   EXPECT_EQ(to_yaml(load({"pattern.longformer.window=16"}).pattern), "longformer: {window: 16, global: 2}\n");
 

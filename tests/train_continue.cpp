@@ -147,6 +147,9 @@ TEST_F(ContinueRun, WhatWouldChangeStepsThatAreDoneIsRefused) {
   expect(command("run", {"train.steps=40"}), 2,
          {"a run of 24 steps (cosine) cannot become one of 40 (cosine): 24 are done, and of these step 3 "
           "would"});
+  // Their first steps differ in the last bit only.
+  expect(command("run", {"train.steps=40", "train.schedule=constant"}), 2,
+         {"and of these step 3 would have had another learning rate, 0.01 instead of 0.009954"});
   expect(command("run", {"train.steps=40", "train.lr=3e-3"}), 2,
          {"train.lr: 0.003 / 0.01", "--resume CHECKPOINT"});
   EXPECT_EQ(json("run/run.json")["status"], "finished");

@@ -66,6 +66,27 @@ TEST_F(Messages, WhatTheShellDoesToGlobs) {
   EXPECT_EQ(quoted.exit_code, 0) << quoted.output;
 }
 
+TEST_F(Messages, OverridesAmongTheFilesOfData) {
+  ASSERT_EQ(run({"train", "config.yaml", "train.steps=2"}).exit_code, 0);
+  expect_says({"eval", "full", "--data", "text", "data.seq_len=24"}, 2,
+              {"'data.seq_len=24' stands after --data, which takes it for a file, and there is none",
+               "overrides stand before --data: filigree eval RUN KEY=VALUE --data FILES"});
+  write("a=b.txt", "a file may have any name");
+  EXPECT_EQ(run({"eval", "full", "--data", "a=b.txt"}).exit_code, 0);
+}
+
+TEST_F(Messages, AnImportedModelHasNoTextAndMayHaveNoTokenizer) {
+  ASSERT_EQ(run({"train", "config.yaml", "train.steps=2"}).exit_code, 0);
+  ASSERT_EQ(run({"export", "full", "-o", "exported"}).exit_code, 0);
+  fs::remove(path("exported/tokenizer.json"));
+  ASSERT_EQ(run({"import", "exported", "-o", "imported.h5"}).exit_code, 0);
+  expect_says({"eval", "imported.h5"}, 2,
+              {"imported.h5: this model has no validation data; name some with --data"});
+  expect_says({"generate", "imported.h5"}, 3,
+              {"this model knows ids only, and no tokenizer that makes them text",
+               "import a model with its tokenizer.json"});
+}
+
 TEST_F(Messages, WordsOfOtherPrograms) {
   expect_refused("device=gpu", {"device must be one of cpu, auto, cuda, not 'gpu'", "did you mean 'cuda'?"});
   expect_refused("precision=float32", {"did you mean 'fp32'?"});

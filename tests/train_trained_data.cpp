@@ -89,7 +89,7 @@ TEST_F(ClassesTest, AreMatchedByNameInEval) {
   const Json all = evaluate({"--data", "classes"});
   const Json some = evaluate({"--data", "some", "--logits", "l.h5"});
   const Json alpha = evaluate({"--data", "classes/alpha"}), beta = evaluate({"--data", "some/beta"});
-  const Json pair = evaluate({"--data", "classes/gamma", "classes/alpha"});
+  const Json pair = evaluate({"--data", "classes/gamma/.", "some/../classes/alpha/"});
   EXPECT_EQ(all.at("targets"), 18);
   EXPECT_EQ(some.at("targets"), 12);
   EXPECT_EQ(beta.at("targets"), 6);

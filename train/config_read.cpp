@@ -24,12 +24,13 @@ const Mark& mark_of(MapReader& reader, std::string_view key) {
   return value ? value->mark : reader.node().mark;
 }
 
-// A key that the chosen options make no use of.
+// A key that the chosen options make no use of. At null it is not there: `data.val_fraction=null` removes
+// what a config may have.
 void refuse_unused(MapReader& reader, std::string_view key, const std::string& reason,
                    const std::string& hint) {
   reader.find(key);
   for (const auto& [name, value] : reader.node().entries)
-    if (name.scalar == key)
+    if (name.scalar == key && !value.is_null())
       fail_at(name.mark, fmt::format("{} is not used {}", reader.name(key), reason),
               hint.empty() ? "remove it" : fmt::format("remove it, or {}", hint));
 }

@@ -56,21 +56,29 @@ void require_steps(const TrainConfig& train, const TrainConfig& saved, std::int6
   require(key.empty(), "{}: {} (of the run so far, with {} steps)", origin, message, saved.steps);
 }
 
-// The learning rates of all steps that are done.
+// The learning rates of all steps that are done. Of those that differ, the message names the first one that
+// four digits tell apart, for schedules may begin with steps that differ in their last bits only.
 void require_same_past(const TrainConfig& train, const TrainConfig& saved, std::int64_t step,
                        const std::string& origin) {
+  std::string difference;
   for (std::int64_t s = 0; s < step; ++s) {
     const double before = learning_rate(saved, s), now = learning_rate(train, s);
     if (before == now) continue;
+    const std::string old_rate = fmt::format("{:.4g}", before), new_rate = fmt::format("{:.4g}", now);
+    const bool told_apart = old_rate != new_rate;
+    if (!told_apart && !difference.empty()) continue;
+    difference = fmt::format("step {} would have had another learning rate, {} instead of {}", s + 1,
+                             told_apart ? new_rate : fmt::to_string(now),
+                             told_apart ? old_rate : fmt::to_string(before));
+    if (told_apart) break;
+  }
+  if (!difference.empty())
     throw Error(
         ErrorKind::usage,
-        fmt::format(
-            "{}: a run of {} steps ({}) cannot become one of {} ({}): {} are done, and of these step {} "
-            "would have had another learning rate, {:.4g} instead of {:.4g}",
-            origin, saved.steps, word(saved.schedule), train.steps, word(train.schedule), step, s + 1, now,
-            before),
+        fmt::format("{}: a run of {} steps ({}) cannot become one of {} ({}): {} are done, and of these {}",
+                    origin, saved.steps, word(saved.schedule), train.steps, word(train.schedule), step,
+                    difference),
         kFork);
-  }
 }
 
 }  // namespace

@@ -58,9 +58,9 @@ Config evaluation_config(const LoadedModel& loaded, const std::vector<std::strin
 Dataset evaluation_data(const LoadedModel& loaded, const Config& config,
                         const std::vector<std::string>& named) {
   if (!named.empty()) return open_other_data(loaded, config, named);
-  auto opened = open_trained_data(loaded, config);
-  require(opened.validation.has_value(), "this run has no validation data; name some with --data");
-  return *std::move(opened.validation);
+  require(config.data.has_validation(), "{}: this model has no validation data; name some with --data",
+          loaded.checkpoint.string());
+  return open_trained_data(loaded, config).validation.value();
 }
 
 void check_meanings(const LoadedModel& loaded, const Dataset& data) {
@@ -117,7 +117,18 @@ std::string to_json(const std::string& checkpoint, const Evaluation& result, con
   return json.dump(2);
 }
 
+// --data takes all words up to the next option, and so overrides that follow it.
+void refuse_overrides_among_files(const std::vector<std::string>& files) {
+  for (const std::string& file : files)
+    if (const auto equals = file.find('=');
+        equals != std::string::npos && file.find_first_of("/*?[") > equals && !std::filesystem::exists(file))
+      throw Error(ErrorKind::usage,
+                  fmt::format("'{}' stands after --data, which takes it for a file, and there is none", file),
+                  "overrides stand before --data: filigree eval RUN KEY=VALUE --data FILES");
+}
+
 void run(const EvalArguments& arguments) {
+  refuse_overrides_among_files(arguments.data);
   const LoadedModel loaded = load_model(arguments.model, arguments.device);
   const Config config = evaluation_config(loaded, arguments.overrides);
   if (!arguments.logits.empty()) check_output(arguments, loaded, config);

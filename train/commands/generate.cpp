@@ -63,8 +63,9 @@ class GenerateCommand {
                   fmt::format("this model was trained on the {}, which has no text", loaded_.tokenizer_name),
                   "filigree eval tells how often its answers are right");
     if (!tokenizer_)
-      throw Error(ErrorKind::data, "this model was trained on .bin files, whose tokenizer is unknown",
-                  "prepare the text with filigree prepare to generate text");
+      throw Error(
+          ErrorKind::data, "this model knows ids only, and no tokenizer that makes them text",
+          "train on text or on token files of filigree prepare; import a model with its tokenizer.json");
     prompts_ =
         arguments.prompts_file.empty() ? std::vector{arguments.prompt} : read_prompts(arguments.prompts_file);
     for (const std::string& prompt : prompts_) {

@@ -132,10 +132,12 @@ class Comparison {
 
   bool may_differ(const std::string& key) const {
     if (key == kValidation || key == "model.type" || key == "data.task") return false;
+    if (key == "data.mask_probability") return false;  // other tokens are asked for, more of them seen
     if (key == kTraining) return is_swept("data.train");
     // A loss per token says nothing where the tokens differ.
     if (key == kTokenizer) return sweeps_tokenizers() && !metric_.ends_with("_loss");
     if (key == kEvaluated) return have_the_same_targets();
+    if (key == "data.documents" && !targets_agree_seed_by_seed()) return false;
     return is_swept(key) || (collection_.equal_time && section(key) == "train");
   }
 
@@ -150,6 +152,15 @@ class Comparison {
     std::set<std::string> counts;
     for (const RunData* run : runs_) counts.insert(run->summary.value("val_targets", Json()).dump());
     return counts.size() == 1 && !counts.contains("null") && !sweeps_tokenizers();
+  }
+
+  // Where documents have no separator between them, their first tokens are targets of a stream only.
+  bool targets_agree_seed_by_seed() const {
+    std::map<std::int64_t, std::set<std::string>> counts;
+    for (const RunData* run : runs_)
+      counts[splits_by_seed(run->config) ? run->config.seed : 0].insert(
+          run->summary.value("val_targets", Json()).dump());
+    return std::ranges::all_of(counts, [](const auto& of_seed) { return of_seed.second.size() == 1; });
   }
 
   const Fact& fact(std::size_t run, const std::string& key) const {
