@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #ifdef FILIGREE_CUDA
 #include "core/cuda/runtime.h"
@@ -23,6 +24,7 @@ HostBuffer::HostBuffer(std::int64_t bytes, [[maybe_unused]] Device device) : byt
   }
 #endif
   data_ = std::shared_ptr<void>(std::calloc(static_cast<std::size_t>(bytes), 1), std::free);
+  if (!data_) throw std::bad_alloc();
 }
 
 void copy_async(Tensor& to, const HostBuffer& from, std::int64_t offset) {

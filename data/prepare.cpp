@@ -11,8 +11,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-void check_outputs(const PrepareResult& result, const fs::path& output, bool overwrite) {
-  OutputCheck outputs(overwrite);
+void check_outputs(const PrepareResult& result, const fs::path& output, const PrepareOptions& options) {
+  OutputCheck outputs(options.overwrite);
+  if (options.tokenizer.starts_with("bpe:")) outputs.reads(expand_home(options.tokenizer.substr(4)));
   for (const SourceFile& file : result.sources.files) outputs.reads(file.path);
   outputs.writes(output, "-o", true);
   if (!result.validation_path.empty())
@@ -58,7 +59,7 @@ PrepareResult prepare(const std::vector<std::string>& inputs, const fs::path& ou
   PrepareResult result;
   result.sources = find_sources(inputs);
   if (options.val_fraction > 0) result.validation_path = validation_path(output);
-  check_outputs(result, output, options.overwrite);
+  check_outputs(result, output, options);
   require_room_for(result.sources, output, *tokenizer);
   std::int64_t done = 0;
   const auto count = [&](std::int64_t bytes) {

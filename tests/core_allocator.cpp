@@ -218,5 +218,9 @@ TEST(GraphPool, OnTheMetaDeviceAGraphKeepsItsMemory) {
   EXPECT_EQ(memory.statistics().reserved, before);
 }
 
+TEST(HostBuffer, OfMoreThanThereIsIsAnError) {
+  EXPECT_THROW(HostBuffer(std::int64_t{1} << 60, Device::cpu()), std::bad_alloc);
+}
+
 }  // namespace
 }  // namespace filigree

@@ -103,5 +103,12 @@ TEST_F(MemoryPlanTest, OfLearnedPatternsCountsTheirGraphOnceHardened) {
   EXPECT_GT(hardens, planned_mib(setup));
 }
 
+// It ended in a segmentation fault: room on the host for the batches of a planned run could not be had.
+TEST_F(MemoryPlanTest, OfABatchThatFitsNowhereIsJustLarge) {
+  const RunSetup setup = set_up("{local: {window: 64}}", kSmall, 16384, 1'000'000);
+  EXPECT_GT(static_cast<double>(setup.memory.process) / kMiB, 1e7);
+  EXPECT_GT(planned_mib(setup), 1e6);
+}
+
 }  // namespace
 }  // namespace filigree

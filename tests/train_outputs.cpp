@@ -92,6 +92,38 @@ TEST_F(OutputsTest, NoOutputReplacesAnInputNotEvenWithOverwrite) {
   expect_refused({"train", "config.yaml", "--overwrite", "--resume", best}, 2, "which --overwrite removes");
 }
 
+// What a config, a pattern or a tokenizer names is read as well.
+TEST_F(OutputsTest, NoOutputReplacesWhatAnInputNames) {
+  train_a_little();
+  ASSERT_EQ(run({"export", "full", "-o", "hf"}).exit_code, 0);
+  ASSERT_EQ(run({"explain", "config.yaml", "--dump", "tiles.h5"}).exit_code, 0);
+  ASSERT_EQ(run({"tokenizer", "text", "-o", "t.json", "--vocab", "262"}).exit_code, 0);
+  fs::copy_file(path("t.json"), path("t.val.h5"));
+  write("tiles.yaml", "tile: 16\npattern: {block: {file: tiles.h5}}\n");
+  write("more.yaml",
+        "extends: config.yaml\npattern: {block: {file: tiles.h5}}\ntrain: {out: blocks, steps: 2}\n");
+  ASSERT_EQ(run({"train", "more.yaml"}).exit_code, 0);
+  const std::string input = "is itself an input and would be overwritten";
+  const std::vector<Arguments> commands = {
+      {"prepare", "text", "--tokenizer", "bpe:t.json", "-o", "t.json"},
+      {"prepare", "text", "--tokenizer", "bpe:t.val.h5", "--val", "0.2", "-o", "t.h5"},
+      {"explain", "more.yaml", "--png", "config.yaml"},
+      {"explain", "more.yaml", "--svg", "tiles.h5"},
+      {"explain", "more.yaml", "--svg", "text/0.txt"},
+      {"explain", "tiles.yaml", "--n", "48", "--heads", "2", "--dump", "tiles.h5"},
+      {"explain", "blocks", "--png", "tiles.h5"},
+      {"report", "blocks", "-o", "tiles.h5"},
+      {"report", "full", "-o", "text/0.txt"},
+      {"import", "hf", "--pattern", "tiles.yaml", "-o", "tiles.h5"},
+      {"bench", "crossover", "more.yaml", "--json", "config.yaml"},
+      {"bench", "crossover", "more.yaml", "--svg", "tiles.h5"},
+  };
+  for (Arguments arguments : commands) {
+    arguments.push_back("--overwrite");
+    expect_refused(arguments, 2, input);
+  }
+}
+
 TEST_F(OutputsTest, AFileThatIsThereNeedsOverwrite) {
   train_a_little();
   write("mine", "my own");

@@ -20,9 +20,15 @@ std::int64_t padded(std::int64_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 
+// Tensors of a planned run hold nothing to copy.
+bool holds_values(const Tensor& input) {
+  return !input.device().is_meta();
+}
+
 std::int64_t staged_bytes(const Batch& batch) {
   std::int64_t bytes = 0;
-  for (const auto member : kBatchTensors) bytes += padded((batch.*member).bytes());
+  for (const auto member : kBatchTensors)
+    if (holds_values(batch.*member)) bytes += padded((batch.*member).bytes());
   return bytes;
 }
 
@@ -78,7 +84,7 @@ void Stepper::upload(const Pending& pending) {
       const Tensor& from = pending.batches[i].*member;
       check((inputs_[i].*member).shape() == from.shape(),
             "a step's batch has another shape than those before");
-      if (!from.device().is_meta()) put(inputs_[i].*member, from.raw_data());
+      if (holds_values(from)) put(inputs_[i].*member, from.raw_data());
     }
   slot.copied.record();
 }

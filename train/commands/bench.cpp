@@ -91,7 +91,8 @@ void print_point(const Crossover& result, const CrossoverPoint& point) {
 void run_crossover(const CrossoverArguments& arguments) {
   const CrossoverRequest request = make_request(arguments);
   OutputCheck outputs(arguments.overwrite);
-  outputs.reads(arguments.config);
+  if (!arguments.config.empty()) reads_config_file(outputs, arguments.config);
+  for (const auto& [name, pattern] : request.patterns) reads_pattern(outputs, pattern);
   outputs.writes(arguments.json, "--json");
   outputs.writes(arguments.svg, "--svg");
   fmt::print("{:<28} {:>7} {:>5} {:>8} |{:>39} |{:>39}\n", "", "", "", "tiles of", "attention, ms",

@@ -99,15 +99,6 @@ void add_overwrite_flag(CLI::App& command, bool& overwrite) {
 
 namespace {
 
-void reads_layout_files(OutputCheck& outputs, const YamlNode& pattern) {
-  for (const YamlNode& item : pattern.items) reads_layout_files(outputs, item);
-  for (const auto& [key, value] : pattern.entries)
-    if (key.scalar == "file" && value.is_scalar())
-      outputs.reads(expand_home(value.scalar));
-    else
-      reads_layout_files(outputs, value);
-}
-
 void reads_input(OutputCheck& outputs, const std::string& input) {
   try {
     for (const auto& path : expand_paths({input})) outputs.reads(path);
@@ -118,8 +109,24 @@ void reads_input(OutputCheck& outputs, const std::string& input) {
 
 }  // namespace
 
+void reads_pattern(OutputCheck& outputs, const YamlNode& pattern) {
+  for (const YamlNode& item : pattern.items) reads_pattern(outputs, item);
+  for (const auto& [key, value] : pattern.entries)
+    if (key.scalar == "file" && value.is_scalar())
+      outputs.reads(expand_home(value.scalar));
+    else
+      reads_pattern(outputs, value);
+}
+
+void reads_config_file(OutputCheck& outputs, const std::filesystem::path& file) {
+  outputs.reads(file);
+  const YamlNode tree = parse_yaml_file(file);
+  for (const auto& [key, value] : tree.entries)
+    if (key.scalar == "extends") reads_config_file(outputs, file.parent_path() / as_path(value, "extends"));
+}
+
 void reads_config(OutputCheck& outputs, const Config& config) {
-  reads_layout_files(outputs, config.pattern);
+  reads_pattern(outputs, config.pattern);
   if (!config.train.init_from.empty()) outputs.reads(config.train.init_from);
   if (config.data.tokenizer.starts_with("bpe:")) outputs.reads(config.data.tokenizer.substr(4));
   for (const auto* inputs : {&config.data.train, &config.data.val})

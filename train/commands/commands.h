@@ -31,8 +31,11 @@ CLI::Validator as_path_argument();
 // --overwrite, the same on every command that writes files by name.
 void add_overwrite_flag(CLI::App& command, bool& overwrite);
 
-// Of an OutputCheck: all files that the config names, with those that its data is.
+// Of an OutputCheck: all files that the config names, with those that its data is; the layout files that a
+// pattern names; a config's file, which has been loaded, with those that it extends.
 void reads_config(OutputCheck& outputs, const Config& config);
+void reads_pattern(OutputCheck& outputs, const YamlNode& pattern);
+void reads_config_file(OutputCheck& outputs, const std::filesystem::path& file);
 
 // --device auto|cpu|cuda, for commands that use a trained model.
 void add_device_option(CLI::App& command, DeviceChoice& device);

@@ -37,14 +37,18 @@ ExplainRequest request_of(const YamlNode& pattern, const Geometry& geometry, int
   return request;
 }
 
-ExplainRequest request_of_pattern(const PatternFile& file, const ExplainOptions& options) {
+ExplainRequest request_of_pattern(const PatternFile& file, const ExplainOptions& options,
+                                  OutputCheck& outputs) {
+  reads_pattern(outputs, file.pattern);
   const Geometry geometry{options.n > 0 ? options.n : 4096, file.causal, file.tile};
   return request_of(file.pattern, geometry, options.layers, options.heads, 0, options.head_dim);
 }
 
 // A trained model: what its heads have learned, in the place of learned patterns.
-ExplainRequest request_of_model(const ExplainOptions& options) {
+ExplainRequest request_of_model(const ExplainOptions& options, OutputCheck& outputs) {
   const LoadedModel loaded = load_model(options.target, DeviceChoice::cpu);
+  outputs.reads(loaded.checkpoint);
+  reads_config(outputs, loaded.config);
   const ModelConfig& model = loaded.config.model;
   const std::int64_t n = options.n > 0 ? options.n : loaded.config.data.seq_len;
   ExplainRequest request = request_of(loaded.config.pattern, {n, loaded.config.causal, loaded.config.tile},
@@ -64,13 +68,15 @@ bool is_model(const std::filesystem::path& path) {
   return std::filesystem::is_directory(path) || path.extension() == ".h5";
 }
 
-ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& options) {
+// Tells `outputs` what was read.
+ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& options,
+                                 OutputCheck& outputs) {
   const auto names = pattern_names();
   if (options.target.starts_with('{') ||
       std::find(names.begin(), names.end(), options.target) != names.end()) {
     PatternFile written;
     written.pattern = parse_yaml(options.target, "PATTERN");
-    return request_of_pattern(written, options);
+    return request_of_pattern(written, options, outputs);
   }
   if (!std::filesystem::exists(options.target)) {
     const std::string near = nearest(options.target, names);
@@ -81,13 +87,18 @@ ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& 
   if (is_model(options.target)) {
     for (const char* name : {"--layers", "--heads", "--head-dim"})
       require(command.count(name) == 0, "{} is for patterns; {} is a trained model", name, options.target);
-    return request_of_model(options);
+    return request_of_model(options, outputs);
   }
-  if (const auto file = load_pattern_file(options.target)) return request_of_pattern(*file, options);
+  if (const auto file = load_pattern_file(options.target)) {
+    reads_config_file(outputs, options.target);
+    return request_of_pattern(*file, options, outputs);
+  }
   for (const char* name : {"--layers", "--heads", "--head-dim"})
     require(command.count(name) == 0, "{} is for patterns; {} is a config and says it itself", name,
             options.target);
   const Config config = load_config(options.target);
+  reads_config_file(outputs, options.target);
+  reads_config(outputs, config);
   const ModelConfig& model = config.model;  // derived values are filled in
   const Geometry geometry{options.n > 0 ? options.n : config.data.seq_len, config.causal, config.tile};
   return request_of(config.pattern, geometry, model.n_layers, model.n_heads, model.n_kv_heads,
@@ -110,17 +121,17 @@ void dump_layout(const Explanation& explanation, const ExplainOptions& options) 
   }
 }
 
-void check_outputs(const ExplainOptions& options) {
-  OutputCheck outputs(options.overwrite);
-  outputs.reads(options.target);
+void check_outputs(OutputCheck& outputs, const ExplainOptions& options) {
   if (!options.png.empty()) outputs.writes(options.png, "--png");
   if (!options.svg.empty()) outputs.writes(options.svg, "--svg");
   if (!options.dump.empty()) outputs.writes(options.dump, "--dump", true);
 }
 
 void explain_target(const CLI::App& command, const ExplainOptions& options) {
-  check_outputs(options);
-  const Explanation explanation = explain(request_of_target(command, options));
+  OutputCheck outputs(options.overwrite);
+  const ExplainRequest request = request_of_target(command, options, outputs);
+  check_outputs(outputs, options);
+  const Explanation explanation = explain(request);
   // Files first: whoever sees the report can count on them.
   if (!options.png.empty()) write_explanation_png(explanation, options.png);
   if (!options.svg.empty()) write_explanation_svg(explanation, options.svg);

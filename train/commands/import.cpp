@@ -14,10 +14,14 @@ struct ImportArguments {
   ImportRequest request;
 };
 
+YamlNode pattern_tree(const std::string& text) {
+  return std::filesystem::exists(text) ? parse_yaml_file(text) : parse_yaml(text, "--pattern");
+}
+
 PatternFile read_pattern(const std::string& text) {
   if (!std::filesystem::exists(text)) {
     PatternFile written;
-    written.pattern = parse_yaml(text, "--pattern");
+    written.pattern = pattern_tree(text);
     return written;
   }
   const auto file = load_pattern_file(text);
@@ -30,6 +34,7 @@ void run(ImportArguments& arguments) {
   OutputCheck outputs(arguments.overwrite);
   outputs.reads(request.folder);
   outputs.reads(arguments.pattern);
+  if (!arguments.pattern.empty()) reads_pattern(outputs, pattern_tree(arguments.pattern));
   outputs.writes(request.output, "-o", true);
   if (!arguments.pattern.empty()) request.pattern = read_pattern(arguments.pattern);
   std::optional<Progress> bar;

@@ -24,9 +24,12 @@ void add_report(CLI::App& app, Invocation&) {
   add_overwrite_flag(*command, arguments->overwrite);
   command->footer("Example:\n  filigree report runs/quickstart -o report.html");
   command->callback([arguments] {
-    OutputCheck(arguments->overwrite).writes(arguments->page, "-o");
-    const std::string found =
-        write_report({arguments->folders.begin(), arguments->folders.end()}, arguments->page);
+    const Collection collection = collect({arguments->folders.begin(), arguments->folders.end()});
+    OutputCheck outputs(arguments->overwrite);
+    for (const RunData& run : collection.runs)
+      if (run.problem.empty()) reads_config(outputs, run.config);
+    outputs.writes(arguments->page, "-o");
+    const std::string found = write_report(collection, arguments->page);
     fmt::print("{}\npage      {}\n", found, arguments->page);
   });
 }

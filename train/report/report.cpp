@@ -17,9 +17,7 @@ std::string write_sweep_report(const std::filesystem::path& sweep_folder) {
   return printed_findings(analysis);
 }
 
-std::string write_report(const std::vector<std::filesystem::path>& folders,
-                         const std::filesystem::path& page) {
-  const Collection collection = collect(folders);
+std::string write_report(const Collection& collection, const std::filesystem::path& page) {
   const Analysis analysis = analyse(collection);
   write_file_atomically(page, report_html(collection, analysis));
   return printed_findings(analysis);

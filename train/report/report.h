@@ -3,19 +3,19 @@
 
 #include <filesystem>
 #include <string>
-#include <vector>
+
+#include "train/report/collect.h"
 
 namespace filigree {
 
 inline constexpr const char* kReportFiles[] = {"results.csv", "results.json", "results.md", "report.html"};
 
-// Writes these in a sweep's folder, from its runs that are finished. Returns what was found, for the terminal.
-// Error(data) if none is, Error(disk).
+// Writes these in a sweep's folder, from its runs that are finished. Returns what was found, for the
+// terminal. Error(data) if none is, Error(disk).
 std::string write_sweep_report(const std::filesystem::path& sweep_folder);
 
-// The page alone, from run folders and sweep folders; likewise.
-std::string write_report(const std::vector<std::filesystem::path>& folders,
-                         const std::filesystem::path& page);
+// The page alone, of runs that `collect` found; likewise.
+std::string write_report(const Collection& collection, const std::filesystem::path& page);
 
 // "2.6690 bits per byte, 18.5 k tokens/s, peak 352 MiB, 0:41": of a finished run, for the terminal.
 std::string one_line_result(const std::filesystem::path& run_folder);
