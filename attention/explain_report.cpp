@@ -196,8 +196,8 @@ nlohmann::ordered_json reach_json(const Reach& reach) {
 std::string explanation_text(const Explanation& e) {
   const auto& r = e.request;
   std::string text = fmt::format(
-      "{} tokens, {}, tile {}, {} of {} of dimension {}\n\n", grouped(r.geometry.n),
-      r.geometry.causal ? "causal" : "bidirectional", r.geometry.tile,
+      "{} {}, {}, tile {}, {} of {} of dimension {}\n\n", grouped(r.geometry.n),
+      r.geometry.n == 1 ? "token" : "tokens", r.geometry.causal ? "causal" : "bidirectional", r.geometry.tile,
       counted(static_cast<std::int64_t>(r.layers.size()), "layer"), counted(r.n_heads, "head"), r.head_dim);
   text += terminal_pictures(e);
   for (const LayerGroup& group : e.groups) text += group_text(group);

@@ -100,7 +100,7 @@ TEST(Comparable, WhatHasToAgree) {
 TEST(Comparable, WhatElseDiffersStandsOnTop) {
   Collection collection = two_variants();
   for (RunData& run : collection.runs)
-    if (run.label == "far") run.config.train.lr = 0.5;
+    run.config.train.lr = run.label == "far" ? 0.5 : 0.1 * 0.1;  // 0.010000000000000002
   const Analysis analysis = analyse(collection);
   EXPECT_EQ(analysis.settings[0].verdict, Verdict::best);
   const std::string beside = "Beside the pattern, the runs differ in train.lr: 0.01 (near), 0.5 (far).";

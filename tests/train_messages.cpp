@@ -41,6 +41,21 @@ TEST_F(Messages, NumbersThatAreTooLarge) {
   expect_says({"explain", "full", "--n", "4k"}, 2, {"--n: must be an integer, not '4k'"});
 }
 
+TEST_F(Messages, APatternOnTheCommandLine) {
+  const Outcome braces = run({"explain", "{local: {window: 8}}", "--n", "1"});
+  EXPECT_EQ(braces.exit_code, 0);
+  EXPECT_EQ(braces.output.find("1 token, causal, "), 0u) << braces.output;
+  // As `pattern` lines of train and import print it.
+  EXPECT_EQ(run({"explain", "local: {window: 8}", "--n", "1"}).output, braces.output);
+  expect_says({"explain", "locl: {window: 8}"}, 2, {"unknown pattern 'locl'", "did you mean 'local'?"});
+  expect_says({"explain", "local: {windw: 8}"}, 2, {"unknown key 'local.windw'", "did you mean 'window'?"});
+  expect_says({"explain", "{local:", "{window:", "8}}"}, 2,
+              {"not expected", "quote a pattern, or the shell cuts it at spaces: '{local: {window: 64}}'"});
+  expect_says({"train", "config.yaml", "--steps", "10"}, 2,
+              {"--steps", "written key=value, such as train.steps=200"});
+  expect_says({"train", "config.yaml", "--device", "cpu"}, 2, {"--device", "or device=cpu"});
+}
+
 TEST_F(Messages, AnIntegerMayHaveAnExponent) {
   const Outcome config = run({"train", "config.yaml", "train.steps=1e3", "seed=12e2", "--print-config"});
   ASSERT_EQ(config.exit_code, 0) << config.output;
@@ -205,6 +220,10 @@ TEST_F(Messages, InspectSaysWhatAFileIs) {
   }
   expect_says({"inspect", "config.yaml"}, 3,
               {"config.yaml: is a text file, in which there is nothing to verify"});
+  write("picture.png", "\x89PNG\r\n\x1a\n");
+  expect_says(
+      {"inspect", "picture.png"}, 3,
+      {"picture.png: is of a kind that filigree neither writes nor reads", "inspect shows checkpoints, "});
   expect_says({"eval", "config.yaml"}, 3, {"config.yaml: is not a checkpoint but a text file"});
   // A checkpoint that is damaged still is one.
   fs::resize_file(path("r/checkpoints/best.h5"), 2000);

@@ -404,7 +404,9 @@ class Ablation {
       if (StopSignals::requested() && !told) {
         told = true;
         progress.interrupted();
-        progress.note(fmt::format("stopping  {} running cells save first", running_.size()));
+        progress.note(running_.size() == 1
+                          ? "stopping  1 running cell saves first"
+                          : fmt::format("stopping  {} running cells save first", running_.size()));
         for (const Running& run : running_) run.child->stop();
       }
       std::this_thread::sleep_for(kPoll);

@@ -39,6 +39,17 @@ void refuse_unknown_command(const CLI::App& app, const std::string& word) {
               near.empty() ? "filigree --help lists the commands" : fmt::format("did you mean '{}'?", near));
 }
 
+// Words that no option takes: CLI11 names them, but not what most often was meant.
+std::string hint_for_extras(int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  for (const std::string& word : words)
+    if (word.starts_with('{') && std::ranges::count(word, '{') > std::ranges::count(word, '}'))
+      return "quote a pattern, or the shell cuts it at spaces: '{local: {window: 64}}'";
+  if (words[0] == "train" || words[0] == "ablate")
+    return "keys of the config are written key=value, such as train.steps=200 or device=cpu";
+  return "";
+}
+
 // Every option that takes an integer reads 1e6 as one, and says so where a number is too large to be one.
 void read_whole_numbers(CLI::App& command) {
   const CLI::Validator whole(
@@ -170,6 +181,11 @@ int run_command_line(int argc, char** argv) {
     if (invocation.exit_code == 0 && (std::fflush(stdout) != 0 || std::ferror(stdout)))
       return output_failed(errno);
     return invocation.exit_code;
+  } catch (const CLI::ExtrasError& e) {
+    app.exit(e);
+    if (const std::string hint = hint_for_extras(argc, argv); !hint.empty())
+      fmt::print(stderr, "  hint: {}\n", hint);
+    return static_cast<int>(ErrorKind::usage);
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : static_cast<int>(ErrorKind::usage);
   } catch (const Error& e) {

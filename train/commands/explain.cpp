@@ -68,17 +68,24 @@ bool is_model(const std::filesystem::path& path) {
   return std::filesystem::is_directory(path) || path.extension() == ".h5";
 }
 
+// As after `pattern:` in a config: a name, '{local: {window: 64}}', or the same without the outer braces.
+bool is_pattern(const std::string& target) {
+  const auto names = pattern_names();
+  if (target.starts_with('{') || std::ranges::count(names, target.substr(0, target.find(':'))) > 0)
+    return true;
+  return target.find(": ") != std::string::npos && !std::filesystem::exists(target);
+}
+
 // Tells `outputs` what was read.
 ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& options,
                                  OutputCheck& outputs) {
-  const auto names = pattern_names();
-  if (options.target.starts_with('{') ||
-      std::find(names.begin(), names.end(), options.target) != names.end()) {
+  if (is_pattern(options.target)) {
     PatternFile written;
     written.pattern = parse_yaml(options.target, "PATTERN");
     return request_of_pattern(written, options, outputs);
   }
   if (!std::filesystem::exists(options.target)) {
+    const auto names = pattern_names();
     const std::string near = nearest(options.target, names);
     throw Error(ErrorKind::usage, fmt::format("{}: no such file, and no pattern's name", options.target),
                 near.empty() ? fmt::format("patterns: {}", fmt::join(names, ", "))

@@ -16,6 +16,9 @@
 namespace filigree {
 namespace {
 
+constexpr const char* kShown =
+    "inspect shows checkpoints, token files, layout files, logits, safetensors and tokenizers";
+
 std::string dims_text(const std::vector<std::int64_t>& dims) {
   std::string text;
   for (const std::int64_t d : dims) text += fmt::format("{}{}", text.empty() ? "" : " x ", d);
@@ -106,9 +109,15 @@ void inspect(const std::filesystem::path& named) {
       throw Error(
           ErrorKind::data,
           fmt::format("{}: is {}, in which there is nothing to verify", path.string(), kind_text(kind)),
-          "inspect shows checkpoints, token files, layout files, logits, safetensors and tokenizers");
-    case FileKind::checkpoint:
+          kShown);
     case FileKind::unknown:
+      if (path.extension() != ".h5" && std::filesystem::is_regular_file(path) &&
+          std::filesystem::file_size(path) > 0)
+        throw Error(ErrorKind::data,
+                    fmt::format("{}: is of a kind that filigree neither writes nor reads", path.string()),
+                    kShown);
+      [[fallthrough]];
+    case FileKind::checkpoint:
       return inspect_checkpoint_file(path);  // which says what is wrong with it
   }
 }

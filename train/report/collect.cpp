@@ -1,6 +1,7 @@
 #include "train/report/collect.h"
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <numeric>
 #include <set>
@@ -150,7 +151,7 @@ void tell_apart(std::vector<RunData>& runs) {
       return std::ranges::all_of(others, [&](const Settings& o) { return std::ranges::count(o, entry) > 0; });
     };
     for (const auto& entry : settings_that_count(run.config))
-      if (!everywhere(entry)) run.label += fmt::format(", {}: {}", entry.first, entry.second);
+      if (!everywhere(entry)) run.label += fmt::format(", {}: {}", entry.first, setting_text(entry.second));
   }
 }
 
@@ -208,6 +209,13 @@ RunData read_run(const fs::path& folder) {
     run.problem = fmt::format("its files are damaged ({})", e.what());
   }
   return run;
+}
+
+std::string setting_text(const std::string& value) {
+  if (value.find_first_of(".e") == std::string::npos) return value;
+  double number = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  return error == std::errc() && end == value.data() + value.size() ? fmt::format("{:.12g}", number) : value;
 }
 
 std::vector<std::pair<std::string, std::string>> settings_that_count(const Config& config) {

@@ -53,6 +53,8 @@ RunData read_run(const std::filesystem::path& folder);
 
 // Every key of a config that has a part in what a run comes to, beside its seed, with its value on one line.
 std::vector<std::pair<std::string, std::string>> settings_that_count(const Config& config);
+// Such a value for a person: 0.00030000000000000003 as 0.0003.
+std::string setting_text(const std::string& value);
 
 // Run folders and sweep folders (with a sweep.json, which names their runs). Other runs are named by their
 // pattern and, where that is not enough, by the keys in which they differ. Error(data) for what is neither.

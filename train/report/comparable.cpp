@@ -77,7 +77,7 @@ Facts facts_of(const RunData& run, bool by_fingerprint, bool by_tokenizer) {
   if (evaluated > 0 && by_tokenizer) tokens += " of " + data.tokenizer;  // other text for each
   facts.emplace_back(kEvaluated, Fact{tokens, tokens});
   for (const auto& [key, value] : settings_that_count(run.config))
-    if (!has_own_fact(key)) facts.emplace_back(key, Fact{value, shortened(value, 60)});
+    if (!has_own_fact(key)) facts.emplace_back(key, Fact{value, shortened(setting_text(value), 60)});
   return facts;
 }
 
