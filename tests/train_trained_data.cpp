@@ -224,7 +224,7 @@ TEST_F(TrainedDataTest, ARunWithoutValidationGetsNoneFromItsTrainingText) {
   expect({"train", "config.yaml", "data.val_fraction=0", "train.eval_interval=null",
           "train.eval_batches=null", "train.steps=8"},
          0);
-  expect({"eval", "full"}, 2, "this run has no validation data");
+  expect({"eval", "full"}, 2, "this model has no validation data; name some with --data");
   expect({"eval", "full", "data.val_fraction=0.2"}, 3, "is not what this model was trained and validated on");
 }
 
