@@ -135,7 +135,7 @@ def check(style, folder, text, torture):
     path = os.path.join(folder, "training")
     with open(path, "wb") as file:
         file.write(text.encode())
-    filigree("tokenizer", path, "-o", ours, "--style", style, "--vocab", str(VOCAB))
+    filigree("tokenizer", path, "-o", ours, "--style", style, "--vocab", str(VOCAB), "--overwrite")
     a, b = (json.load(open(file))["model"] for file in (theirs, ours))
     merges = [[m if isinstance(m, str) else " ".join(m) for m in model["merges"]] for model in (a, b)]
     assert a["vocab"] == b["vocab"] and merges[0] == merges[1], f"{style}: another vocabulary was trained"

@@ -241,7 +241,7 @@ def check_config_keys(name, model):
     for keys in (everything, fewest):
         with open(f"{name}_keys/config.json", "w") as file:
             json.dump(keys, file)
-        said = filigree("import", f"{name}_keys", "-o", "keys.h5")
+        said = filigree("import", f"{name}_keys", "-o", "keys.h5", "--overwrite")
         assert "does not have these keys" not in said, said
         far = difference(model, ids, filigree_logits("keys.h5", ids))
         assert far <= TOLERANCE, (name, far, keys)

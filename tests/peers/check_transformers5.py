@@ -64,7 +64,7 @@ def check_export(name, overrides, kind):
 
 def check_import(name, config):
     """config.json as this version writes it: with all its keys, and with those alone that are not the class's."""
-    before = filigree("import", name, "-o", "before.h5")
+    before = filigree("import", name, "-o", "before.h5", "--overwrite")
     assert "does not have" not in before, before
     everything = config.to_dict()
     config.save_pretrained("saved")
@@ -75,7 +75,7 @@ def check_import(name, config):
     for keys in (everything, saved, fewest):
         with open(f"{name}/config.json", "w") as file:
             json.dump(keys, file, default=str)
-        assert filigree("import", name, "-o", "after.h5") == before.replace("before.h5", "after.h5")
+        assert filigree("import", name, "-o", "after.h5", "--overwrite") == before.replace("before.h5", "after.h5")
         # The logits are the same to the last bit.
         assert evaluation("after.h5") == evaluation("before.h5")
     print(f"{name}: the same with {len(everything)} keys, {len(saved)} and {len(fewest)}")
@@ -96,7 +96,7 @@ def check_known_keys():
             config[key] = getattr(kind(), key, None)
         with open(f"{name}/config.json", "w") as file:
             json.dump(config, file, default=str)
-        said = filigree("import", name, "-o", "known.h5")
+        said = filigree("import", name, "-o", "known.h5", "--overwrite")
         assert "does not have" not in said, said
 
 
