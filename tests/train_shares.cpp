@@ -102,7 +102,10 @@ TEST(ShareTexts, UnlikeLengthsAreNotRanked) {
     return out;
   };
   const auto text = [](const Setting& s) {
-    const Analysis analysis{{"val_loss", "validation loss", false}, {s}, {}, "pattern"};
+    Analysis analysis;
+    analysis.metric = {"val_loss", "validation loss", false};
+    analysis.settings = {s};
+    analysis.noun = "pattern";
     return fmt::format("{}", fmt::join(findings(s, analysis), " "));
   };
   EXPECT_NE(text(setting(5000)).find("long computes the fewest, 20.0 % of full attention's tiles"),
