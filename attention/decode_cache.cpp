@@ -21,7 +21,7 @@ std::vector<std::vector<std::int32_t>> last_uses(const TileLayout& layout, std::
   std::vector<std::vector<std::int32_t>> result;
   const std::int64_t group = layout.n_heads() / n_kv_heads;
   for (std::int64_t g = 0; g < n_kv_heads; ++g) {
-    std::vector<std::int32_t> last(static_cast<std::size_t>(layout.key_tiles()), -1);
+    std::vector<std::int32_t> last(layout.key_tiles(), -1);
     for (std::int64_t h = g * group; h < (g + 1) * group; ++h) {
       const TilePattern& pattern = layout.of_head(static_cast<int>(h));
       for (std::size_t c = 0; c < last.size(); ++c)
@@ -42,7 +42,7 @@ void allowed_bits(const TileLayout& layout, std::int32_t mask_id, std::int64_t r
     const std::int64_t there = std::clamp<std::int64_t>(keys - 64 * w, 0, 64);
     bits[w] = there == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << there) - 1;
     if (mask_id != kFullTile)
-      bits[w] &= layout.masks().mask(mask_id)[static_cast<std::size_t>(r * words + w)];
+      bits[w] &= layout.masks().mask(mask_id)[r * words + w];
   }
 }
 
@@ -55,7 +55,7 @@ LayoutPtr leading_layout(const LayoutPtr& layout, std::int64_t n) {
   const std::int64_t rows = n / layout->tile();
   std::vector<TilePattern> patterns;
   for (const TilePattern& whole : layout->patterns()) {
-    const std::int32_t tiles = whole.row_offsets[static_cast<std::size_t>(rows)];
+    const std::int32_t tiles = whole.row_offsets[rows];
     TilePattern part;
     part.row_offsets.assign(whole.row_offsets.begin(), whole.row_offsets.begin() + rows + 1);
     part.columns.assign(whole.columns.begin(), whole.columns.begin() + tiles);
@@ -77,8 +77,8 @@ DecodeCache::DecodeCache(LayoutPtr layout, std::int64_t n_sequences, std::int64_
   require(n_kv_heads >= 1 && layout_->n_heads() % n_kv_heads == 0,
           "[decode] a layout of {} heads for {} kv heads", layout_->n_heads(), n_kv_heads);
   last_use_ = last_uses(*layout_, n_kv_heads);
-  sequences_.resize(static_cast<std::size_t>(n_sequences));
-  for (Sequence& sequence : sequences_) sequence.heads.resize(static_cast<std::size_t>(n_kv_heads));
+  sequences_.resize(n_sequences);
+  for (Sequence& sequence : sequences_) sequence.heads.resize(n_kv_heads);
 }
 
 template <class T>
@@ -86,7 +86,7 @@ void DecodeCache::store(Sequence& sequence, std::int64_t g, std::int64_t row, co
   constexpr int L = cpu::kLine<T>;
   const auto tile = static_cast<std::int32_t>(row / layout_->tile());
   const std::int64_t c = row % layout_->tile();
-  Tensor& block = sequence.heads[static_cast<std::size_t>(g)][tile];
+  Tensor& block = sequence.heads[g][tile];
   if (!block.defined()) block = Tensor::zeros({layout_->tile() * (head_dim_ + padded_dim_)}, dtype_);
   T* keys = block.data<T>() + c / L * head_dim_ * L + c % L;
   for (std::int64_t d = 0; d < head_dim_; ++d) keys[d * L] = k[d];
@@ -98,7 +98,7 @@ void DecodeCache::begin(std::int64_t s, const Heads& k, const Heads& v, std::int
           "[decode] {} rows of {} for a layout of {}", rows, k.rows(), layout_->n_queries());
   require(k.batch() == 1 && k.count == n_kv_heads_ && k.dim() == head_dim_ && k.tensor.dtype() == dtype_,
           "[decode] keys {} {} do not fit the cache", dtype_name(k.tensor.dtype()), k.tensor.shape().str());
-  Sequence& sequence = sequences_[static_cast<std::size_t>(s)];
+  Sequence& sequence = sequences_[s];
   for (Blocks& blocks : sequence.heads) blocks.clear();
   sequence.length = rows;
   const std::int64_t tile = layout_->tile(), next = rows / tile;  // row of tiles
@@ -106,7 +106,7 @@ void DecodeCache::begin(std::int64_t s, const Heads& k, const Heads& v, std::int
     for (std::int64_t g = 0; g < n_kv_heads_; ++g)
       for (std::int64_t row = 0; row < rows; ++row) {
         const std::int32_t last =
-            last_use_[static_cast<std::size_t>(g)][static_cast<std::size_t>(row / tile)];
+            last_use_[g][row / tile];
         if (last >= next)
           store(sequence, g, row, k.data<T>() + row * k.row_stride() + g * head_dim_,
                 v.data<T>() + row * v.row_stride() + g * head_dim_);
@@ -120,7 +120,7 @@ void DecodeCache::drop_passed(Sequence& sequence) const {
   const auto passed = static_cast<std::int32_t>(sequence.length / layout_->tile()) - 1;
   for (std::size_t g = 0; g < sequence.heads.size(); ++g)
     std::erase_if(sequence.heads[g], [&](const auto& block) {
-      return last_use_[g][static_cast<std::size_t>(block.first)] <= passed;
+      return last_use_[g][block.first] <= passed;
     });
 }
 
@@ -147,7 +147,7 @@ void DecodeCache::attend_head(const Sequence& sequence, std::int64_t r, std::int
                               const AttentionOptions& options, const Tensor& row_gates, T* o) const {
   const std::int64_t tile = layout_->tile(), row = sequence.length - 1;
   const TilePattern& pattern = layout_->of_head(static_cast<int>(h));
-  const Blocks& blocks = sequence.heads[static_cast<std::size_t>(h / (layout_->n_heads() / n_kv_heads_))];
+  const Blocks& blocks = sequence.heads[h / (layout_->n_heads() / n_kv_heads_)];
   const T* gate = nullptr;
   if (options.gate.defined())
     gate = options.gate.value().data<T>() + (options.gate.rank() == 2 ? r * layout_->gate_size() : 0) +
@@ -221,19 +221,19 @@ Tensor DecodeCache::attend(const Tensor& qkv, std::span<const std::int64_t> sequ
   Tensor o = Tensor::empty({qkv.dim(0), 1, H, D}, dtype_);
   with_float(dtype_, [&]<class T>(T) {
     for (std::size_t r = 0; r < sequences.size(); ++r) {
-      Sequence& sequence = sequences_[static_cast<std::size_t>(sequences[r])];
+      Sequence& sequence = sequences_[sequences[r]];
       T* row = turned.data<T>() + static_cast<std::int64_t>(r) * (H + 2 * G) * D;
       turn(row, H + G, sequence.length);
       drop_passed(sequence);
       for (std::int64_t g = 0; g < G; ++g)
-        if (last_use_[static_cast<std::size_t>(g)]
-                     [static_cast<std::size_t>(sequence.length / layout_->tile())] >= 0)
+        if (last_use_[g]
+                     [sequence.length / layout_->tile()] >= 0)
           store(sequence, g, sequence.length, row + (H + g) * D, row + (H + G + g) * D);
       ++sequence.length;
     }
     parallel_tasks(std::ssize(sequences) * H, [&](std::int64_t i) {
       const std::int64_t r = i / H, h = i % H;
-      attend_head(sequences_[static_cast<std::size_t>(sequences[static_cast<std::size_t>(r)])], r, h,
+      attend_head(sequences_[sequences[r]], r, h,
                   turned.data<T>() + (r * (H + 2 * G) + h) * D, options, row_gates, o.data<T>() + i * D);
     });
   });
@@ -241,9 +241,9 @@ Tensor DecodeCache::attend(const Tensor& qkv, std::span<const std::int64_t> sequ
 }
 
 std::int64_t DecodeCache::kept_keys(std::int64_t s, std::int64_t kv_head) const {
-  const Sequence& sequence = sequences_[static_cast<std::size_t>(s)];
+  const Sequence& sequence = sequences_[s];
   std::int64_t keys = 0;
-  for (const auto& [tile, block] : sequence.heads[static_cast<std::size_t>(kv_head)])
+  for (const auto& [tile, block] : sequence.heads[kv_head])
     keys += std::min<std::int64_t>(layout_->tile(), sequence.length - std::int64_t{tile} * layout_->tile());
   return keys;
 }

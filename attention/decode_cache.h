@@ -39,7 +39,7 @@ class DecodeCache {
                 const AttentionOptions& options, const Tensor& row_gates = {});
 
   const TileLayout& layout() const { return *layout_; }
-  std::int64_t length(std::int64_t s) const { return sequences_[static_cast<std::size_t>(s)].length; }
+  std::int64_t length(std::int64_t s) const { return sequences_[s].length; }
   std::int64_t kept_keys(std::int64_t s, std::int64_t kv_head) const;
   std::int64_t bytes() const;  // of all keys and values kept
 

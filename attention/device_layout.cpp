@@ -36,7 +36,7 @@ class Upload {
  private:
   void fill(Tensor& all) const {
     parallel_tasks(std::ssize(parts_), [&](std::int64_t i) {
-      const Part& part = parts_[static_cast<std::size_t>(i)];
+      const Part& part = parts_[i];
       part.fill(all.data<T>() + part.begin);
     });
   }
@@ -95,10 +95,10 @@ void add_patterns(const TileLayout& layout, const std::vector<std::int64_t>& fir
 void add_masks(const MaskTable& masks, Upload64& upload, DeviceLayout& to) {
   const std::int64_t words = masks.words_per_mask();
   std::vector<std::int64_t> values;
-  values.reserve(static_cast<std::size_t>(words * std::max(masks.size(), 1)));
+  values.reserve(words * std::max(masks.size(), 1));
   for (std::int32_t id = 0; id < masks.size(); ++id)
     for (const std::uint64_t word : masks.mask(id)) values.push_back(std::bit_cast<std::int64_t>(word));
-  if (values.empty()) values.resize(static_cast<std::size_t>(words));
+  if (values.empty()) values.resize(words);
   const std::int64_t n = std::ssize(values) / words;
   upload.add(to.masks, {n, words}, std::move(values));
 }
@@ -119,8 +119,8 @@ class Work {
   }
 
   void finish(Upload32& upload, WorkList& list) {
-    list.n_items = static_cast<std::int64_t>(items_.size());
-    list.n_splits = static_cast<std::int64_t>(splits_.size());
+    list.n_items = std::ssize(items_);
+    list.n_splits = std::ssize(splits_);
     list.n_slots = slots_;
     add(longest_first(), upload, list.items);
     add(splits_, upload, list.splits);
@@ -136,7 +136,7 @@ class Work {
     for (const WorkItem& item : items_) ++place[rank(item) + 1];
     std::partial_sum(place.begin(), place.end(), place.begin());
     std::vector<WorkItem> sorted(items_.size());
-    for (const WorkItem& item : items_) sorted[static_cast<std::size_t>(place[rank(item)]++)] = item;
+    for (const WorkItem& item : items_) sorted[place[rank(item)]++] = item;
     return sorted;
   }
 
@@ -166,7 +166,7 @@ void add_query_work(const TileLayout& layout, const std::vector<std::int64_t>& f
   Work work(layout.tile());
   for (int h = 0; h < layout.n_heads(); ++h) {
     const TilePattern& p = layout.of_head(h);
-    const std::int64_t base = first[static_cast<std::size_t>(layout.head_pattern()[h])];
+    const std::int64_t base = first[layout.head_pattern()[h]];
     for (std::int64_t q = 0; q < layout.query_tiles(); ++q)
       work.add(h, q, base + p.row_offsets[q], base + p.row_offsets[q + 1]);
   }
@@ -197,7 +197,7 @@ DeviceLayout make_device_layout(const TileLayout& layout, int n_kv_heads, Device
   const std::vector<std::int64_t> first = first_tiles(layout);
   std::vector<std::int64_t> gate_base;
   for (int h = 0; h < layout.n_heads(); ++h)
-    gate_base.push_back(layout.gate_offset(h) - first[static_cast<std::size_t>(layout.head_pattern()[h])]);
+    gate_base.push_back(layout.gate_offset(h) - first[layout.head_pattern()[h]]);
   DeviceLayout made;
   Upload32 indices;
   add_patterns(layout, first, indices, made);

@@ -31,7 +31,7 @@ class PairCounter {
   }
 
  private:
-  double& at(std::int64_t y, std::int64_t x) { return counts_[static_cast<std::size_t>(y * size_ + x)]; }
+  double& at(std::int64_t y, std::int64_t x) { return counts_[y * size_ + x]; }
 
   void add_full(std::int64_t q, std::int64_t k) {
     const std::int64_t edge = layout_.tile();

@@ -87,7 +87,7 @@ class Canvas {
       for (int y = 0; y < 7; ++y)
         for (int x = 0; x < 5; ++x) {
           const double along = static_cast<double>(k) * Sheet::kCharacter + x;
-          if (!((*rows)[static_cast<std::size_t>(y)] >> (4 - x) & 1)) continue;
+          if (!((*rows)[y] >> (4 - x) & 1)) continue;
           if (upward)
             fill(left + y + down, top - along - unit, unit, unit, kInk);
           else
@@ -157,8 +157,8 @@ void draw_tiles(Canvas& canvas, const Panel& panel, int left, int top) {
   const DensityGrid grid = density_grid(layout, panel.head, side);
   const std::vector<bool> computed = computed_pixels(layout, panel.head, side);
   const auto n = static_cast<double>(layout.n_queries()), step = static_cast<double>(grid_step(layout));
-  std::vector<bool> lines(static_cast<std::size_t>(side));
-  for (double at = step; at < n; at += step) lines[static_cast<std::size_t>(at / n * side)] = true;
+  std::vector<bool> lines(side);
+  for (double at = step; at < n; at += step) lines[at / n * side] = true;
   for (int y = 0; y < side; ++y)
     for (int x = 0; x < side; ++x) {
       const float needed = grid.at(static_cast<int>(static_cast<std::int64_t>(y) * grid.size / side),
@@ -167,7 +167,7 @@ void draw_tiles(Canvas& canvas, const Panel& panel, int left, int top) {
       if (computed[static_cast<std::size_t>(y) * static_cast<std::size_t>(side) +
                    static_cast<std::size_t>(x)])
         colour = mix(kComputed, kNeeded, needed > 0 ? std::sqrt(needed) : 0);
-      if (lines[static_cast<std::size_t>(x)] || lines[static_cast<std::size_t>(y)])
+      if (lines[x] || lines[y])
         colour = mix(colour, kInk, kGridStrength);
       canvas.set(left * scale + x, top * scale + y, colour);
     }

@@ -73,7 +73,7 @@ struct Totals {
 Totals totals_of(const Explanation& e) {
   Totals totals;
   for (const LayerGroup& group : e.groups) {
-    const auto layers = static_cast<std::int64_t>(group.layers.size());
+    const auto layers = std::ssize(group.layers);
     const auto times = static_cast<double>(layers);
     totals.exact_pairs += layers * group.statistics.exact_pairs;
     totals.full_pairs += layers * group.statistics.full_pairs;
@@ -90,7 +90,7 @@ Totals totals_of(const Explanation& e) {
 
 std::string totals_text(const Explanation& e) {
   const Totals totals = totals_of(e);
-  const auto layers = static_cast<std::int64_t>(e.request.layers.size());
+  const auto layers = std::ssize(e.request.layers);
   std::string text = fmt::format("all {}, one sequence\n", counted(layers, "layer"));
   line(text, "exact pairs", share(totals.exact_pairs, totals.full_pairs, "pairs"));
   line(text, "computed tiles", share(totals.computed_tiles, totals.full_tiles, "tiles"));
@@ -198,7 +198,7 @@ std::string explanation_text(const Explanation& e) {
   std::string text = fmt::format(
       "{} {}, {}, tile {}, {} of {} of dimension {}\n\n", grouped(r.geometry.n),
       r.geometry.n == 1 ? "token" : "tokens", r.geometry.causal ? "causal" : "bidirectional", r.geometry.tile,
-      counted(static_cast<std::int64_t>(r.layers.size()), "layer"), counted(r.n_heads, "head"), r.head_dim);
+      counted(std::ssize(r.layers), "layer"), counted(r.n_heads, "head"), r.head_dim);
   text += terminal_pictures(e);
   for (const LayerGroup& group : e.groups) text += group_text(group);
   return text + (e.request.layers.size() > 1 ? totals_text(e) : "") + reach_text(e);

@@ -49,8 +49,8 @@ class LayoutBuilder {
         tiles_((g.n + g.tile - 1) / g.tile),
         words_per_row_((g.tile + 63) / 64),
         words_per_mask_(words_per_row_ * g.tile),
-        rows_(static_cast<std::size_t>(g.tile)),
-        slot_of_(static_cast<std::size_t>(tiles_), -1) {}
+        rows_(g.tile),
+        slot_of_(tiles_, -1) {}
 
   TilePattern build(int head) {
     TilePattern out;

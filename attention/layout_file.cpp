@@ -17,26 +17,26 @@ std::int64_t mask_bytes(int tile) {
 // Masks as in the file: row-major, tile/8 bytes a row, lowest bit first.
 std::vector<std::uint8_t> pack_masks(const MaskTable& masks) {
   std::vector<std::uint8_t> bytes;
-  bytes.reserve(static_cast<std::size_t>(masks.size() * mask_bytes(masks.tile())));
+  bytes.reserve(masks.size() * mask_bytes(masks.tile()));
   for (std::int32_t id = 0; id < masks.size(); ++id) {
     const auto words = masks.mask(id);
     for (int r = 0; r < masks.tile(); ++r)
       for (int b = 0; b < masks.tile() / 8; ++b)
         bytes.push_back(static_cast<std::uint8_t>(
-            words[static_cast<std::size_t>(r * masks.words_per_row() + b / 8)] >> (b % 8 * 8)));
+            words[r * masks.words_per_row() + b / 8] >> (b % 8 * 8)));
   }
   return bytes;
 }
 
 MaskTable unpack_masks(const std::vector<std::uint8_t>& bytes, std::int64_t count, int tile) {
   MaskTable masks(tile);
-  std::vector<std::uint64_t> words(static_cast<std::size_t>(masks.words_per_mask()));
+  std::vector<std::uint64_t> words(masks.words_per_mask());
   const std::uint8_t* next = bytes.data();
   for (std::int64_t id = 0; id < count; ++id) {
     std::fill(words.begin(), words.end(), 0);
     for (int r = 0; r < tile; ++r)
       for (int b = 0; b < tile / 8; ++b)
-        words[static_cast<std::size_t>(r * masks.words_per_row() + b / 8)] |= std::uint64_t{*next++}
+        words[r * masks.words_per_row() + b / 8] |= std::uint64_t{*next++}
                                                                               << (b % 8 * 8);
     masks.append(words);
   }
@@ -59,7 +59,7 @@ void fill_exact_mask(const TileLayout& layout, int head, std::uint8_t* out) {
 
 std::vector<std::uint8_t> exact_mask(const TileLayout& layout) {
   const std::int64_t pairs = layout.n_queries() * layout.n_keys();
-  std::vector<std::uint8_t> out(static_cast<std::size_t>(layout.n_heads() * pairs));
+  std::vector<std::uint8_t> out(layout.n_heads() * pairs);
   for (int h = 0; h < layout.n_heads(); ++h) fill_exact_mask(layout, h, out.data() + h * pairs);
   return out;
 }
@@ -116,7 +116,7 @@ class LayoutReader {
     expect(file_.has(name), "not a layout file: it has no dataset '{}'", name);
     const auto info = file_.info(name);
     expect(info.type == DType::i32 && info.dims == h5::Dims{count}, "'{}' must be int32 [{}]", name, count);
-    std::vector<std::int32_t> out(static_cast<std::size_t>(count));
+    std::vector<std::int32_t> out(count);
     file_.read(name, DType::i32, count, out.data());
     return out;
   }
@@ -126,7 +126,7 @@ class LayoutReader {
     const auto info = file_.info("masks");
     expect(info.type == DType::u8 && info.dims.size() == 2 && info.dims[1] == mask_bytes(tile),
            "'masks' must be uint8 [masks, {}]", mask_bytes(tile));
-    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(info.count()));
+    std::vector<std::uint8_t> bytes(info.count());
     file_.read("masks", DType::u8, info.count(), bytes.data());
     return unpack_masks(bytes, info.dims[0], tile);
   }
@@ -161,7 +161,7 @@ void save_layout(const TileLayout& layout, const std::string& path, bool with_ex
   file.attribute("/", "n_heads", std::int64_t{layout.n_heads()});
   file.attribute("/", "causal", std::int64_t{layout.causal()});
   const auto integers = [&](const std::string& name, const std::vector<std::int32_t>& v) {
-    file.dataset(name, DType::i32, {static_cast<std::int64_t>(v.size())}, v.data());
+    file.dataset(name, DType::i32, {std::ssize(v)}, v.data());
   };
   integers("head_pattern", layout.head_pattern());
   for (std::size_t p = 0; p < layout.patterns().size(); ++p) {

@@ -33,7 +33,7 @@ class Composite : public Pattern {
   Composite(std::vector<PatternPtr> children, int n_heads)
       : children_(std::move(children)), classes_(common_classes(children_, n_heads)) {}
 
-  int head_class(int head) const override { return classes_.at(static_cast<std::size_t>(head)); }
+  int head_class(int head) const override { return classes_.at(head); }
   void validate(const Geometry& g, int n_heads) const override {
     for (const auto& child : children_) child->validate(g, n_heads);
   }
@@ -108,7 +108,7 @@ class Heads : public Pattern {
   void row(const Geometry& g, int head, std::int64_t i, Intervals& out) const override {
     group_of(head).pattern->row(g, head, i, out);
   }
-  int head_class(int head) const override { return classes_.at(static_cast<std::size_t>(head)); }
+  int head_class(int head) const override { return classes_.at(head); }
   const LearnedPattern* learned(int head) const override { return group_of(head).pattern->learned(head); }
   void validate(const Geometry& g, int n_heads) const override {
     for (const auto& group : groups_) group.pattern->validate(g, n_heads);
@@ -150,12 +150,12 @@ std::vector<PatternPtr> read_children(const YamlNode& body, const PatternContext
 // Which layers an entry of `layers:` names: 2, 0-3, or a list of these.
 class LayerSet {
  public:
-  LayerSet(const YamlNode& node, int n_layers) : named_(static_cast<std::size_t>(n_layers), false) {
+  LayerSet(const YamlNode& node, int n_layers) : named_(n_layers, false) {
     if (node.is_sequence() && node.items.empty()) fail_at(node.mark, "layers names no layer");
     if (!node.is_sequence()) add(node);
     for (const auto& item : node.items) add(item);
   }
-  bool has(int layer) const { return named_[static_cast<std::size_t>(layer)]; }
+  bool has(int layer) const { return named_[layer]; }
 
  private:
   void add(const YamlNode& node) {
@@ -251,7 +251,7 @@ PatternPtr make_layers(const YamlNode& body, const PatternContext& context) {
     fail_at(body.mark, "layers must be a list of {layers: .., pattern: ..}");
   PatternContext inner = context;
   inner.inside_layers = true;
-  std::vector<bool> covered(static_cast<std::size_t>(context.n_layers), false);
+  std::vector<bool> covered(context.n_layers, false);
   PatternPtr chosen;
   for (const auto& item : body.items) {
     MapReader map(item, "layers");
@@ -261,7 +261,7 @@ PatternPtr make_layers(const YamlNode& body, const PatternContext& context) {
     auto pattern = make_nested(node, inner);
     if (named.has(context.layer)) chosen = std::move(pattern);
     for (int layer = 0; layer < context.n_layers; ++layer)
-      if (named.has(layer)) covered[static_cast<std::size_t>(layer)] = true;
+      if (named.has(layer)) covered[layer] = true;
   }
   const auto missing = std::find(covered.begin(), covered.end(), false);
   if (missing != covered.end())

@@ -11,8 +11,7 @@ constexpr std::int64_t kMaxNodes = 16384;  // 32 MiB a matrix
 
 class BitMatrix {
  public:
-  explicit BitMatrix(std::int64_t n)
-      : n_(n), words_((n + 63) / 64), bits_(static_cast<std::size_t>(n * words_)) {
+  explicit BitMatrix(std::int64_t n) : n_(n), words_((n + 63) / 64), bits_(n * words_) {
     for (std::int64_t i = 0; i < n; ++i) set(i, i);
   }
   std::int64_t size() const { return n_; }

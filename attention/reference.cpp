@@ -134,7 +134,7 @@ Var reference_attention(const Var& q, const Var& k, const Var& v, const Tensor& 
     *options.lse = Tensor::empty({s.B, s.H, s.N}, DType::f64);
     for (std::int64_t row = 0; row < s.B * s.H * s.N; ++row)
       options.lse->data<double>()[row] =
-          constants.maximum[static_cast<std::size_t>(row)] + std::log(sum.value().item(row * s.D));
+          constants.maximum[row] + std::log(sum.value().item(row * s.D));
     *options.lse = options.lse->to(q.dtype());
   }
   return ops::permute(ops::div(ops::matmul(weight, v_BHMD), sum), kHeadsFirst);

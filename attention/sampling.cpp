@@ -18,7 +18,7 @@ std::int64_t scale_to(std::uint64_t word, std::uint64_t range) {
 void sample(const DrawKey& key, std::int64_t population, std::int64_t count, std::vector<std::int64_t>& out) {
   out.clear();
   if (count >= population) {
-    out.resize(static_cast<std::size_t>(std::max<std::int64_t>(population, 0)));
+    out.resize(std::max<std::int64_t>(population, 0));
     std::iota(out.begin(), out.end(), 0);
     return;
   }

@@ -24,7 +24,7 @@ MaskFacts facts_of(const MaskTable& masks, std::int32_t id) {
   const int per_row = masks.words_per_row();
   for (int r = 0; r < masks.tile(); ++r) {
     for (int w = 0; w < per_row; ++w) {
-      const std::uint64_t bits = words[static_cast<std::size_t>(r * per_row + w)];
+      const std::uint64_t bits = words[r * per_row + w];
       if (bits == 0) continue;
       const int last = w * 64 + 63 - std::countl_zero(bits);
       facts.pairs += std::popcount(bits);
@@ -57,8 +57,8 @@ class Completer {
 
   void complete(TilePattern& p, std::size_t number) const {
     check_shape(p, number);
-    std::vector<std::int32_t> seen_in(static_cast<std::size_t>(key_tiles_), -1);
-    p.full_begin.resize(static_cast<std::size_t>(query_tiles_));
+    std::vector<std::int32_t> seen_in(key_tiles_, -1);
+    p.full_begin.resize(query_tiles_);
     p.exact_pairs = 0;
     for (std::int64_t q = 0; q < query_tiles_; ++q) {
       for (auto t = p.row_offsets[q]; t < p.row_offsets[q + 1]; ++t) {
@@ -119,7 +119,7 @@ class Completer {
     bool ordered = true;
     for (auto t = begin + 1; t < end && ordered; ++t) ordered = key(t - 1) < key(t);
     if (!ordered) {
-      std::vector<std::int32_t> order(static_cast<std::size_t>(end - begin)), columns, ids;
+      std::vector<std::int32_t> order(end - begin), columns, ids;
       std::iota(order.begin(), order.end(), begin);
       std::sort(order.begin(), order.end(), [&](auto a, auto b) { return key(a) < key(b); });
       for (auto t : order) {
@@ -185,7 +185,7 @@ TileLayout::TileLayout(std::int64_t n_queries, std::int64_t n_keys, int tile, bo
   }
   const Completer completer(*this, masks_);
   parallel_tasks(std::ssize(patterns_), [&](std::int64_t p) {
-    completer.complete(patterns_[static_cast<std::size_t>(p)], static_cast<std::size_t>(p));
+    completer.complete(patterns_[p], static_cast<std::size_t>(p));
   });
   gate_offsets_.assign(1, 0);
   for (auto p : head_pattern_) gate_offsets_.push_back(gate_offsets_.back() + patterns_[p].tiles());

@@ -66,7 +66,7 @@ struct TilePattern {
   std::vector<std::int32_t> tile_of;      // [tiles]: tile number of this entry of the transpose
   std::int64_t exact_pairs = 0;           // allowed (query, key) pairs
 
-  std::int64_t tiles() const { return static_cast<std::int64_t>(columns.size()); }
+  std::int64_t tiles() const { return std::ssize(columns); }
   bool operator==(const TilePattern&) const = default;
 };
 

@@ -74,7 +74,7 @@ struct Tape {
     // A value that only the tape still knew would take its gradient along when its consumer lets go of it.
     std::vector<std::shared_ptr<GradSlot>> alive;
     const auto discover = [&](const std::shared_ptr<Node>& node) {
-      if (node && seen.insert(node.get()).second) ready.push({node, static_cast<std::int64_t>(seen.size())});
+      if (node && seen.insert(node.get()).second) ready.push({node, std::ssize(seen)});
     };
     discover(slot(loss)->producer);
     while (!ready.empty()) {

@@ -66,7 +66,7 @@ double measure_matrix_rate(Device device, DType dtype) {
   const std::vector<std::int64_t> cpu_sizes{768, 1536}, gpu_sizes{dtype == DType::bf16 ? 8192 : 4096};
   for (const std::int64_t n : device.is_cuda() ? gpu_sizes : cpu_sizes) {
     // Not constants, on which a GPU runs faster than on real data.
-    std::vector<float> draws(static_cast<std::size_t>(16 * n));
+    std::vector<float> draws(16 * n);
     for (float& x : draws) x = static_cast<float>(random.uniform()) - 0.5f;
     const Var few(Tensor::of({n, 16}, draws).to(device).to(dtype));
     const Var a = ops::matmul(few, few, false, true), b = a;

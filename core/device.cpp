@@ -45,13 +45,13 @@ class Source {
 class SystemMemory final : public Source {
  public:
   void* take(std::int64_t bytes) override {
-    void* p = mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;
-    madvise(p, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);  // a hint; failure costs only speed
+    madvise(p, bytes, MADV_HUGEPAGE);  // a hint; failure costs only speed
     return p;
   }
-  void give(void* pointer, std::int64_t bytes) override { munmap(pointer, static_cast<std::size_t>(bytes)); }
+  void give(void* pointer, std::int64_t bytes) override { munmap(pointer, bytes); }
 };
 
 class NoMemory final : public Source {
@@ -223,7 +223,7 @@ class Heap final : public Source {
  public:
   void* take(std::int64_t bytes) override {
     if (bytes > kGreatest) return nullptr;  // AddressSanitizer would end the process
-    return std::aligned_alloc(kCacheLine, static_cast<std::size_t>(bytes));
+    return std::aligned_alloc(kCacheLine, bytes);
   }
   void give(void* pointer, std::int64_t) override { std::free(pointer); }
 

@@ -149,7 +149,7 @@ void AtomicFile::write(const void* data, std::size_t bytes) {
     const ssize_t written = ::write(fd_, rest.data(), rest.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) fail_write(target_, "write", errno);
-    rest.remove_prefix(static_cast<std::size_t>(written));
+    rest.remove_prefix(written);
   }
 }
 

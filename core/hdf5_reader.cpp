@@ -119,7 +119,7 @@ void Reader::Impl::check_storage(const std::string& path, hid_t dataset, const D
   if (layout == H5D_CHUNKED) {
     std::array<hsize_t, kMaxRank> chunk{};
     if (H5Pget_chunk(properties, kMaxRank, chunk.data()) < 0) bad("cannot read the chunks of {}", path);
-    double chunk_bytes = static_cast<double>(dtype_size(info.type));
+    double chunk_bytes = dtype_size(info.type);
     for (std::size_t i = 0; i < info.dims.size(); ++i) chunk_bytes *= static_cast<double>(chunk[i]);
     if (n_filters > 0 && chunk_bytes > kMaxFilteredChunkBytes) bad("the chunks of {} are too large", path);
   }
@@ -274,7 +274,7 @@ std::string Reader::string(const std::string& group, const std::string& name) co
 
 std::string Reader::text(const std::string& path) const {
   const DatasetInfo shape = info(path);
-  std::string value(static_cast<std::size_t>(shape.count()), '\0');
+  std::string value(shape.count(), '\0');
   read(path, DType::u8, shape.count(), value.data());
   return value;
 }

@@ -103,7 +103,7 @@ Var concat_last(std::span<const Var> parts) {
 Var permute(const Var& x, std::span<const int> order) {
   require_computing("permute", x.value());
   const int rank = x.rank();
-  std::vector<int> inverse(static_cast<std::size_t>(rank), -1);
+  std::vector<int> inverse(rank, -1);
   bool fits = rank >= 1 && static_cast<int>(order.size()) == rank;
   for (int i = 0; fits && i < rank; ++i) {
     fits = order[i] >= 0 && order[i] < rank && inverse[order[i]] == -1;

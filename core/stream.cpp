@@ -35,7 +35,7 @@ void copy_async(Tensor& to, const HostBuffer& from, std::int64_t offset) {
     return cuda::copy_to_device_async(to.device().index, to.raw_data(), from.data<char>() + offset,
                                       to.bytes());
 #endif
-  std::memcpy(to.raw_data(), from.data<char>() + offset, static_cast<std::size_t>(to.bytes()));
+  std::memcpy(to.raw_data(), from.data<char>() + offset, to.bytes());
 }
 
 void copy_async(const HostBuffer& to, const Tensor& from) {
@@ -45,7 +45,7 @@ void copy_async(const HostBuffer& to, const Tensor& from) {
   if (from.device().is_cuda())
     return cuda::copy_to_host_async(from.device().index, to.data<void>(), from.raw_data(), from.bytes());
 #endif
-  std::memcpy(to.data<void>(), from.raw_data(), static_cast<std::size_t>(from.bytes()));
+  std::memcpy(to.data<void>(), from.raw_data(), from.bytes());
 }
 
 Event::Event(Device device) : device_(device) {

@@ -157,7 +157,7 @@ namespace {
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::int64_t bytes) {
   if (to_device.is_cpu() && from_device.is_cpu()) {
-    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+    std::memcpy(to, from, bytes);
     return;
   }
 #ifdef FILIGREE_CUDA
@@ -185,7 +185,7 @@ void Tensor::fill_zero() {
 #ifdef FILIGREE_CUDA
   if (device().is_cuda()) return cuda::zero(device().index, raw_data(), bytes());
 #endif
-  std::memset(raw_data(), 0, static_cast<std::size_t>(bytes()));
+  std::memset(raw_data(), 0, bytes());
 }
 
 Tensor Tensor::to(DType type) const {

@@ -59,14 +59,14 @@ Unfinished::Unfinished(std::filesystem::path path) : path_(std::move(path)), slo
   for (std::size_t i = 0; i < slots.size() && slot_ < 0; ++i)
     if (!slots[i].taken.exchange(true)) slot_ = static_cast<int>(i);
   if (slot_ < 0) return;  // then a later writer of the same file removes it
-  Slot& slot = slots[static_cast<std::size_t>(slot_)];
+  Slot& slot = slots[slot_];
   std::memcpy(slot.name.data(), name.c_str(), name.size() + 1);
   slot.named = true;
 }
 
 Unfinished::~Unfinished() {
   if (slot_ < 0) return;
-  Slot& slot = slots[static_cast<std::size_t>(slot_)];
+  Slot& slot = slots[slot_];
   slot.named = false;
   slot.taken = false;
 }

@@ -336,7 +336,7 @@ YamlNode parse_yaml_file(const std::filesystem::path& path) {
   std::string text(kMaxBytes + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (file.bad()) fail(ErrorKind::usage, "{}: cannot be read: {}", path.string(), std::strerror(errno));
-  text.resize(static_cast<std::size_t>(file.gcount()));
+  text.resize(file.gcount());
   return parse_yaml(text, path.string());
 }
 

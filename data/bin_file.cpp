@@ -94,7 +94,7 @@ void BinFile::read(std::int64_t begin, std::int64_t count, std::int32_t* out) co
     read_bytes(out, count * 4, data_begin_ + begin * 4);
     return;
   }
-  std::vector<std::uint16_t> stored(static_cast<std::size_t>(count));
+  std::vector<std::uint16_t> stored(count);
   read_bytes(stored.data(), count * 2, data_begin_ + begin * 2);
   std::copy(stored.begin(), stored.end(), out);
 }
@@ -105,11 +105,11 @@ void BinFile::scan() {
   std::vector<std::int32_t> ids;
   for (std::int64_t begin = 0; begin < n_tokens_; begin += kBlockTokens) {
     const std::int64_t count = std::min(kBlockTokens, n_tokens_ - begin);
-    ids.resize(static_cast<std::size_t>(count));
+    ids.resize(count);
     read(begin, count, ids.data());
     sum.update(ids.data(), ids.size() * sizeof ids[0]);
     for (std::int64_t i = 0; i < count; ++i) {
-      const std::int32_t id = ids[static_cast<std::size_t>(i)];
+      const std::int32_t id = ids[i];
       if (id < 0 || (vocabulary_.size > 0 && id >= vocabulary_.size))
         fail(ErrorKind::data, "{}: token {} at {} is outside the vocabulary of {}", path_.string(),
              static_cast<std::uint32_t>(id), begin + i, vocabulary_.size);

@@ -32,7 +32,7 @@ BpeTokenizer::BpeTokenizer(BpeModel model)
       name_("bpe:" + hex64(xxhash64(json_.data(), json_.size()))),
       encoder_(model_),
       segmenter_(model_.splitting, model_.added),
-      texts_(static_cast<std::size_t>(model_.vocab_size())),
+      texts_(model_.vocab_size()),
       separator_(find_token(model_, {"<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>"})),
       mask_(find_token(model_, {"<|mask|>", "[MASK]"})) {
   for (std::size_t id = 0; id < model_.vocab.size(); ++id)
@@ -73,9 +73,7 @@ void BpeTokenizer::encode(std::string_view text, std::vector<std::uint32_t>& ids
   }
   if (pieces.size() == 1) return encode_piece(pieces[0], ids);
   std::vector<std::vector<std::uint32_t>> parts(pieces.size());
-  parallel_tasks(std::ssize(pieces), [&](std::int64_t i) {
-    encode_piece(pieces[static_cast<std::size_t>(i)], parts[static_cast<std::size_t>(i)]);
-  });
+  parallel_tasks(std::ssize(pieces), [&](std::int64_t i) { encode_piece(pieces[i], parts[i]); });
   for (const auto& part : parts) ids.insert(ids.end(), part.begin(), part.end());
 }
 

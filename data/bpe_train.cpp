@@ -69,10 +69,10 @@ void count_block(std::string_view block, const TextSegmenter& segmenter, WordCou
 WordCounts count_words(const Sources& sources, const TextSegmenter& segmenter,
                        const BpeTrainProgress& progress) {
   BlockQueue queue(sources, segmenter, progress);
-  std::vector<WordCounts> tables(static_cast<std::size_t>(n_threads()));
+  std::vector<WordCounts> tables(n_threads());
   parallel_tasks(std::ssize(tables), [&](std::int64_t i) {
     while (const auto block = queue.next())
-      count_block(*block, segmenter, tables[static_cast<std::size_t>(i)]);
+      count_block(*block, segmenter, tables[i]);
   });
   for (std::size_t stride = 1; stride < tables.size(); stride *= 2) {
     parallel_tasks(static_cast<std::int64_t>((tables.size() + stride - 1) / (2 * stride)),
@@ -283,7 +283,7 @@ BpeTrainResult train_bpe(const Sources& sources, const BpeTrainOptions& options,
   BpeTrainResult result;
   const WordCounts counts = count_words(sources, segmenter, progress);
   for (const auto& [text, count] : counts.words()) result.n_words += count;
-  result.n_distinct_words = static_cast<std::int64_t>(counts.size());
+  result.n_distinct_words = std::ssize(counts);
   Merger merger(counts, options);
   merger.run(progress);
   result.model = merger.model();

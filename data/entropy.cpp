@@ -33,7 +33,7 @@ std::optional<TextEntropy> text_entropy(const Dataset& dataset) {
   for (std::int64_t d = 0; d < dataset.n_documents(); ++d) {
     std::size_t previous = kStart;
     for (std::int64_t at = dataset.document_begin(d); at < dataset.document_end(d); at += kBlockTokens) {
-      stored.resize(static_cast<std::size_t>(std::min(kBlockTokens, dataset.document_end(d) - at)));
+      stored.resize(std::min(kBlockTokens, dataset.document_end(d) - at));
       dataset.read(at, std::ssize(stored), stored.data());
       ids.assign(stored.begin(), stored.end());
       for (const char c : tokenizer->decode(ids)) {

@@ -108,7 +108,7 @@ std::string bytes_of(const fs::path& path, std::uint64_t at, std::size_t count) 
   std::string bytes(count, '\0');
   file.seekg(static_cast<std::streamoff>(at));
   file.read(bytes.data(), static_cast<std::streamsize>(count));
-  bytes.resize(static_cast<std::size_t>(file.gcount()));
+  bytes.resize(file.gcount());
   return bytes;
 }
 

@@ -111,7 +111,7 @@ void write(const JsonTree& tree, std::string& out) {
 
 const JsonTree* JsonTree::find(std::string_view key) const {
   const auto found = std::find(keys.begin(), keys.end(), key);
-  return found == keys.end() ? nullptr : &items[static_cast<std::size_t>(found - keys.begin())];
+  return found == keys.end() ? nullptr : &items[found - keys.begin()];
 }
 
 JsonTree parse_json(std::string_view text, const std::string& origin) {

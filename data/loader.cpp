@@ -45,8 +45,8 @@ void fill_bounds(const Dataset& dataset, std::int64_t begin, std::int64_t n_rows
       hi = std::min(n_rows, dataset.document_end(d) - begin);
     }
     for (; row < hi; ++row) {
-      bounds[static_cast<std::size_t>(2 * row)] = static_cast<std::int32_t>(lo);
-      bounds[static_cast<std::size_t>(2 * row + 1)] = static_cast<std::int32_t>(hi);
+      bounds[2 * row] = static_cast<std::int32_t>(lo);
+      bounds[2 * row + 1] = static_cast<std::int32_t>(hi);
     }
   }
 }
@@ -57,7 +57,7 @@ void ignore_unmarked_borders(const Dataset& dataset, std::int64_t begin, std::sp
   const auto separator = dataset.vocabulary().separator;
   const std::int64_t end = begin + std::ssize(targets);
   for (std::int64_t d = dataset.document_at(begin); dataset.document_end(d) <= end; ++d) {
-    std::int32_t& target = targets[static_cast<std::size_t>(dataset.document_end(d) - 1 - begin)];
+    std::int32_t& target = targets[dataset.document_end(d) - 1 - begin];
     if (!separator || target != static_cast<std::int32_t>(*separator)) target = ops::kIgnoreIndex;
   }
 }
@@ -91,7 +91,7 @@ std::int64_t fill_sample(const Dataset& dataset, const LoaderOptions& options, s
                   static_cast<std::uint64_t>(begin));
       break;
     case Task::classify:
-      row.targets[0] = dataset.labels()[static_cast<std::size_t>(sample)];
+      row.targets[0] = dataset.labels()[sample];
       break;
   }
   const bool documents = options.documents && options.task != Task::classify;

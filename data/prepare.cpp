@@ -23,7 +23,7 @@ void check_outputs(const PrepareResult& result, const fs::path& output, const Pr
 // Bytes are one token each. Of BPE no fewer are assumed than an eighth: whoever has no room for these has
 // none.
 void require_room_for(const Sources& sources, const fs::path& output, const Tokenizer& tokenizer) {
-  const auto documents = static_cast<std::int64_t>(sources.files.size());
+  const auto documents = std::ssize(sources.files);
   const std::int64_t tokens = documents + (tokenizer.name() == "byte" ? sources.bytes : sources.bytes / 8);
   const std::int64_t width = tokenizer.vocab_size() <= 65536 ? 2 : 4;
   require_room(output.parent_path(), fmt::format("the tokens of {}", output.string()),

@@ -158,7 +158,7 @@ void append(Sources& to, const SourceFile& file) {
 
 // The start of a line near `cut`, looking forward; `cut` itself if there is none.
 std::int64_t line_start(const SourceFile& file, std::int64_t cut) {
-  std::string text(static_cast<std::size_t>(std::min(kLineSearchBytes, file.bytes - cut)), '\0');
+  std::string text(std::min(kLineSearchBytes, file.bytes - cut), '\0');
   text.resize(OpenFile(file.path).read(text.data(), text.size(), file.begin + cut - 1));
   const auto newline = text.find('\n');
   const auto moved = cut + static_cast<std::int64_t>(newline);

@@ -120,7 +120,7 @@ TokenFile::TokenFile(const std::filesystem::path& path) : file_(path) {
   type_ = tokens.type;
   if ((type_ != DType::u16 && type_ != DType::u32) || tokens.dims != h5::Dims{counts_.n_tokens})
     damaged(path, "`tokens` does not hold what the header says");
-  offsets_.resize(static_cast<std::size_t>(file_.info("document_offsets").count()));
+  offsets_.resize(file_.info("document_offsets").count());
   file_.read("document_offsets", DType::i64, std::ssize(offsets_), offsets_.data());
   if (hex64(xxhash64(offsets_.data(), offsets_.size() * sizeof(std::int64_t))) !=
       file_.string("/", "offsets_xxhash64"))
@@ -132,7 +132,7 @@ TokenFile::TokenFile(const std::filesystem::path& path) : file_(path) {
 
 template <class T>
 void TokenFile::read_as(std::int64_t begin, std::int64_t count, std::int32_t* out, Xxhash64* sum) const {
-  std::vector<T> stored(static_cast<std::size_t>(count));
+  std::vector<T> stored(count);
   file_.read_slice("tokens", type_, begin, count, stored.data());
   if (sum) sum->update(stored.data(), stored.size() * sizeof(T));
   const T largest = stored.empty() ? T{0} : *std::max_element(stored.begin(), stored.end());
@@ -151,7 +151,7 @@ void TokenFile::verify(const UseBlock& use) const {
   std::vector<std::int32_t> ids;
   for (std::int64_t begin = 0; begin < counts_.n_tokens; begin += kBlockTokens) {
     const std::int64_t count = std::min(kBlockTokens, counts_.n_tokens - begin);
-    ids.resize(static_cast<std::size_t>(count));
+    ids.resize(count);
     type_ == DType::u16 ? read_as<std::uint16_t>(begin, count, ids.data(), &sum)
                         : read_as<std::uint32_t>(begin, count, ids.data(), &sum);
     if (use) use(begin, ids.data(), count);

@@ -10,11 +10,11 @@ namespace {
 
 constexpr std::array<CharClass, 128> make_ascii() {
   std::array<CharClass, 128> table{};
-  for (char c = 'a'; c <= 'z'; ++c) table[static_cast<std::size_t>(c)] = CharClass::letter;
-  for (char c = 'A'; c <= 'Z'; ++c) table[static_cast<std::size_t>(c)] = CharClass::letter;
-  for (char c = '0'; c <= '9'; ++c) table[static_cast<std::size_t>(c)] = CharClass::number;
+  for (char c = 'a'; c <= 'z'; ++c) table[c] = CharClass::letter;
+  for (char c = 'A'; c <= 'Z'; ++c) table[c] = CharClass::letter;
+  for (char c = '0'; c <= '9'; ++c) table[c] = CharClass::number;
   for (const char c : {' ', '\t', '\n', '\v', '\f', '\r'})
-    table[static_cast<std::size_t>(c)] = CharClass::space;
+    table[c] = CharClass::space;
   return table;
 }
 constexpr std::array<CharClass, 128> kAscii = make_ascii();

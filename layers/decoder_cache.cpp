@@ -23,7 +23,7 @@ DecoderCache::DecoderCache(const ModelConfig& config, std::vector<LayoutPtr> lay
   require(config.positions != Positions::learned || capacity() <= config.max_seq_len,
           "[decode] {} tokens are more than max_seq_len {}; learned positions end there", capacity(),
           config.max_seq_len);
-  memories_.resize(layouts_.size(), std::vector<LearnedLayer::Memory>(static_cast<std::size_t>(n_sequences)));
+  memories_.resize(layouts_.size(), std::vector<LearnedLayer::Memory>(n_sequences));
   for (const LayoutPtr& layout : layouts_)
     layers_.emplace_back(layout, n_sequences, config.n_kv_heads, config.head_dim, dtype);
 }

@@ -212,7 +212,7 @@ bool Transformer::patterns_are_static() const {
 void Transformer::advance_patterns(const LearnStage& stage) {
   if (patterns_are_static()) return;
   parallel_tasks(std::ssize(learned_), [&](std::int64_t i) {
-    if (const auto& layer = learned_[static_cast<std::size_t>(i)]) layer->advance(stage);
+    if (const auto& layer = learned_[i]) layer->advance(stage);
   });
 }
 

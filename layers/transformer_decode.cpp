@@ -70,7 +70,7 @@ Tensor Transformer::begin_text(const Tensor& tokens, std::int64_t s, DecoderCach
     }
     x = blocks_[i].forward(std::move(x), mask, {});
     if (router) {
-      LearnedLayer::Memory& memory = cache.memories(i)[static_cast<std::size_t>(s)];
+      LearnedLayer::Memory& memory = cache.memories(i)[s];
       memory.clear();
       router->read_rows(plain.reshape({length, plain.dim(2), plain.dim(3)}).slice(0, n), cache.capacity(),
                         memory);

@@ -7,10 +7,10 @@
 
 #include "tests/layers_models.h"
 #include "tests/run_fixture.h"
+#include "train/config/layouts.h"
 #include "train/interchange/export.h"
 #include "train/interchange/import.h"
 #include "train/interchange/safetensors.h"
-#include "train/layouts.h"
 
 namespace filigree {
 

@@ -19,8 +19,8 @@
 
 #include "core/random.h"
 #include "tests/temporary_folder.h"
-#include "train/checkpoint.h"
-#include "train/run_folder.h"
+#include "train/record/checkpoint.h"
+#include "train/record/run_folder.h"
 
 namespace filigree {
 

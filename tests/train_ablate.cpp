@@ -10,8 +10,8 @@
 #include "train/ablate/child.h"
 #include "train/ablate/fairness.h"
 #include "train/ablate/sweep.h"
-#include "train/layouts.h"
-#include "train/loaded_model.h"
+#include "train/config/layouts.h"
+#include "train/record/loaded_model.h"
 #include "train/report/svg.h"
 
 namespace filigree {

@@ -13,7 +13,7 @@
 #include "core/hdf5.h"
 #include "tests/lsan_suppressions.h"
 #include "tests/temporary_folder.h"
-#include "train/checkpoint.h"
+#include "train/record/checkpoint.h"
 
 namespace filigree {
 namespace {

@@ -4,7 +4,7 @@
 #include <fstream>
 #include <random>
 
-#include "train/config.h"
+#include "train/config/config.h"
 
 using namespace filigree;
 

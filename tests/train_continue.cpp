@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/run_fixture.h"
-#include "train/continuation.h"
-#include "train/schedule.h"
+#include "train/run/continuation.h"
+#include "train/run/schedule.h"
 
 namespace filigree {
 namespace {

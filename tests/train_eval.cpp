@@ -5,8 +5,8 @@
 #include "core/hdf5.h"
 #include "core/ops.h"
 #include "tests/run_fixture.h"
-#include "train/logits_file.h"
-#include "train/loss_by_position.h"
+#include "train/evaluate/logits_file.h"
+#include "train/evaluate/loss_by_position.h"
 
 namespace filigree {
 namespace {

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/run_fixture.h"
-#include "train/event_file.h"
+#include "train/record/event_file.h"
 
 namespace filigree {
 namespace {

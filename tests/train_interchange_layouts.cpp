@@ -3,7 +3,7 @@
 
 #include "attention/held_layouts.h"
 #include "tests/interchange_fixture.h"
-#include "train/loaded_model.h"
+#include "train/record/loaded_model.h"
 
 namespace filigree {
 namespace {

@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/run_fixture.h"
-#include "train/config.h"
+#include "train/config/config.h"
 
 namespace filigree {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "core/file.h"
 #include "tests/temporary_folder.h"
-#include "train/matrix_rate.h"
+#include "train/run/matrix_rate.h"
 
 namespace filigree {
 namespace {

@@ -8,9 +8,9 @@
 #include "core/build_info.h"
 #include "core/cuda/runtime.h"
 #include "tests/temporary_folder.h"
-#include "train/matrix_rate.h"
-#include "train/memory_plan.h"
-#include "train/run_setup.h"
+#include "train/run/matrix_rate.h"
+#include "train/run/memory_plan.h"
+#include "train/run/run_setup.h"
 
 namespace filigree {
 namespace {

@@ -7,7 +7,7 @@
 #include "layers/transformer.h"
 #include "tests/gradcheck.h"
 #include "tests/layers_models.h"
-#include "train/optimizer.h"
+#include "train/run/optimizer.h"
 
 namespace filigree {
 namespace {

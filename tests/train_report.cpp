@@ -7,12 +7,12 @@
 
 #include "tests/report_runs.h"
 #include "tests/run_fixture.h"
+#include "train/record/summary.h"
 #include "train/report/analysis.h"
 #include "train/report/html.h"
 #include "train/report/statistics.h"
 #include "train/report/svg.h"
 #include "train/report/tables.h"
-#include "train/summary.h"
 
 namespace filigree {
 namespace {

@@ -10,7 +10,7 @@
 #include "core/build_info.h"
 #include "core/parallel.h"
 #include "tests/temporary_folder.h"
-#include "train/run_folder.h"
+#include "train/record/run_folder.h"
 
 namespace filigree {
 namespace {

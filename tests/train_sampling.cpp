@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "tests/gradcheck.h"
-#include "train/sampling.h"
+#include "train/generate/sampling.h"
 
 namespace filigree {
 namespace {

@@ -4,7 +4,7 @@
 #include <numbers>
 
 #include "core/check.h"
-#include "train/schedule.h"
+#include "train/run/schedule.h"
 
 namespace filigree {
 namespace {

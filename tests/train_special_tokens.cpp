@@ -3,7 +3,7 @@
 #include <sstream>
 
 #include "tests/interchange_fixture.h"
-#include "train/special_tokens.h"
+#include "train/record/special_tokens.h"
 
 namespace filigree {
 namespace {

@@ -4,9 +4,9 @@
 
 #include "tests/gradcheck.h"
 #include "tests/run_fixture.h"
-#include "train/evaluate.h"
-#include "train/layouts.h"
-#include "train/run_setup.h"
+#include "train/config/layouts.h"
+#include "train/evaluate/evaluate.h"
+#include "train/run/run_setup.h"
 
 namespace filigree {
 namespace {

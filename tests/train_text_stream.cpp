@@ -3,7 +3,7 @@
 
 #include "tests/gradcheck.h"
 #include "tests/temporary_folder.h"
-#include "train/text_stream.h"
+#include "train/generate/text_stream.h"
 
 namespace filigree {
 namespace {

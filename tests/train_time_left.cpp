@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "train/time_left.h"
+#include "train/run/time_left.h"
 
 namespace filigree {
 namespace {

@@ -3,7 +3,7 @@
 
 #include "data/tokenizer.h"
 #include "tests/run_fixture.h"
-#include "train/token_ids.h"
+#include "train/record/token_ids.h"
 
 namespace filigree {
 namespace {

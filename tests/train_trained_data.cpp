@@ -6,7 +6,7 @@
 #include "data/bpe_tokenizer.h"
 #include "tests/bpe_helpers.h"
 #include "tests/run_fixture.h"
-#include "train/summary.h"
+#include "train/record/summary.h"
 
 namespace filigree {
 namespace {

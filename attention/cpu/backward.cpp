@@ -24,18 +24,16 @@ constexpr std::int64_t kGroupRows = 64;    // query tiles smaller than this are 
 // Who may add next, for each of a number of tiles.
 class Turns {
  public:
-  explicit Turns(std::int64_t tiles) : next_(static_cast<std::size_t>(tiles)) {}
+  explicit Turns(std::int64_t tiles) : next_(tiles) {}
 
   void wait(std::int64_t tile, std::int32_t turn) const {
-    const auto& next = next_[static_cast<std::size_t>(tile)];
+    const auto& next = next_[tile];
     for (int spins = 0; next.load(std::memory_order_acquire) != turn; ++spins) {
       check(!abandoned_.load(std::memory_order_relaxed), "another task of the attention backward failed");
       if (spins > 100) std::this_thread::yield();
     }
   }
-  void pass(std::int64_t tile, std::int32_t turn) {
-    next_[static_cast<std::size_t>(tile)].store(turn + 1, std::memory_order_release);
-  }
+  void pass(std::int64_t tile, std::int32_t turn) { next_[tile].store(turn + 1, std::memory_order_release); }
   void abandon() { abandoned_.store(true, std::memory_order_relaxed); }
 
  private:
@@ -75,9 +73,9 @@ class Backward {
 
   void run() {
     const std::vector<Task> tasks = make_tasks();
-    parallel_tasks(static_cast<std::int64_t>(tasks.size()) * p_.sharing, [&](std::int64_t i) {
+    parallel_tasks(std::ssize(tasks) * p_.sharing, [&](std::int64_t i) {
       try {
-        Task task = tasks[static_cast<std::size_t>(i / p_.sharing)];
+        Task task = tasks[i / p_.sharing];
         const std::int64_t b = i % p_.sharing + task.g / p_.G;
         task.g %= static_cast<std::int32_t>(p_.G);
         run_task(b, task);
@@ -110,7 +108,7 @@ class Backward {
   // Those of the layout's kv heads.
   std::vector<Task> make_tasks() const {
     std::vector<Task> tasks;
-    std::vector<bool> present(static_cast<std::size_t>(p_.layout.query_tiles() / block_tiles_ + 1));
+    std::vector<bool> present(p_.layout.query_tiles() / block_tiles_ + 1);
     const std::int64_t kv_heads = p_.layout.n_heads() / (p_.H / p_.G);
     for (std::int64_t g = 0; g < kv_heads; ++g)
       for (std::int64_t key_tile = 0; key_tile < p_.layout.key_tiles(); ++key_tile) {
@@ -118,7 +116,7 @@ class Backward {
         for (std::int64_t h = first_head(g); h < first_head(g + 1); ++h) {
           const TilePattern& pattern = p_.layout.of_head(static_cast<int>(h));  // h of the layout
           for (auto e = pattern.col_offsets[key_tile]; e < pattern.col_offsets[key_tile + 1]; ++e)
-            present[static_cast<std::size_t>(pattern.rows[e] / block_tiles_)] = true;
+            present[pattern.rows[e] / block_tiles_] = true;
         }
         std::int32_t turn = 0;
         for (std::size_t block = 0; block < present.size(); ++block)
@@ -179,13 +177,13 @@ class Backward {
         std::lower_bound(rows + pattern.col_offsets[task.key_tile], column_end, task.block * block_tiles_);
     const auto end = std::lower_bound(begin, column_end, (task.block + 1) * block_tiles_);
     std::vector<Member> group;
-    group.reserve(static_cast<std::size_t>(group_tiles_));
+    group.reserve(group_tiles_);
     const auto flush = [&] {
       if (!group.empty()) run_group(b, h, task.key_tile, group, buffers);
       group.clear();
     };
     for (auto entry = begin; entry != end; ++entry) {
-      const std::int64_t t = pattern.tile_of[static_cast<std::size_t>(entry - rows)];
+      const std::int64_t t = pattern.tile_of[entry - rows];
       Member& member = group.emplace_back();
       member.tile_number = t;
       member.query_tile = *entry;
@@ -196,7 +194,7 @@ class Backward {
         group.pop_back();
         flush();
         pass_by(b, h, task.key_tile, *entry);
-      } else if (static_cast<std::int64_t>(group.size()) == group_tiles_) {
+      } else if (std::ssize(group) == group_tiles_) {
         flush();
       }
     }
@@ -224,7 +222,7 @@ class Backward {
   void run_group(std::int64_t b, std::int64_t h, std::int64_t key_tile, const std::vector<Member>& group,
                  const Buffers& to) {
     const TilePattern& pattern = p_.pattern(b, h);
-    const std::int64_t rows = static_cast<std::int64_t>(group.size()) * p_.tile, row_stride = group_rows_ * L;
+    const std::int64_t rows = std::ssize(group) * p_.tile, row_stride = group_rows_ * L;
     const std::int64_t key_stride = p_.tile * L, transposed_stride = p_.padded_dim * L;
     const auto dim_chunks = static_cast<int>(p_.padded_dim / L), key_chunks = static_cast<int>(p_.tile / L);
     const auto row_chunks = static_cast<int>(rows / L);
@@ -351,8 +349,7 @@ void fill_zero(Heads& heads) {
   char* const first = static_cast<char*>(heads.tensor.raw_data()) +
                       heads.first * heads.dim() * dtype_size(heads.tensor.dtype());
   parallel_for(heads.batch() * heads.rows(), 64, [=](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row)
-      std::memset(first + row * stride, 0, static_cast<std::size_t>(bytes));
+    for (std::int64_t row = begin; row < end; ++row) std::memset(first + row * stride, 0, bytes);
   });
 }
 

@@ -54,8 +54,8 @@ class Choice {
     const std::int64_t place = gb * in_.query_tiles() + q, places = in_.places();
     std::int32_t* const to = chosen_ + place * (places + 1) * 2;
     std::fill_n(to, 2 * (places + 1), -1);
-    const double threshold = in_.thresholds[static_cast<std::size_t>(gb / in_.batch())];
-    std::vector<bool> taken(static_cast<std::size_t>(in_.key_tiles()));
+    const double threshold = in_.thresholds[gb / in_.batch()];
+    std::vector<bool> taken(in_.key_tiles());
     std::int64_t n_taken = 0;
     ChoiceSums sums;
     sums.query_tiles = in_.sinks < in_.candidates_end(q);
@@ -64,7 +64,7 @@ class Choice {
       if (best < 0 || !(row(gb, q, r)[best] > threshold)) continue;
       ++sums.wanted;
       if (n_taken == places) continue;
-      taken[static_cast<std::size_t>(best)] = true;
+      taken[best] = true;
       to[2 * n_taken] = static_cast<std::int32_t>(best);
       to[2 * n_taken++ + 1] = static_cast<std::int32_t>(r);
     }
@@ -88,7 +88,7 @@ class Choice {
     const float* shares = row(gb, q, r);
     std::int64_t best = -1;
     for (std::int64_t t = c.low; t < c.high; ++t)
-      if (c.has(t) && !taken[static_cast<std::size_t>(t)] && (best < 0 || shares[t] > shares[best])) best = t;
+      if (c.has(t) && !taken[t] && (best < 0 || shares[t] > shares[best])) best = t;
     return best;
   }
 
@@ -126,14 +126,14 @@ void candidate_mask(Context, const TileChoice& in, const Tensor& rows, Tensor& m
 void choose_tiles(Context, const TileChoice& in, Tensor& chosen, Tensor& sums) {
   const Choice choice(in, chosen);
   const std::int64_t n = in.shares.dim(0), query_tiles = in.query_tiles();
-  std::vector<ChoiceSums> of_tiles(static_cast<std::size_t>(n * query_tiles));
+  std::vector<ChoiceSums> of_tiles(n * query_tiles);
   parallel_tasks(n * query_tiles, [&](std::int64_t i) {
-    of_tiles[static_cast<std::size_t>(i)] = choice.choose(i / query_tiles, i % query_tiles);
+    of_tiles[i] = choice.choose(i / query_tiles, i % query_tiles);
   });
   for (std::int64_t gb = 0; gb < n; ++gb) {  // in a fixed order
     ChoiceSums total;
     for (std::int64_t q = 0; q < query_tiles; ++q)
-      total += of_tiles[static_cast<std::size_t>(gb * query_tiles + q)];
+      total += of_tiles[gb * query_tiles + q];
     static_cast<ChoiceSums*>(sums.raw_data())[gb] = total;
   }
 }

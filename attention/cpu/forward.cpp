@@ -34,8 +34,8 @@ class Forward {
     parallel_tasks(p_.B * p_.G * key_tiles,
                    [&](std::int64_t i) { pack(i / key_tiles / p_.G, i / key_tiles % p_.G, i % key_tiles); });
     const std::vector<std::int64_t> rows = longest_first();
-    parallel_tasks(static_cast<std::int64_t>(rows.size()) * p_.sharing, [&](std::int64_t i) {
-      const std::int64_t row = rows[static_cast<std::size_t>(i / p_.sharing)];
+    parallel_tasks(std::ssize(rows) * p_.sharing, [&](std::int64_t i) {
+      const std::int64_t row = rows[i / p_.sharing];
       const std::int64_t head = row / p_.layout.query_tiles();  // of the layout
       query_tile(i % p_.sharing + head / p_.H, head % p_.H, row % p_.layout.query_tiles());
     });
@@ -70,7 +70,7 @@ class Forward {
   // The layout's (head, query tile) pairs by descending number of tiles.
   std::vector<std::int64_t> longest_first() const {
     const std::int64_t query_tiles = p_.layout.query_tiles();
-    std::vector<std::int64_t> rows(static_cast<std::size_t>(p_.layout.n_heads() * query_tiles));
+    std::vector<std::int64_t> rows(p_.layout.n_heads() * query_tiles);
     std::iota(rows.begin(), rows.end(), 0);
     const auto tiles = [&](std::int64_t row) {
       const auto& offsets = p_.layout.of_head(static_cast<int>(row / query_tiles)).row_offsets;
@@ -113,7 +113,7 @@ class Forward {
       const T gate = p_.gate_of(b, h, t);
       if (gate == 0 || !bounds.touch(key_tile * p_.tile, (key_tile + 1) * p_.tile)) continue;
       strip.push_back({t, key_tile, gate == 1 ? T(0) : std::log2(gate)});
-      if (static_cast<std::int64_t>(strip.size()) == strip_tiles_) flush();
+      if (std::ssize(strip) == strip_tiles_) flush();
     }
     flush();
     if (first) std::fill_n(row.o, tile_elements_, T(0));

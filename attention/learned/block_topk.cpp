@@ -87,8 +87,8 @@ class BlockTopk final : public RoutedMechanism {
                           1.0 / static_cast<double>(group_))),
         key_(projection(make, heads.name + ".key", heads.head_dim, 1)),
         site_(random_site(heads.name + ".tried")),
-        thresholds_(static_cast<std::size_t>(heads.n_kv_heads), std::log(kFirstShare)),
-        wants_(static_cast<std::size_t>(heads.n_kv_heads)) {
+        thresholds_(heads.n_kv_heads, std::log(kFirstShare)),
+        wants_(heads.n_kv_heads) {
     require(heads.geometry.tile % options.parts == 0, "{}: block_topk cannot cut a tile of {} into {} parts",
             heads.name, heads.geometry.tile, options.parts);
     for (Parameter* p : {&query_, &key_}) p->lr_factor = schedule.lr;
@@ -101,7 +101,7 @@ class BlockTopk final : public RoutedMechanism {
   Routing route(const Var& q, const Var& k, const Tensor& row_bounds, bool training) const override {
     const std::int64_t B = q.dim(0), N = q.dim(1), tiles = N / heads().geometry.tile;  // whole ones
     Routing routing;
-    routing.tiles.resize(static_cast<std::size_t>(B * heads().n_kv_heads));
+    routing.tiles.resize(B * heads().n_kv_heads);
     if (tiles == 0) return routing;
     const std::int64_t parts = tiles * options_.parts;
     const Var rows = project(q, query_, N),
@@ -133,21 +133,20 @@ class BlockTopk final : public RoutedMechanism {
     if (m.length == 0) {
       m.query_weights = query_.var.value().to(DType::f64).to(Device::cpu());
       m.key_weights = key_.var.value().to(DType::f64).to(Device::cpu());
-      m.keys.assign(static_cast<std::size_t>(G), {});
-      m.sums.assign(static_cast<std::size_t>(G), std::vector<double>(static_cast<std::size_t>(D)));
-      m.chosen.assign(static_cast<std::size_t>(G), {});
+      m.keys.assign(G, {});
+      m.sums.assign(G, std::vector<double>(D));
+      m.chosen.assign(G, {});
     }
     const std::int64_t row = m.length % T, part = T / options_.parts;
     for (std::int64_t g = 0; g < G; ++g) {
-      auto& sums = m.sums[static_cast<std::size_t>(g)];
-      auto& chosen = m.chosen[static_cast<std::size_t>(g)];
+      auto& sums = m.sums[g];
+      auto& chosen = m.chosen[g];
       if (row == 0) chosen.clear();
       if (choose) choose_row(q + g * group_ * D, g, m, m.length / T, chosen);
-      for (std::int64_t d = 0; d < D; ++d)
-        sums[static_cast<std::size_t>(d)] += k[g * D + d] / static_cast<double>(part);
+      for (std::int64_t d = 0; d < D; ++d) sums[d] += k[g * D + d] / static_cast<double>(part);
       if ((row + 1) % part != 0) continue;
       const std::vector<double> key = times(sums.data(), m.key_weights, g);
-      auto& keys = m.keys[static_cast<std::size_t>(g)];
+      auto& keys = m.keys[g];
       keys.insert(keys.end(), key.begin(), key.end());
       std::ranges::fill(sums, 0.0);
     }
@@ -169,7 +168,7 @@ class BlockTopk final : public RoutedMechanism {
 
   void start_counting() override {
     const std::int64_t side = query_tiles(heads().geometry.n);
-    counts_.assign(static_cast<std::size_t>(heads().n_kv_heads * side * side), 0.0f);
+    counts_.assign(heads().n_kv_heads * side * side, 0.0f);
   }
 
   LearnState state() const override {
@@ -210,21 +209,20 @@ class BlockTopk final : public RoutedMechanism {
     require(!counts_.empty(),
             "{}: block_topk hardens by how often tiles were chosen, and nothing was counted", heads().name);
     const std::int64_t side = query_tiles(heads().geometry.n);
-    by_distance_.assign(static_cast<std::size_t>(heads().n_kv_heads * side), 0.0f);
+    by_distance_.assign(heads().n_kv_heads * side, 0.0f);
     for (std::int64_t g = 0; g < heads().n_kv_heads; ++g)
       for (std::int64_t q = 0; q < side; ++q)
         for (std::int64_t k = 0; k < side; ++k)
-          by_distance_[static_cast<std::size_t>(g * side + std::abs(q - k))] +=
-              counts_[static_cast<std::size_t>((g * side + q) * side + k)] /
-              static_cast<float>(side - std::abs(q - k));
+          by_distance_[g * side + std::abs(q - k)] +=
+              counts_[(g * side + q) * side + k] / static_cast<float>(side - std::abs(q - k));
   }
   // How often it was chosen; at other lengths, how often tiles at its distance were.
   float score(int head, std::int64_t q, std::int64_t k) const override {
     const std::int64_t side = query_tiles(heads().geometry.n), g = head / group_;
     if (k < options_.sinks) return std::numeric_limits<float>::max();
-    if (q < side && k < side) return counts_[static_cast<std::size_t>((g * side + q) * side + k)];
+    if (q < side && k < side) return counts_[(g * side + q) * side + k];
     const std::int64_t d = std::abs(q - k);
-    return d < side ? by_distance_[static_cast<std::size_t>(g * side + d)] : 0.0f;
+    return d < side ? by_distance_[g * side + d] : 0.0f;
   }
 
  private:
@@ -279,11 +277,11 @@ class BlockTopk final : public RoutedMechanism {
     if (options_.explore == 0) return {};
     if (in.shares.device().is_meta()) return Tensor::empty({GB, Q}, DType::i32, in.shares.device());
     RandomStream random(RandomKey{stage_.seed, site_, static_cast<std::uint32_t>(stage_.step)});
-    std::vector<std::int32_t> rows(static_cast<std::size_t>(GB * Q), -1);
+    std::vector<std::int32_t> rows(GB * Q, -1);
     for (std::int64_t i = 0; i < GB * Q; ++i) {
       const std::int64_t height = std::min(in.tile, in.rows() - i % Q * in.tile);
       const auto row = static_cast<std::int32_t>(random.below(static_cast<std::uint32_t>(height)));
-      if (random.uniform() < options_.explore) rows[static_cast<std::size_t>(i)] = row;
+      if (random.uniform() < options_.explore) rows[i] = row;
     }
     return Tensor::of({GB, Q}, rows, in.shares.device());
   }
@@ -291,7 +289,7 @@ class BlockTopk final : public RoutedMechanism {
   // The routed tiles of kv head g and sequence b, gb = g B + b.
   static std::vector<RoutedTile>& tiles_of(Routing& routing, std::int64_t gb, std::int64_t G) {
     const std::int64_t B = std::ssize(routing.tiles) / G;
-    return routing.tiles[static_cast<std::size_t>(gb % B * G + gb / B)];
+    return routing.tiles[gb % B * G + gb / B];
   }
 
   // Gives the tiles their places among the gates, and makes these.
@@ -305,13 +303,13 @@ class BlockTopk final : public RoutedMechanism {
     std::vector<std::int32_t> row_ids, places;
     std::vector<double> thresholds, chosen, tried;
     for (std::int64_t gb = 0; gb < GB; ++gb) {
-      row_ids.resize(static_cast<std::size_t>((gb + 1) * M), static_cast<std::int32_t>(gb * N));
+      row_ids.resize((gb + 1) * M, static_cast<std::int32_t>(gb * N));
       std::int64_t at = gb * M;
       for (RoutedTile& t : tiles_of(routing, gb, G)) {
         t.gate = static_cast<std::int32_t>(places.size());
-        row_ids[static_cast<std::size_t>(at)] += static_cast<std::int32_t>(t.q * in.tile) + t.first_row;
+        row_ids[at] += static_cast<std::int32_t>(t.q * in.tile) + t.first_row;
         places.push_back(static_cast<std::int32_t>(at++ * tiles + t.k));
-        thresholds.push_back(in.thresholds[static_cast<std::size_t>(gb / in.batch())]);
+        thresholds.push_back(in.thresholds[gb / in.batch()]);
         chosen.push_back(t.tried ? 0 : 1);
         tried.push_back(t.tried ? 1 : 0);
       }
@@ -376,7 +374,7 @@ class BlockTopk final : public RoutedMechanism {
     count(routing);
     if (!training) return;
     for (std::int64_t gb = 0; gb < G * B; ++gb)  // in a fixed order
-      wants_[static_cast<std::size_t>(gb / B)] += of_samples[gb];
+      wants_[gb / B] += of_samples[gb];
   }
 
   // The tiles of one sequence and kv head, of each query tile in the order of keys.
@@ -397,17 +395,15 @@ class BlockTopk final : public RoutedMechanism {
     for (std::size_t bg = 0; bg < routing.tiles.size(); ++bg)
       for (const RoutedTile& t : routing.tiles[bg])
         if (!t.tried && t.q < side && t.k < side)
-          counts_[static_cast<std::size_t>((static_cast<std::int64_t>(bg) % G * side + t.q) * side + t.k)] +=
-              1;
+          counts_[(static_cast<std::int64_t>(bg) % G * side + t.q) * side + t.k] += 1;
   }
 
   // x [in] times the weights [G, in, dim] of one kv head.
   std::vector<double> times(const double* x, const Tensor& weights, std::int64_t g) const {
     const std::int64_t in = weights.dim(1);
-    std::vector<double> y(static_cast<std::size_t>(dim_));
+    std::vector<double> y(dim_);
     for (std::int64_t i = 0; i < in; ++i)
-      for (std::int64_t d = 0; d < dim_; ++d)
-        y[static_cast<std::size_t>(d)] += x[i] * weights.data<double>()[(g * in + i) * dim_ + d];
+      for (std::int64_t d = 0; d < dim_; ++d) y[d] += x[i] * weights.data<double>()[(g * in + i) * dim_ + d];
     return y;
   }
 
@@ -416,7 +412,7 @@ class BlockTopk final : public RoutedMechanism {
                   std::vector<RouterMemory::Chosen>& chosen) const {
     if (std::ssize(chosen) >= options_.topk) return;
     const std::vector<double> query = times(q, m.query_weights, g);
-    const double* key = m.keys[static_cast<std::size_t>(g)].data() + options_.sinks * options_.parts * dim_;
+    const double* key = m.keys[g].data() + options_.sinks * options_.parts * dim_;
     std::vector<double> sums;  // of each candidate's e^score
     double total = 0;
     for (std::int64_t t = options_.sinks; t < query_tile; ++t) {
@@ -426,10 +422,10 @@ class BlockTopk final : public RoutedMechanism {
       sums.push_back(sum);
       total += sum;
     }
-    for (const RouterMemory::Chosen& c : chosen) sums[static_cast<std::size_t>(c.tile - options_.sinks)] = -1;
+    for (const RouterMemory::Chosen& c : chosen) sums[c.tile - options_.sinks] = -1;
     const auto best = std::ranges::max_element(sums);
     if (best == sums.end() || *best < 0) return;
-    const double above = std::log(*best / total + kLeastShare) - thresholds_[static_cast<std::size_t>(g)];
+    const double above = std::log(*best / total + kLeastShare) - thresholds_[g];
     if (above > 0)
       chosen.push_back(
           {static_cast<std::int32_t>(best - sums.begin() + options_.sinks), 2 / (1 + std::exp(-above))});

@@ -19,7 +19,7 @@ float draw(const RandomKey& key, int head, std::int64_t q, std::int64_t k) {
 void append_row_mask(int from, int end, MaskTable& masks) {
   const int words = masks.words_per_row(), tile = masks.tile();
   const std::uint64_t ones = tile < 64 ? (std::uint64_t{1} << tile) - 1 : ~std::uint64_t{0};
-  std::vector<std::uint64_t> mask(static_cast<std::size_t>(masks.words_per_mask()));
+  std::vector<std::uint64_t> mask(masks.words_per_mask());
   for (int row = from; row < end; ++row) std::fill_n(mask.begin() + row * words, words, ones);
   masks.append(mask);
 }
@@ -150,7 +150,7 @@ const LearnedLayer::Everything& LearnedLayer::everything(std::int64_t n) const {
   for (std::int64_t q = 0; q < made->layout.query_tiles(); ++q) {
     const auto row = pattern.columns.begin() + pattern.row_offsets[q];
     const auto t = std::find(row, pattern.columns.begin() + pattern.row_offsets[q + 1], q);
-    made->diagonal.push_back(pattern.mask_id[static_cast<std::size_t>(t - pattern.columns.begin())]);
+    made->diagonal.push_back(pattern.mask_id[t - pattern.columns.begin()]);
   }
   return *made;
 }
@@ -182,9 +182,9 @@ LearnedLayer::HeadView LearnedLayer::assemble_head(int head, const Everything& a
 
 LearnedLayer::View LearnedLayer::assemble(std::int64_t n, Chooser chooser) const {
   const Everything& all = everything(n);
-  std::vector<HeadView> heads(static_cast<std::size_t>(n_heads_));
+  std::vector<HeadView> heads(n_heads_);
   parallel_tasks(n_heads_, [&](std::int64_t head) {
-    heads[static_cast<std::size_t>(head)] = assemble_head(static_cast<int>(head), all, chooser);
+    heads[head] = assemble_head(static_cast<int>(head), all, chooser);
   });
   View view;
   std::vector<TilePattern> patterns;
@@ -401,7 +401,7 @@ LearnedLayer::HeadView LearnedLayer::routed_head(const Group& group, const Every
     const auto diagonal = static_cast<std::int32_t>(q);
     for (std::int32_t k = 0; k < std::min(sinks, geometry_.causal ? q : side); ++k)
       if (k != diagonal) row.add(k, kFullTile, 0);
-    row.add(diagonal, all.diagonal[static_cast<std::size_t>(q)], 0);
+    row.add(diagonal, all.diagonal[q], 0);
     for (; tile != tiles.end() && tile->q == q; ++tile)
       row.add(tile->k, mask_of(*tile, rows), static_cast<std::int32_t>(first_entry + tile->gate));
     row.append_to(made.pattern, made.entries);
@@ -415,12 +415,12 @@ LearnedLayer::View LearnedLayer::assemble_each(std::int64_t batch, std::int64_t 
   const Everything& all = everything(n);
   View view;
   std::vector<TilePattern> patterns = others.layout->patterns();  // then those of routers
-  std::vector<std::int32_t> head_pattern(static_cast<std::size_t>(batch * n_heads_));
+  std::vector<std::int32_t> head_pattern(batch * n_heads_);
   std::vector<std::vector<std::int32_t>> entries(head_pattern.size());
   for (int head = 0; head < n_heads_; ++head)
     for (std::int64_t b = 0; b < batch; ++b) {
       const auto place = static_cast<std::size_t>(b * n_heads_ + head);
-      head_pattern[place] = others.layout->head_pattern()[static_cast<std::size_t>(head)];
+      head_pattern[place] = others.layout->head_pattern()[head];
       const auto first = others.entries.begin() + others.layout->gate_offset(head);
       entries[place].assign(first, first + others.layout->of_head(head).tiles());
     }
@@ -429,7 +429,7 @@ LearnedLayer::View LearnedLayer::assemble_each(std::int64_t batch, std::int64_t 
     const auto first_pattern = std::ssize(patterns);
     patterns.resize(patterns.size() + routing.tiles.size());
     parallel_tasks(std::ssize(routing.tiles), [&, group = group, &routing = routing](std::int64_t i) {
-      HeadView made = routed_head(*group, all, routing.tiles[static_cast<std::size_t>(i)],
+      HeadView made = routed_head(*group, all, routing.tiles[i],
                                   routings.first_entries.at(group));
       for (std::int64_t h = 0; h < each; ++h) {
         const auto place =
@@ -437,7 +437,7 @@ LearnedLayer::View LearnedLayer::assemble_each(std::int64_t batch, std::int64_t 
         head_pattern[place] = static_cast<std::int32_t>(first_pattern + i);
         entries[place] = made.entries;
       }
-      patterns[static_cast<std::size_t>(first_pattern + i)] = std::move(made.pattern);
+      patterns[first_pattern + i] = std::move(made.pattern);
     });
   }
   view.layout = std::make_shared<const TileLayout>(n, n, geometry_.tile, geometry_.causal,
@@ -510,7 +510,7 @@ Tensor LearnedLayer::read_rows(const Tensor& qkv, std::int64_t n, Memory& memory
     if (!group || !group->routes()) continue;
     const LearnedHeads& heads = group->mechanism->heads();
     const auto kv = static_cast<std::size_t>((head - group->first_head) * heads.n_kv_heads / heads.n_heads);
-    for (const RouterMemory::Chosen& c : memory[static_cast<std::size_t>(group - groups_.data())].chosen[kv])
+    for (const RouterMemory::Chosen& c : memory[group - groups_.data()].chosen[kv])
       to[c.tile] = c.gate;
   }
   return of_row;

@@ -88,19 +88,19 @@ class LearnedLayout final : public GatedMechanism {
   }
 
   ShareAt share_at(const Tensor& alpha, double shift) const override {
-    std::vector<ShareAt> of_heads(static_cast<std::size_t>(heads().n_heads));
+    std::vector<ShareAt> of_heads(heads().n_heads);
     parallel_tasks(heads().n_heads, [&](std::int64_t head) {
       const std::int64_t units = dictionary_.n_units();
       const double* row = alpha.data<double>() + head * units;
-      std::vector<double> off(static_cast<std::size_t>(units));
+      std::vector<double> off(units);
       for (std::int64_t u = 0; u < units; ++u)
-        off[static_cast<std::size_t>(u)] = 1 / (1 + std::exp(row[u] - shift + on_shift()));
-      ShareAt& at = of_heads[static_cast<std::size_t>(head)];
+        off[u] = 1 / (1 + std::exp(row[u] - shift + on_shift()));
+      ShareAt& at = of_heads[head];
       for (int c = 0; c < dictionary_.n_classes(); ++c) {
         double all_off = 1, growth = 0;  // of its logarithm with the shift
         for (const std::int32_t u : dictionary_.units_of_class(c)) {
-          all_off *= off[static_cast<std::size_t>(u)];
-          growth += 1 - off[static_cast<std::size_t>(u)];
+          all_off *= off[u];
+          growth += 1 - off[u];
         }
         const auto tiles = static_cast<double>(dictionary_.tiles_of_class(c));
         at.share += (1 - all_off) * tiles;

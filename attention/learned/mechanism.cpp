@@ -90,7 +90,7 @@ std::vector<HeadTile> Mechanism::hardened_tiles(std::int64_t n) {
   };
   const auto wanted = static_cast<std::ptrdiff_t>(budget_tiles(n) - std::ssize(chosen));
   std::nth_element(candidates.begin(), candidates.begin() + wanted, candidates.end(), before);
-  for (std::ptrdiff_t i = 0; i < wanted; ++i) chosen.push_back(candidates[static_cast<std::size_t>(i)].tile);
+  for (std::ptrdiff_t i = 0; i < wanted; ++i) chosen.push_back(candidates[i].tile);
   std::ranges::sort(chosen, {}, [](const HeadTile& t) { return std::make_tuple(t.head, t.q, t.k); });
   return chosen;
 }

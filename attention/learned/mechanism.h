@@ -67,8 +67,7 @@ struct HeadTile {
 // Tiles of n_heads heads with `side` tiles a side.
 class TileSet {
  public:
-  TileSet(std::int64_t n_heads, std::int64_t side)
-      : side_(side), on_(static_cast<std::size_t>(n_heads * side * side)) {}
+  TileSet(std::int64_t n_heads, std::int64_t side) : side_(side), on_(n_heads * side * side) {}
   void add(const HeadTile& t) { on_[place(t.head, t.q, t.k)] = true; }
   bool has(std::int64_t head, std::int64_t q, std::int64_t k) const { return on_[place(head, q, k)]; }
 

@@ -54,15 +54,15 @@ LayoutPtr heaviest_tiles(const Geometry& g, const Tensor& mass, std::int64_t bud
 }
 
 LayoutPtr with_shuffled_heads(const TileLayout& layout, std::uint64_t seed) {
-  std::vector<std::int32_t> order(static_cast<std::size_t>(layout.n_heads()));
+  std::vector<std::int32_t> order(layout.n_heads());
   std::iota(order.begin(), order.end(), 0);
   RandomStream random(RandomKey{seed, random_site("shuffle.heads"), 0});
   for (std::size_t i = order.size(); i > 1; --i)
     std::swap(order[i - 1], order[random.below(static_cast<std::uint32_t>(i))]);
   std::vector<std::int32_t> head_pattern(order.size());
   for (std::size_t i = 0; i < order.size(); ++i)  // a cycle: no head keeps its own
-    head_pattern[static_cast<std::size_t>(order[i])] =
-        layout.head_pattern()[static_cast<std::size_t>(order[(i + 1) % order.size()])];
+    head_pattern[order[i]] =
+        layout.head_pattern()[order[(i + 1) % order.size()]];
   return std::make_shared<const TileLayout>(layout.n_queries(), layout.n_keys(), layout.tile(),
                                             layout.causal(), layout.patterns(), std::move(head_pattern),
                                             layout.masks());

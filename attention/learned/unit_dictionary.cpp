@@ -114,7 +114,7 @@ void UnitDictionary::units_of(std::int64_t q, std::int64_t k, std::vector<std::i
 }
 
 void UnitDictionary::classify() {
-  class_of_.assign(static_cast<std::size_t>(tiles_ * tiles_), -1);
+  class_of_.assign(tiles_ * tiles_, -1);
   std::map<std::vector<std::int32_t>, std::int32_t> classes;
   std::vector<std::int32_t> units;
   for (std::int64_t q = 0; q < tiles_; ++q)
@@ -132,8 +132,8 @@ void UnitDictionary::classify() {
         units_of_class_.push_back(units);
         tiles_of_class_.push_back(0);
       }
-      class_of_[static_cast<std::size_t>(q * tiles_ + k)] = found->second;
-      ++tiles_of_class_[static_cast<std::size_t>(found->second)];
+      class_of_[q * tiles_ + k] = found->second;
+      ++tiles_of_class_[found->second];
     }
 }
 

@@ -15,10 +15,10 @@ void broadcast(std::int64_t n, const T* a, const T* b, std::int64_t period, T* y
   if (n == 0) return;
   std::vector<T> repeated;
   if (period < kLong && period < n) {
-    repeated.reserve(static_cast<std::size_t>(kLong + period));
-    while (static_cast<std::int64_t>(repeated.size()) < kLong) repeated.insert(repeated.end(), b, b + period);
+    repeated.reserve(kLong + period);
+    while (std::ssize(repeated) < kLong) repeated.insert(repeated.end(), b, b + period);
     b = repeated.data();
-    period = static_cast<std::int64_t>(repeated.size());
+    period = std::ssize(repeated);
   }
   parallel_elements(n, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end;) {

@@ -108,7 +108,7 @@ void norm_backward(Context, const Tensor& dy, const Tensor& x, const Tensor& wei
       return;
     }
     // One pass for all gradients; the parameters' partial sums are [dweight, dbias].
-    std::vector<T> sums(static_cast<std::size_t>(2 * n));
+    std::vector<T> sums(2 * n);
     const bool with_bias = dbias.defined();
     sum_over_rows(rows, 2 * n, sums.data(), [=](std::int64_t first, std::int64_t last, T* partial) {
       for (std::int64_t r = first; r < last; ++r) {

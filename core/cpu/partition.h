@@ -30,9 +30,9 @@ void parallel_rows(std::int64_t rows, std::int64_t row_elements, F&& body) {
 template <class R, class F>
 std::vector<R> partial_results(std::int64_t n, F&& task) {
   static_assert(!std::is_same_v<R, bool>, "tasks would write to the same bytes of a vector<bool>");
-  std::vector<R> results(static_cast<std::size_t>((n + kTaskElements - 1) / kTaskElements));
+  std::vector<R> results((n + kTaskElements - 1) / kTaskElements);
   parallel_elements(n, [&](std::int64_t begin, std::int64_t end) {
-    results[static_cast<std::size_t>(begin / kTaskElements)] = task(begin, end);
+    results[begin / kTaskElements] = task(begin, end);
   });
   return results;
 }

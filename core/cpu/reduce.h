@@ -50,13 +50,13 @@ void sum_over_rows(std::int64_t rows, std::int64_t width, T* result, F&& add_row
   const std::int64_t wanted = std::clamp<std::int64_t>(rows * width / kBlockElements, 1, kMaxBlocks);
   const std::int64_t block_rows = std::max<std::int64_t>(1, (rows + wanted - 1) / wanted);
   const std::int64_t blocks = (rows + block_rows - 1) / block_rows;
-  std::vector<T> partial(static_cast<std::size_t>(blocks * width));
+  std::vector<T> partial(blocks * width);
   parallel_for(rows, block_rows, [&](std::int64_t begin, std::int64_t end) {
     add_rows(begin, end, partial.data() + begin / block_rows * width);
   });
   std::fill_n(result, width, T{0});
   for (std::int64_t b = 0; b < blocks; ++b)
-    for (std::int64_t c = 0; c < width; ++c) result[c] += partial[static_cast<std::size_t>(b * width + c)];
+    for (std::int64_t c = 0; c < width; ++c) result[c] += partial[b * width + c];
 }
 
 }  // namespace filigree::cpu

@@ -95,7 +95,7 @@ PasskeyTask::Haystack PasskeyTask::draw_haystack(RandomStream& random, std::size
 
 // The sentence's start that is nearest to this depth.
 std::size_t PasskeyTask::place_at(const Haystack& haystack, std::int64_t depth) const {
-  const auto size = static_cast<std::int64_t>(haystack.text.size());
+  const auto size = std::ssize(haystack.text);
   const std::int64_t wanted = depths_ > 1 ? size * depth / (depths_ - 1) : size / 2;
   return *std::ranges::min_element(haystack.starts, {}, [&](std::size_t start) {
     return std::abs(static_cast<std::int64_t>(start) - wanted);

@@ -111,7 +111,7 @@ void PlantedTask::read_rules(MapReader& reader, std::int64_t seq_len) {
 
 // Gives every rule its questions and places.
 void PlantedTask::plant(const YamlNode& node, std::int64_t seq_len) {
-  places_.resize(static_cast<std::size_t>(seq_len));
+  places_.resize(seq_len);
   std::int64_t next = values_;
   for (std::size_t r = 0; r < rules_.size(); ++r) {
     const PlantedRule& rule = rules_[r];
@@ -121,7 +121,7 @@ void PlantedTask::plant(const YamlNode& node, std::int64_t seq_len) {
     if (rule.kind == Kind::offset) continue;
     for (std::int64_t key = 0; key < n_keys_.back(); ++key) {
       const std::int64_t at = rule.kind == Kind::sink ? rule.at : rule.phase + key * rule.at;
-      Place& place = places_[static_cast<std::size_t>(at)];
+      Place& place = places_[at];
       if (place.rule >= 0)
         fail_at(node.items[r].mark,
                 fmt::format("rules {} and {} both plant a token at position {}", place.rule, r, at),
@@ -170,7 +170,7 @@ bool PlantedTask::can_ask(const PlantedRule& rule, std::span<const std::int32_t>
                           std::int64_t i) const {
   switch (rule.kind) {
     case Kind::offset:
-      return i >= rule.at && inputs[static_cast<std::size_t>(i - rule.at)] < values_;
+      return i >= rule.at && inputs[i - rule.at] < values_;
     case Kind::stride:
       return i > rule.phase;
     case Kind::sink:
@@ -193,7 +193,7 @@ DrawnSample PlantedTask::draw(RandomStream& random, std::span<std::int32_t> inpu
     const auto value = static_cast<std::int32_t>(values[at]);
     if (const Place& place = places_[at]; place.rule >= 0) {
       const auto r = static_cast<std::size_t>(place.rule);
-      const std::int64_t key = keys[r][static_cast<std::size_t>(place.key)];
+      const std::int64_t key = keys[r][place.key];
       inputs[at] = static_cast<std::int32_t>(first_planted_[r] + key * values_) + value;
       continue;
     }
@@ -211,10 +211,10 @@ DrawnSample PlantedTask::draw(RandomStream& random, std::span<std::int32_t> inpu
     if (rule.kind == Kind::stride) {
       const std::int64_t number = random.range(0, strides_below(rule, i) - 1);
       source = rule.phase + number * rule.at;
-      key = keys[r][static_cast<std::size_t>(number)];
+      key = keys[r][number];
     }
     inputs[at] = static_cast<std::int32_t>(first_question_[r] + key);
-    targets[at] = static_cast<std::int32_t>(values[static_cast<std::size_t>(source)]);
+    targets[at] = static_cast<std::int32_t>(values[source]);
   }
   return {n};
 }

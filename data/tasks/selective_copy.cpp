@@ -36,7 +36,7 @@ class SelectiveCopyTask : public GeneratedTask {
     for (std::size_t j = 0; j < places.size(); ++j) {
       const auto symbol = static_cast<std::int32_t>(random.range(1, vocab_ - 2));
       const std::size_t marker = static_cast<std::size_t>(noise) + j;
-      inputs[static_cast<std::size_t>(places[j])] = targets[marker] = symbol;
+      inputs[places[j]] = targets[marker] = symbol;
       inputs[marker] = static_cast<std::int32_t>(vocab_ - 1);
     }
     return {std::ssize(inputs)};

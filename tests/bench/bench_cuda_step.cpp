@@ -1,5 +1,5 @@
-// A training step of a GPT-2 shape on the GPU: random tokens, bf16, AdamW, clipping, as RESULTS.md compares it with
-// PyTorch's. One JSON line.
+// A training step of a GPT-2 shape on the GPU: random tokens, bf16, AdamW, clipping, as RESULTS.md compares
+// it with PyTorch's. One JSON line.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -7,7 +7,7 @@
 #include "attention/pattern.h"
 #include "layers/flops.h"
 #include "tests/bench/bench_cuda.h"
-#include "train/step.h"
+#include "train/run/step.h"
 
 namespace filigree {
 namespace {

@@ -16,7 +16,7 @@
 #include "attention/pattern.h"
 #include "core/build_info.h"
 #include "core/stream.h"
-#include "train/step.h"
+#include "train/run/step.h"
 
 namespace filigree {
 namespace {

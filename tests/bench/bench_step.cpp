@@ -18,7 +18,7 @@
 #include "core/parallel.h"
 #include "layers/flops.h"
 #include "layers/transformer.h"
-#include "train/optimizer.h"
+#include "train/run/optimizer.h"
 
 namespace filigree {
 namespace {

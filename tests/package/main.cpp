@@ -6,7 +6,7 @@
 #include "attention/sparse_attention.h"
 #include "core/ops.h"
 #include "core/random.h"
-#include "train/config.h"
+#include "train/config/config.h"
 
 using namespace filigree;
 

@@ -4,9 +4,9 @@
 
 #include "core/file.h"
 #include "data/tokenizer.h"
-#include "train/run_folder.h"
-#include "train/run_setup.h"
-#include "train/trained_data.h"
+#include "train/record/run_folder.h"
+#include "train/run/run_setup.h"
+#include "train/run/trained_data.h"
 
 namespace filigree {
 namespace {

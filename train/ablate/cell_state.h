@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "train/ablate/sweep.h"
-#include "train/checkpoint.h"
+#include "train/record/checkpoint.h"
 
 namespace filigree {
 

@@ -12,7 +12,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
-#include "train/signals.h"
+#include "train/run/signals.h"
 
 namespace filigree {
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <map>
 
-#include "train/layouts.h"
+#include "train/config/layouts.h"
 
 namespace filigree {
 namespace {

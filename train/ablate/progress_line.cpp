@@ -39,7 +39,7 @@ std::int64_t newest_step(const std::filesystem::path& metrics) {
   std::ifstream in(metrics, std::ios::binary | std::ios::ate);
   if (!in) return 0;
   const auto size = static_cast<std::int64_t>(in.tellg()), begin = std::max<std::int64_t>(0, size - 16384);
-  std::string tail(static_cast<std::size_t>(size - begin), '\0');
+  std::string tail(size - begin, '\0');
   in.seekg(begin);
   in.read(tail.data(), std::ssize(tail));
   for (std::size_t end = tail.rfind('\n'); end != std::string::npos && end > 0;) {

@@ -20,13 +20,13 @@
 #include "train/ablate/child.h"
 #include "train/ablate/fairness.h"
 #include "train/ablate/progress_line.h"
-#include "train/checkpoint.h"
-#include "train/folder_lock.h"
-#include "train/layouts.h"
+#include "train/config/layouts.h"
+#include "train/record/checkpoint.h"
+#include "train/record/folder_lock.h"
+#include "train/record/run_folder.h"
 #include "train/report/report.h"
-#include "train/run_folder.h"
-#include "train/run_setup.h"
-#include "train/signals.h"
+#include "train/run/run_setup.h"
+#include "train/run/signals.h"
 
 namespace filigree {
 namespace {

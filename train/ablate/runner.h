@@ -1,9 +1,8 @@
 // Runs the cells of a sweep as processes of this same binary, each an ordinary run that resumes as such.
 //
-//   OUT/<cell>/        a run's folder (train/run_folder.h) with cell.yaml and output.log (cell_state.h)
-//   OUT/sweep.json     axes, cells, fitted parameters, measured speeds, which cells ran beside others
-//   OUT/results.csv, results.json, results.md, report.html
-//   OUT/lock           held while a sweep runs
+//   OUT/<cell>/        a run's folder (train/record/run_folder.h) with cell.yaml and output.log
+//   (cell_state.h) OUT/sweep.json     axes, cells, fitted parameters, measured speeds, which cells ran beside
+//   others OUT/results.csv, results.json, results.md, report.html OUT/lock           held while a sweep runs
 #pragma once
 
 #include <string>

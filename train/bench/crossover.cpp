@@ -10,10 +10,10 @@
 #include "core/parallel.h"
 #include "core/random.h"
 #include "core/stream.h"
-#include "train/device_choice.h"
-#include "train/layouts.h"
+#include "train/config/device_choice.h"
+#include "train/config/layouts.h"
 #include "train/report/svg.h"
-#include "train/step.h"
+#include "train/run/step.h"
 
 namespace filigree {
 namespace {
@@ -25,7 +25,7 @@ constexpr int kMaxCalls = 200;
 
 double quantile(std::vector<double> values, double share) {
   std::ranges::sort(values);
-  return values[static_cast<std::size_t>(std::lround(share * static_cast<double>(values.size() - 1)))];
+  return values[std::lround(share * static_cast<double>(values.size() - 1))];
 }
 
 // Milliseconds per call. `f` enqueues work; `wait` returns when all of it is done.
@@ -78,7 +78,7 @@ Timing alternate(Work& full, Work& sparse, int repeats) {
 // Values of deviation 1, converted on the device.
 Tensor normal(const Shape& shape, DType type, Device device, std::uint64_t seed) {
   RandomStream random(seed);
-  std::vector<float> values(static_cast<std::size_t>(shape.numel()));
+  std::vector<float> values(shape.numel());
   for (float& v : values) v = static_cast<float>(random.normal());
   return Tensor::of(shape, values).to(device).to(type);
 }
@@ -112,7 +112,7 @@ class AttentionWork : public Work {
 
 Batch random_batch(const ModelConfig& model, std::int64_t batch, std::int64_t n) {
   RandomStream random(3);
-  std::vector<std::int32_t> tokens(static_cast<std::size_t>(batch * n)), rows, bounds;
+  std::vector<std::int32_t> tokens(batch * n), rows, bounds;
   for (auto& token : tokens)
     token = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(model.vocab_size)));
   for (std::int64_t i = 0; i < batch * n; ++i) rows.insert(rows.end(), {0, static_cast<std::int32_t>(n)});
@@ -121,7 +121,7 @@ Batch random_batch(const ModelConfig& model, std::int64_t batch, std::int64_t n)
   out.inputs = Tensor::of({batch, n}, tokens);
   const bool classifier = model.type == ModelType::encoder_classifier;
   out.targets = classifier
-                    ? Tensor::of({batch}, std::vector<std::int32_t>(static_cast<std::size_t>(batch), 0))
+                    ? Tensor::of({batch}, std::vector<std::int32_t>(batch, 0))
                     : Tensor::of({batch, n}, tokens);
   out.row_bounds = Tensor::of({batch, n, 2}, rows);
   out.token_bounds = Tensor::of({batch, 2}, bounds);

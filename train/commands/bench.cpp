@@ -7,8 +7,8 @@
 #include "train/ablate/sweep.h"
 #include "train/bench/crossover.h"
 #include "train/commands/commands.h"
-#include "train/config_internal.h"
-#include "train/device_choice.h"
+#include "train/config/device_choice.h"
+#include "train/config/internal.h"
 
 namespace filigree {
 namespace {

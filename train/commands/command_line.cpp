@@ -17,7 +17,7 @@
 #include "core/yaml.h"
 #include "data/sources.h"
 #include "train/commands/commands.h"
-#include "train/config_internal.h"
+#include "train/config/internal.h"
 
 namespace filigree {
 namespace {

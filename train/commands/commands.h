@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/output_check.h"
-#include "train/config.h"
+#include "train/config/config.h"
 
 namespace filigree {
 

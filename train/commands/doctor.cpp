@@ -8,7 +8,7 @@
 #include "core/build_info.h"
 #include "core/parallel.h"
 #include "train/commands/commands.h"
-#include "train/matrix_rate.h"
+#include "train/run/matrix_rate.h"
 
 namespace filigree {
 namespace {

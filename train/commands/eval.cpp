@@ -4,17 +4,17 @@
 
 #include "data/progress.h"
 #include "train/commands/commands.h"
-#include "train/config_internal.h"
-#include "train/evaluate.h"
-#include "train/layouts.h"
-#include "train/length_scores.h"
-#include "train/loaded_model.h"
-#include "train/logits_file.h"
-#include "train/loss_by_position.h"
-#include "train/planted_score.h"
-#include "train/token_ids.h"
-#include "train/train_log.h"
-#include "train/trained_data.h"
+#include "train/config/internal.h"
+#include "train/config/layouts.h"
+#include "train/evaluate/evaluate.h"
+#include "train/evaluate/length_scores.h"
+#include "train/evaluate/logits_file.h"
+#include "train/evaluate/loss_by_position.h"
+#include "train/evaluate/planted_score.h"
+#include "train/record/loaded_model.h"
+#include "train/record/token_ids.h"
+#include "train/run/train_log.h"
+#include "train/run/trained_data.h"
 
 namespace filigree {
 namespace {

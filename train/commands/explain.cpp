@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "train/commands/commands.h"
-#include "train/config.h"
-#include "train/loaded_model.h"
+#include "train/config/config.h"
+#include "train/record/loaded_model.h"
 
 namespace filigree {
 namespace {

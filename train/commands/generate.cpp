@@ -1,5 +1,5 @@
 // filigree generate: text from a trained decoder, to the terminal or as JSON lines.
-#include "train/generate.h"
+#include "train/generate/generate.h"
 
 #include <algorithm>
 #include <chrono>
@@ -9,7 +9,7 @@
 
 #include "core/file.h"
 #include "train/commands/commands.h"
-#include "train/text_stream.h"
+#include "train/generate/text_stream.h"
 
 namespace filigree {
 namespace {

@@ -7,11 +7,11 @@
 #include "data/bin_file.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
-#include "train/checkpoint.h"
 #include "train/commands/commands.h"
-#include "train/file_kind.h"
 #include "train/interchange/safetensors.h"
-#include "train/run_folder.h"
+#include "train/record/checkpoint.h"
+#include "train/record/file_kind.h"
+#include "train/record/run_folder.h"
 
 namespace filigree {
 namespace {

@@ -2,7 +2,7 @@
 #include <cstdio>
 
 #include "train/commands/commands.h"
-#include "train/trainer.h"
+#include "train/run/trainer.h"
 
 namespace filigree {
 namespace {

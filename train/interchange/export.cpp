@@ -10,13 +10,13 @@
 #include <set>
 
 #include "core/file.h"
+#include "train/config/layouts.h"
 #include "train/interchange/layout_export.h"
 #include "train/interchange/pattern_fit.h"
 #include "train/interchange/safetensors.h"
 #include "train/interchange/tokenizer_files.h"
-#include "train/layouts.h"
-#include "train/loaded_model.h"
-#include "train/special_tokens.h"
+#include "train/record/loaded_model.h"
+#include "train/record/special_tokens.h"
 
 namespace filigree {
 namespace {

@@ -17,7 +17,7 @@ enum class HfKeyUse {
   used,      // decides what is computed; null counts as absent
   nullable,  // the same, and null is a value of its own
   plain,     // changes what is computed at any value but those listed, and is refused there
-  special,   // the id of a special token: kept in the checkpoint (train/special_tokens.h)
+  special,   // the id of a special token: kept in the checkpoint (train/record/special_tokens.h)
   alias,     // another name of the key `value`
   ignored,   // changes nothing that is computed: outputs, training, generation, heads for other tasks
 };

@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "train/config.h"
+#include "train/config/config.h"
 
 namespace filigree {
 namespace {

@@ -11,13 +11,13 @@
 #include "core/file.h"
 #include "data/tokenizer.h"
 #include "layers/transformer.h"
-#include "train/checkpoint.h"
+#include "train/config/layouts.h"
 #include "train/interchange/json_file.h"
 #include "train/interchange/pattern_fit.h"
 #include "train/interchange/safetensors.h"
 #include "train/interchange/safetensors_header.h"
 #include "train/interchange/tokenizer_files.h"
-#include "train/layouts.h"
+#include "train/record/checkpoint.h"
 
 namespace filigree {
 namespace {
@@ -189,7 +189,7 @@ void transpose(const std::vector<float>& theirs, const Shape& ours, float* out) 
   const std::int64_t rows = ours[0], columns = ours[1];
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t c = 0; c < columns; ++c)
-      out[r * columns + c] = theirs[static_cast<std::size_t>(c * rows + r)];
+      out[r * columns + c] = theirs[c * rows + r];
 }
 
 // A tied head may be there once more, but not another one: some versions of transformers would take it.
@@ -218,7 +218,7 @@ NamedTensors read_weights(const SafetensorsFolder& folder, const fs::path& path,
     Tensor rows = by_name.at(t.ours).slice(t.row, t.row + t.shape[0]);
     const std::string name = stored_name(folder, t.theirs);
     if (t.transposed) {
-      std::vector<float> theirs(static_cast<std::size_t>(t.shape.numel()));
+      std::vector<float> theirs(t.shape.numel());
       folder.read(name, t.stored_shape(), theirs.data());
       transpose(theirs, t.shape, rows.data<float>());
     } else {

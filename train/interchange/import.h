@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "train/config.h"
+#include "train/config/config.h"
 #include "train/interchange/hf_model.h"
 
 namespace filigree {

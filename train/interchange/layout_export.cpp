@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
+#include "train/config/layouts.h"
 #include "train/interchange/pattern_fit.h"
-#include "train/layouts.h"
 
 namespace filigree {
 namespace {

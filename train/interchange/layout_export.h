@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "attention/tile_layout.h"
-#include "train/config.h"
+#include "train/config/config.h"
 #include "train/interchange/hf_model.h"
 
 namespace filigree {

@@ -5,7 +5,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 
-#include "train/config.h"
+#include "train/config/config.h"
 #include "train/interchange/hf_model.h"
 
 namespace filigree {

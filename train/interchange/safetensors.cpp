@@ -96,7 +96,7 @@ void SafetensorsFile::read_header() {
   const auto header_bytes = static_cast<std::int64_t>(length);
   if (header_bytes > file_bytes - 8)
     refuse(path_, fmt::format("is cut: its header has {} bytes, the file {}", header_bytes, file_bytes));
-  std::string text(static_cast<std::size_t>(header_bytes), '\0');
+  std::string text(header_bytes, '\0');
   read_bytes(text.data(), text.size(), 8);
   if (!text.starts_with('{')) refuse(path_, "the header does not begin with '{'");
   SafetensorsHeader header = parse_safetensors_header(text, path_.string());
@@ -149,7 +149,7 @@ void SafetensorsFile::read(const Entry& entry, float* out) const {
   require_readable(entry);
   const auto read_as = [&]<class T>(T) {
     const std::int64_t count = (entry.end - entry.begin) / static_cast<std::int64_t>(sizeof(T));
-    std::vector<T> block(static_cast<std::size_t>(std::min(count, kBlock)));
+    std::vector<T> block(std::min(count, kBlock));
     for (std::int64_t at = 0; at < count; at += kBlock) {
       const std::int64_t n = std::min(kBlock, count - at);
       read_bytes(block.data(), static_cast<std::size_t>(n) * sizeof(T),

@@ -7,7 +7,7 @@
 #include "core/file.h"
 #include "train/interchange/hf_keys.h"
 #include "train/interchange/json_file.h"
-#include "train/special_tokens.h"
+#include "train/record/special_tokens.h"
 
 namespace filigree {
 namespace {

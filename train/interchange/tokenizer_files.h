@@ -10,7 +10,7 @@
 
 namespace filigree {
 
-// The special tokens that the folder of a model tells of (train/special_tokens.h). `config` is its
+// The special tokens that the folder of a model tells of (train/record/special_tokens.h). `config` is its
 // config.json; where neither that nor generation_config.json has an id, it is that of the architecture's
 // class. Ids outside the vocabulary are left out. Error(data) for an eos_token_id that is no id, and for
 // damaged files.

@@ -8,9 +8,9 @@
 #include <sstream>
 
 #include "core/file.h"
-#include "train/config_internal.h"
-#include "train/layouts.h"
-#include "train/summary.h"
+#include "train/config/internal.h"
+#include "train/config/layouts.h"
+#include "train/record/summary.h"
 
 namespace filigree {
 namespace {

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "train/config.h"
+#include "train/config/config.h"
 
 namespace filigree {
 
@@ -23,7 +23,7 @@ struct RunData {
   std::string problem;  // why it does not count; empty: it does
   Config config;        // if there is no problem, and so is all that follows
   std::string config_yaml;
-  nlohmann::ordered_json summary;  // train/summary.h
+  nlohmann::ordered_json summary;  // train/record/summary.h
   Curve train_loss, validation;    // the latter of `val_loss`
   // Of a cell that ran beside others, whose own speed is that of the company it had: what a step took when it
   // was timed alone.

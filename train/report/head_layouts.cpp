@@ -2,11 +2,10 @@
 
 #include <algorithm>
 
-#include "train/evaluate.h"
-#include "train/layouts.h"
-#include "train/loaded_model.h"
-#include "train/step.h"
-#include "train/trained_data.h"
+#include "train/config/layouts.h"
+#include "train/evaluate/evaluate.h"
+#include "train/record/loaded_model.h"
+#include "train/run/trained_data.h"
 
 namespace filigree {
 namespace {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "attention/tile_layout.h"
-#include "train/config.h"
+#include "train/config/config.h"
 
 namespace filigree {
 

@@ -1,0 +1,642 @@
+#include "train/run/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <deque>
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "core/file.h"
+#include "core/output_check.h"
+#include "data/entropy.h"
+#include "data/sources.h"
+#include "layers/flops.h"
+#include "train/config/device_choice.h"
+#include "train/config/layouts.h"
+#include "train/evaluate/evaluate.h"
+#include "train/evaluate/length_scores.h"
+#include "train/evaluate/loss_by_position.h"
+#include "train/record/event_file.h"
+#include "train/record/run_folder.h"
+#include "train/record/summary.h"
+#include "train/run/continuation.h"
+#include "train/run/initial_weights.h"
+#include "train/run/run_setup.h"
+#include "train/run/schedule.h"
+#include "train/run/signals.h"
+#include "train/run/train_log.h"
+#include "train/run/trained_data.h"
+
+namespace filigree {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// What a checkpoint holds beside tensors: enough to make the next step the one that would have come.
+struct Progression {
+  std::int64_t step = 0;  // steps done
+  LoaderPosition position;
+  double best_loss = std::numeric_limits<double>::infinity();
+  bool evaluation_due = false;  // stopped between a step and its evaluation
+  TrainedOn on;
+  std::string tokenizer;     // of the data; empty: unknown
+  std::string layout_files;  // see layout_files_sum
+
+  std::string to_json() const {
+    const bool has_best = std::isfinite(best_loss);
+    Json json{{"step", step},
+              {"epoch", position.epoch},
+              {"next_sample", position.next_sample},
+              {"best_loss", has_best ? Json(best_loss) : Json(nullptr)},
+              {"evaluation_due", evaluation_due},
+              {"data", on.data},
+              {"validation", on.validation},
+              {"tokenizer", tokenizer},
+              {"layout_files", layout_files}};
+    if (!on.classes.empty()) json["classes"] = on.classes;
+    return json.dump();
+  }
+
+  static Progression from_json(const std::string& text, const std::string& origin) {
+    try {
+      const Json j = Json::parse(text);
+      Progression p;
+      p.step = j.at("step");
+      p.position = {j.at("epoch"), j.at("next_sample")};
+      if (!j.at("best_loss").is_null()) p.best_loss = j.at("best_loss");
+      p.evaluation_due = j.at("evaluation_due");
+      p.on = trained_on(text, origin);
+      p.tokenizer = j.at("tokenizer");
+      p.layout_files = j.at("layout_files");
+      return p;
+    } catch (const Json::exception& e) {
+      fail(ErrorKind::data, "{}: its state is not one of a training run ({})", origin, e.what());
+    }
+  }
+};
+
+RunMode run_mode(const TrainRequest& request) {
+  if (request.overwrite) return RunMode::overwrite;
+  return request.resume == "never" ? RunMode::start : RunMode::resume;
+}
+
+class Trainer {
+ public:
+  Trainer(RunSetup setup, const TrainRequest& request)
+      : setup_(std::move(setup)),
+        config_(setup_.config),
+        folder_(config_.train.out, run_mode(request), config_.train.steps),
+        model_(config_.model, static_cast<std::uint64_t>(config_.seed), device_of(config_), DType::f32,
+               compute_dtype(config_), layer_patterns(config_)),
+        optimizer_(config_.train, model_.parameters()),
+        stepper_(model_, optimizer_, setup_.layouts, step_options()),
+        loader_(setup_.data.train, train_loader_options()) {
+    at_.on = trained_on(setup_.data);
+    at_.tokenizer = setup_.data.train.vocabulary().tokenizer;
+    at_.layout_files = layout_files_sum(config_);
+    at_.position = loader_.position();
+    resume(request);
+    require_room_for_checkpoints();
+    folder_.begin(config_, request.command_line, at_.step,
+                  {at_.tokenizer.empty() ? "ids" : at_.tokenizer, forked_from_});
+    metrics_ = std::make_unique<MetricsFile>(folder_.metrics_path(), at_.step);
+    if (config_.log.tensorboard) events_ = std::make_unique<EventFile>(folder_.events_path(), at_.step);
+  }
+
+  int run() {
+    try {
+      return run_to_end();
+    } catch (const std::exception& e) {
+      leave_error(e.what());
+      throw;
+    }
+  }
+
+ private:
+  int run_to_end() {
+    const StopSignals signals;
+    last_result_ = Clock::now();
+    TrainLog log(outline(), config_.train.log_interval, setup_.matrix_rate);
+    if (at_.evaluation_due && !evaluate_now(log)) return stopped(log);
+    while (at_.step < config_.train.steps) {
+      submit_step();
+      at_.evaluation_due = setup_.data.validation && due(config_.train.eval_interval);
+      const bool save = due(config_.checkpoint.interval);
+      const bool stop = StopSignals::requested() && at_.step < config_.train.steps;
+      report_steps(log, at_.evaluation_due || save || stop);
+      if (at_.evaluation_due && !evaluate_now(log)) return stopped(log);
+      if (save) folder_.save(at_.step, contents(), config_.checkpoint.keep);
+      if (stop) return stopped(log);
+    }
+    write_summary(folder_.path(), model_.training_layouts(setup_.layouts), data_identity());
+    folder_.finish();
+    log.note(summary());
+    return 0;
+  }
+
+  // For those who look at the run later. The error itself counts more than that it cannot be written.
+  void leave_error(const std::string& message) {
+    try {
+      folder_.stop(message);
+    } catch (const Error&) {
+    }
+  }
+
+  Json data_identity() const {
+    const auto& validation = setup_.data.validation;
+    return {{"train", at_.on.data},
+            {"validation", validation ? Json(validation->fingerprint()) : Json(nullptr)},
+            {"tokenizer", at_.tokenizer}};
+  }
+
+  LoaderOptions train_loader_options() const { return loader_options(config_); }
+
+  bool due(std::int64_t interval) const {
+    return at_.step == config_.train.steps || (interval > 0 && at_.step % interval == 0);
+  }
+
+  NamedTensors weights() {
+    NamedTensors tensors;
+    model_.visit([&](Parameter& p) { tensors.emplace_back(p.name, p.var.value()); });
+    return tensors;
+  }
+
+  CheckpointContents contents() {
+    const Tokenizer* tokenizer = setup_.data.train.tokenizer();
+    return {weights(),
+            optimizer_.state(),
+            at_.to_json(),
+            to_yaml(config_.to_yaml()),
+            "",
+            tokenizer ? tokenizer->to_json() : "",
+            pattern_state(model_),
+            {},
+            special_tokens_json_};
+  }
+
+  void resume(const TrainRequest& request) {
+    std::optional<RunFolder::Found> found;
+    std::int64_t newest = -1;
+    bool repeats = request.resume == "auto";  // the same command goes on, it does not begin anew
+    if (request.resume != "auto" && request.resume != "never") {
+      found = checkpoint_to_resume(request.resume);
+      if (folder_.has_begun_from(found->path)) {
+        found = folder_.latest();  // a fork that was stopped goes on by what it has itself
+        repeats = true;
+      } else {
+        newest = folder_.newest_step();
+        if (!folder_.is_own(found->path)) forked_from_ = found->path;
+        repeats = !forked_from_.empty() && !request.overwrite;
+      }
+    } else {
+      if (request.resume == "auto") found = stopped_by_this_command();
+      if (!found) found = folder_.latest();
+    }
+    if (!repeats) same_command_ += " without --resume " + request.resume;
+    if (!found) {
+      if (config_.train.init_from.empty()) return;
+      // What patterns are learned by begins anew.
+      const auto is_pattern = [](const auto& entry) { return is_pattern_parameter(entry.first); };
+      InitialWeights from = read_initial_weights(config_, setup_.data);
+      NamedTensors to = weights();
+      std::erase_if(to, is_pattern);
+      std::erase_if(from.weights, is_pattern);
+      load_tensors_into(to, from.weights, config_.train.init_from);
+      special_tokens_json_ = from.special_tokens_json;
+      fmt::print("start     from the weights of {}\n", config_.train.init_from);
+      if (!from.note.empty()) fmt::print("note      {}\n", from.note);
+      return;
+    }
+    for (const std::string& message : found->damaged) fmt::print(stderr, "filigree: {}\n", message);
+    load(found->contents, found->path.string(), newest);
+  }
+
+  // The run that --overwrite began and a signal or a power cut stopped: nobody means to lose that.
+  std::optional<RunFolder::Found> stopped_by_this_command() {
+    auto found = folder_.begun_by_overwrite(config_);
+    if (!found) return std::nullopt;
+    const std::string origin = found->path.string();
+    try {
+      require_same_data(Progression::from_json(found->contents.state_json, origin), origin);
+    } catch (const Error& e) {
+      fmt::print("overwrite starts anew: {}\n", e.what());
+      return std::nullopt;
+    }
+    folder_.go_on();
+    fmt::print(
+        "overwrite goes on with the unfinished run that it began; --resume never --overwrite starts anew\n");
+    return found;
+  }
+
+  // The bytes that the checkpoints will take at the worst moment, beyond those that are there.
+  void require_room_for_checkpoints() {
+    const CheckpointConfig& kept = config_.checkpoint;
+    const std::int64_t each = checkpoint_bytes(contents());
+    const std::int64_t there = folder_.goes_on() ? folder_.n_checkpoints() : 0;
+    std::int64_t saves = 1;  // the last
+    if (kept.interval > 0) saves += (config_.train.steps - 1) / kept.interval - at_.step / kept.interval;
+    const std::int64_t before = std::max(there, std::min(there + saves - 1, kept.keep));
+    const bool best = kept.best && setup_.data.validation;
+    const std::int64_t files = before + (best ? 1 : 0) + 1;
+    const std::int64_t need = files * each + kCheckpointOverhead - folder_.checkpoint_bytes_there();
+    if (need <= 0) return;
+    require_room(
+        folder_.path(),
+        fmt::format("the run {}, which has up to {} checkpoints of {:.1f} MB at a time ({} kept, {}one being "
+                    "written)",
+                    folder_.path().string(), files, static_cast<double>(each) / 1e6, before,
+                    best ? "the best, " : ""),
+        need, each, "free some space, choose another train.out, or lower checkpoint.keep");
+  }
+
+  // Error(data) unless the checkpoint was made with the tokenizer, data and layout files of this run.
+  void require_same_data(const Progression& saved, const std::string& origin) const {
+    if (saved.tokenizer != at_.tokenizer)
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: the tokenizer has changed since this checkpoint: '{}' then, '{}' now",
+                              origin, saved.tokenizer, at_.tokenizer),
+                  "restore its file, or start a new run with another train.out");
+    require_same_data(saved.on, origin);
+    if (saved.layout_files != at_.layout_files)
+      throw Error(ErrorKind::data,
+                  fmt::format("{}: a layout file of the pattern has changed since this checkpoint", origin),
+                  "restore the file, or start a new run with another train.out");
+  }
+
+  // `newest`: the step of the folder's newest checkpoint, where another one was named.
+  void load(const CheckpointContents& checkpoint, const std::string& origin, std::int64_t newest) {
+    const Progression saved = Progression::from_json(checkpoint.state_json, origin);
+    const auto kind = forked_from_.empty() ? Continuation::same_run : Continuation::fork;
+    const ContinuedSchedule schedule =
+        continue_schedule(config_, checkpoint.config_yaml, saved.step, kind, origin);
+    if (schedule.changed && kind == Continuation::same_run && newest > saved.step)
+      throw Error(
+          ErrorKind::usage,
+          fmt::format("{} is not the newest checkpoint of its run, and with another schedule the newer ones "
+                      "would be lost",
+                      origin),
+          "choose another train.out: there the run goes on from it, and this one stays");
+    require_same_data(saved, origin);
+    load_tensors_into(weights(), checkpoint.weights, origin);
+    load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
+    load_patterns(model_, config_, checkpoint.patterns, origin);
+    special_tokens_json_ = checkpoint.special_tokens_json;
+    for (std::size_t i = 0; i < setup_.layouts.size(); ++i)
+      if (model_.learned(i)) require_same_phases(schedule, model_.patterns_are_static(), kind, origin);
+    optimizer_.set_steps(saved.step);
+    loader_.seek(saved.position);
+    const TrainedOn on = at_.on;  // older checkpoints tell less of it
+    at_ = saved;
+    at_.on = on;
+    fmt::print("resume    {} at step {}\n", origin, at_.step);
+    // The best checkpoint so far lies in the other folder.
+    if (kind == Continuation::fork) at_.best_loss = std::numeric_limits<double>::infinity();
+    setup_.config.train = schedule.train;
+    if (!schedule.changed) return;
+    const TrainConfig& train = config_.train;
+    // A run that turns out to be at its end has not been evaluated as at its end.
+    if (at_.step == train.steps && setup_.data.validation) at_.evaluation_due = true;
+    fmt::print("schedule  {}, {} steps instead of {}, warmup_steps {}{}\n", word(train.schedule), train.steps,
+               schedule.steps_before, *train.warmup_steps,
+               train.decay_steps ? fmt::format(", decay_steps {}", *train.decay_steps) : "");
+  }
+
+  // Labels are numbers: the same number must mean the same class. What a checkpoint of an older version does
+  // not tell cannot be compared; its training data's fingerprint covers the names of its classes.
+  void require_same_data(const TrainedOn& saved, const std::string& origin) const {
+    const auto refuse = [&](const std::string& what) {
+      throw Error(ErrorKind::data, fmt::format("{}: {} since this checkpoint", origin, what),
+                  "restore the data, or start a new run with another train.out");
+    };
+    if (!saved.classes.empty() && saved.classes != at_.on.classes)
+      refuse(fmt::format("the classes have changed from {} to {}", fmt::join(saved.classes, ", "),
+                         fmt::join(at_.on.classes, ", ")));
+    if (saved.data != at_.on.data) refuse("the training data has changed");
+    if (!saved.validation.empty() && saved.validation != at_.on.validation)
+      refuse("the validation data has changed");
+  }
+
+  StepOptions step_options() const {
+    StepOptions options;
+    options.seed = static_cast<std::uint64_t>(config_.seed);
+    options.clip = config_.train.clip;
+    options.micro_batches = config_.train.accumulation();
+    options.steps = config_.train.steps;
+    options.graph = config_.cuda_graph && device_of(config_).is_cuda();
+    return options;
+  }
+
+  RunOutline outline() const {
+    RunOutline run;
+    run.steps = config_.train.steps;
+    run.warm_up = step_options().graph ? 2 : 1;
+    run.evaluates = setup_.data.validation.has_value();
+    run.eval_interval = config_.train.eval_interval;
+    if (!run.evaluates) return run;
+    constexpr double kOfAStep = 1.0 / 3;  // a micro batch forward, of one forward and backward
+    run.eval_steps = kOfAStep * static_cast<double>(evaluated_micro_batches()) /
+                     static_cast<double>(config_.train.accumulation());
+    return run;
+  }
+
+  // Evaluated a second time as they would be hardened, where patterns still learn.
+  bool evaluates_twice() const { return !model_.patterns_are_static() && model_.patterns_can_harden(); }
+  std::int64_t evaluated_micro_batches() const {
+    return (evaluates_twice() ? 2 : 1) *
+           evaluated_batches(config_, *setup_.data.validation, config_.train.eval_batches);
+  }
+
+  void submit_step() {
+    const auto begin = Clock::now();
+    std::vector<Batch> batches;
+    for (std::int64_t i = 0; i < config_.train.accumulation(); ++i) batches.push_back(*loader_.next());
+    const double waited = seconds_since(begin);
+    const bool was_static = model_.patterns_are_static();
+    stepper_.submit(std::move(batches), at_.step, learning_rate(config_.train, at_.step));
+    under_way_.push_back({waited, flops_per_token()});
+    // The best checkpoint is one that is used at its budget.
+    if (!was_static && model_.patterns_are_static()) at_.best_loss = std::numeric_limits<double>::infinity();
+    ++at_.step;
+    at_.position = loader_.position();
+  }
+
+  // Of the layouts that the step just submitted computes.
+  double flops_per_token() {
+    auto layouts = model_.training_layouts(setup_.layouts);
+    if (layouts != layouts_) {
+      layouts_ = std::move(layouts);
+      flops_per_token_ = model_flops_per_token(config_.model, layouts_);
+    }
+    return flops_per_token_;
+  }
+
+  // Logs the steps whose results are there; `all` waits for those under way.
+  void report_steps(TrainLog& log, bool all) {
+    while (const auto result = stepper_.next(all)) {
+      const UnderWay& of_step = under_way_.front();
+      const StepCost cost{seconds_since(last_result_), of_step.data_wait, of_step.flops_per_token,
+                          peak_memory(device_of(config_))};
+      last_result_ = Clock::now();
+      under_way_.pop_front();
+      const bool has_loss = result->targets > 0;
+      Json line{{"step", result->step + 1}};
+      if (has_loss)
+        line["loss"] = result->loss;
+      else
+        line["targets"] = 0;
+      line.update(Json{{"grad_norm", result->grad_norm}, {"lr", result->lr}, {"tokens", result->tokens}});
+      metrics_->append(
+          line, {{"seconds", cost.seconds}, {"data_wait", cost.data_wait}, {"peak_bytes", cost.peak_bytes}});
+      if (events_) {
+        if (has_loss) events_->append(result->step + 1, {{"loss", result->loss}});
+        events_->append(result->step + 1,
+                        {{"grad_norm", result->grad_norm},
+                         {"lr", result->lr},
+                         {"tokens_per_second", static_cast<double>(result->tokens) / cost.seconds}});
+      }
+      log.step(*result, cost);
+      if (!has_loss && !std::exchange(told_of_no_targets_, true))
+        log.note(
+            fmt::format("step {}/{} | none of its {} tokens is a target: it has no loss and a gradient of "
+                        "zero (said once; metrics.jsonl tells all such steps)",
+                        result->step + 1, config_.train.steps, result->tokens));
+    }
+  }
+
+  // What learned patterns have come to, layer by layer.
+  void log_patterns(TrainLog& log) {
+    Json layers = Json::array();
+    std::string text;
+    for (std::size_t i = 0; i < setup_.layouts.size(); ++i) {
+      const LearnedLayer* layer = model_.learned(i);
+      if (!layer) continue;
+      const LearnTelemetry t = layer->telemetry();
+      layers.push_back({{"layer", i},
+                        {"target_tiles", t.target_tiles},
+                        {"expected_tiles", t.expected_tiles},
+                        {"actual_tiles", t.actual_tiles},
+                        {"gate_histogram", t.histogram},
+                        {"units", t.units},
+                        {"dead_units", t.dead_units},
+                        {"head_imbalance", t.head_imbalance}});
+      text += fmt::format("{}layer {}: {} tiles (aim {:.0f}), {} of {} units off", text.empty() ? "" : "; ",
+                          i, t.actual_tiles, t.target_tiles, t.dead_units, t.units);
+    }
+    if (layers.empty()) return;
+    metrics_->append({{"step", at_.step}, {"patterns", layers}}, {});
+    log.note(fmt::format("step {}/{} | patterns: {}", at_.step, config_.train.steps, text));
+  }
+
+  // False if a signal came first; the evaluation stays due.
+  bool evaluate_now(TrainLog& log) {
+    const auto begin = Clock::now();
+    const bool last = at_.step == config_.train.steps;
+    const bool by_position = last && config_.model.type != ModelType::encoder_classifier;
+    std::int64_t begun = 0;
+    const auto stop = [&, total = evaluated_micro_batches()] {
+      log.evaluating(at_.step, std::min(begun++, total), total);
+      return StopSignals::requested();
+    };
+    LossByPosition positions;
+    const auto watch = [&](const EvaluatedBatch& evaluated) {
+      positions.add(evaluated.batch, evaluated.row_losses);
+    };
+    const auto result =
+        evaluate(model_, config_, setup_.layouts, *setup_.data.validation, config_.train.eval_batches, stop,
+                 by_position ? watch : std::function<void(const EvaluatedBatch&)>{});
+    if (!result) return false;
+    std::optional<Evaluation> hard;
+    if (evaluates_twice()) {
+      hard = evaluate(model_, config_, model_.hardened_layouts(setup_.layouts), *setup_.data.validation,
+                      config_.train.eval_batches, stop, {}, true);
+      if (!hard) return false;
+    }
+    std::vector<LengthScore> lengths;
+    if (last) {
+      auto scores = evaluate_lengths(model_, config_, config_.train.eval_batches, stop);
+      if (!scores) return false;
+      lengths = *std::move(scores);
+    }
+    at_.evaluation_due = false;
+    const bool best = result->loss < at_.best_loss;
+    if (best) at_.best_loss = result->loss;
+    Json line{{"step", at_.step}, {"val_loss", result->loss}, {"val_targets", result->targets}};
+    if (result->bits_per_byte) line["val_bits_per_byte"] = *result->bits_per_byte;
+    if (result->accuracy) line["val_accuracy"] = *result->accuracy;
+    for (const LossByPosition::Bucket& bucket : positions.buckets())
+      line["val_loss_by_position"].push_back({{"first", bucket.first},
+                                              {"last", bucket.last},
+                                              {"targets", bucket.targets},
+                                              {"loss", bucket.loss}});
+    if (!lengths.empty()) line["val_by_length"] = to_json(lengths);
+    for (const GroupScore& group : result->groups)
+      if (group.targets > 0) line["val_accuracy_of"][group.name] = group.accuracy();
+    if (hard) {
+      line["val_loss_hardened"] = hard->loss;
+      log.note(fmt::format("step {}/{} | hardened now, validation {}", at_.step, config_.train.steps,
+                           describe(*hard)));
+    }
+    metrics_->append(line, {{"seconds", seconds_since(begin)}});
+    log_patterns(log);
+    if (events_) append_evaluation(*result);
+    log.evaluation(at_.step, *result, best, seconds_since(begin));
+    if (!lengths.empty()) log.note(accuracy_table(lengths));
+    if (best && config_.checkpoint.best) folder_.save_best(contents());
+    last_evaluation_ = *result;
+    last_result_ = Clock::now();  // an evaluation is no part of the next step
+    return true;
+  }
+
+  void append_evaluation(const Evaluation& result) {
+    events_->append(at_.step, {{"val_loss", result.loss}});
+    if (result.bits_per_byte) events_->append(at_.step, {{"val_bits_per_byte", *result.bits_per_byte}});
+    if (result.accuracy) events_->append(at_.step, {{"val_accuracy", *result.accuracy}});
+  }
+
+  int stopped(TrainLog& log) {
+    log.interrupted();
+    report_steps(log, true);
+    folder_.save(at_.step, contents(), config_.checkpoint.keep);
+    folder_.stop();
+    log.note(fmt::format("stopped by a signal after step {}; {} goes on from {}", at_.step, same_command_,
+                         folder_.checkpoint_path(at_.step).string()));
+    return kExitResumable;
+  }
+
+  std::string summary() const {
+    std::string text = fmt::format("finished  {} steps; checkpoint {}", at_.step,
+                                   folder_.checkpoint_path(at_.step).string());
+    text += fmt::format("\nmemory    peak {:.1f} MiB, expected {:.1f} MiB",
+                        static_cast<double>(peak_memory(device_of(config_))) / 1048576.0,
+                        static_cast<double>(setup_.memory.process) / 1048576.0);
+    if (!last_evaluation_ || !last_evaluation_->bits_per_byte) return text;
+    text +=
+        fmt::format("\nbits per byte of the validation text: model {:.3f}", *last_evaluation_->bits_per_byte);
+    if (const auto entropy = text_entropy(*setup_.data.validation))
+      text +=
+          fmt::format(", bigram entropy {:.3f}, unigram entropy {:.3f}", entropy->bigram, entropy->unigram);
+    return text;
+  }
+
+  RunSetup setup_;
+  const Config& config_;  // of setup_
+  RunFolder folder_;
+  std::string same_command_ = "the same command";  // that goes on after a signal
+  Transformer model_;
+  Optimizer optimizer_;
+  Stepper stepper_;
+  Loader loader_;
+  Progression at_;
+  std::string special_tokens_json_;  // of the model that the weights began as
+  std::unique_ptr<MetricsFile> metrics_;
+  std::unique_ptr<EventFile> events_;  // if wanted
+  std::optional<Evaluation> last_evaluation_;
+  std::filesystem::path forked_from_;  // a checkpoint of another run; empty: none
+
+  struct UnderWay {  // of a step whose results have not come
+    double data_wait, flops_per_token;
+  };
+  std::deque<UnderWay> under_way_;
+  bool told_of_no_targets_ = false;
+  std::vector<LayoutPtr> layouts_;  // what the newest step computes
+  double flops_per_token_ = 0;
+  Clock::time_point last_result_{};
+};
+
+// What --overwrite removes cannot be what the run begins with.
+void refuse_own_checkpoints(const TrainRequest& request) {
+  if (run_mode(request) != RunMode::overwrite) return;
+  const std::filesystem::path out = request.config.train.out;
+  const auto refuse = [&](const std::string& named, const std::string& what, const std::string& hint) {
+    std::error_code ignored;
+    if (named.empty()) return;
+    if (std::filesystem::equivalent(named, out, ignored) ||
+        std::filesystem::equivalent(run_of_file(named), out, ignored))
+      throw Error(ErrorKind::usage,
+                  fmt::format("{} {} is of the run {}, which --overwrite removes", what, named, out.string()),
+                  hint);
+  };
+  if (request.resume != "auto" && request.resume != "never")
+    refuse(request.resume, "--resume", "leave out --overwrite: the run goes on from there");
+  refuse(request.config.train.init_from, "train.init_from", "choose another train.out");
+}
+
+// Reading what the run itself writes would change the data while it trains.
+void refuse_own_folder(const Config& config) {
+  auto run = std::filesystem::weakly_canonical(config.train.out);
+  if (!run.has_filename()) run = run.parent_path();  // written with a slash at its end
+  for (const auto* inputs : {&config.data.train, &config.data.val})
+    for (const auto& path : expand_paths(*inputs)) {
+      const auto input = std::filesystem::weakly_canonical(path);
+      const auto [end, rest] = std::mismatch(run.begin(), run.end(), input.begin(), input.end());
+      require(end != run.end(), "the data {} is in the run's own folder; choose another train.out",
+              path.string());
+    }
+}
+
+// The checkpoint that the run goes on from, if it goes on.
+std::optional<RunFolder::Found> resumed_checkpoint(const TrainRequest& request) {
+  if (run_mode(request) != RunMode::resume) return std::nullopt;
+  if (request.resume != "auto") return checkpoint_to_resume(request.resume);
+  const std::filesystem::path out = request.config.train.out;
+  if (!std::filesystem::exists(out / "run.json")) return std::nullopt;
+  return checkpoint_to_resume(out);
+}
+
+// Of the checkpoint that the run goes on from, where the tokenizer's file is gone; else null.
+std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainRequest& request) {
+  const std::string& name = request.config.data.tokenizer;
+  const bool is_gone = name.starts_with("bpe:") && !std::filesystem::exists(name.substr(4));
+  if (!is_gone) return nullptr;
+  const auto found = resumed_checkpoint(request);
+  if (!found) return nullptr;
+  auto tokenizer = read_tokenizer(found->contents, found->path.string());
+  if (!tokenizer || tokenizer->name() != name)  // a checksum is no file
+    fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), found->path.string());
+  return tokenizer;
+}
+
+// Of the checkpoint that a classifier goes on from, or takes its weights from; empty: those of its data.
+std::vector<std::string> known_classes(const TrainRequest& request) {
+  const Config& config = request.config;
+  if (config.model.type != ModelType::encoder_classifier || config.data.task) return {};
+  try {
+    if (const auto found = resumed_checkpoint(request))
+      return trained_on(found->contents.state_json, found->path.string()).classes;
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::data || request.resume != "auto") throw;
+    // Nothing is saved yet, or all is damaged, which the run itself will say.
+  }
+  if (config.train.init_from.empty()) return {};
+  const auto path = find_checkpoint(config.train.init_from);
+  return class_names(trained_on(read_state(path), path.string()), path.string());
+}
+
+}  // namespace
+
+int train(const TrainRequest& request) {
+  refuse_own_checkpoints(request);
+  RunSetup setup = set_up_run(request.config, resumed_tokenizer(request), known_classes(request));
+  fmt::print("{}", describe(setup, request.dry_run));
+  std::fflush(stdout);
+  if (request.dry_run) {
+    if (!setup.config.train.init_from.empty()) read_initial_weights(setup.config, setup.data);
+    return 0;
+  }
+  if (setup.memory.process > free_memory(device_of(setup.config)))
+    throw Error(ErrorKind::out_of_memory, "the expected peak is more memory than there is",
+                "lower train.micro_batch_size or data.seq_len, or set model.activation_checkpointing: true");
+  refuse_own_folder(setup.config);
+  return Trainer(std::move(setup), request).run();
+}
+
+}  // namespace filigree
