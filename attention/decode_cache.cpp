@@ -41,8 +41,7 @@ void allowed_bits(const TileLayout& layout, std::int32_t mask_id, std::int64_t r
   for (int w = 0; w < words; ++w) {
     const std::int64_t there = std::clamp<std::int64_t>(keys - 64 * w, 0, 64);
     bits[w] = there == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << there) - 1;
-    if (mask_id != kFullTile)
-      bits[w] &= layout.masks().mask(mask_id)[r * words + w];
+    if (mask_id != kFullTile) bits[w] &= layout.masks().mask(mask_id)[r * words + w];
   }
 }
 
@@ -105,8 +104,7 @@ void DecodeCache::begin(std::int64_t s, const Heads& k, const Heads& v, std::int
   with_float(dtype_, [&]<class T>(T) {
     for (std::int64_t g = 0; g < n_kv_heads_; ++g)
       for (std::int64_t row = 0; row < rows; ++row) {
-        const std::int32_t last =
-            last_use_[g][row / tile];
+        const std::int32_t last = last_use_[g][row / tile];
         if (last >= next)
           store(sequence, g, row, k.data<T>() + row * k.row_stride() + g * head_dim_,
                 v.data<T>() + row * v.row_stride() + g * head_dim_);
@@ -119,9 +117,7 @@ void DecodeCache::drop_passed(Sequence& sequence) const {
   if (sequence.length % layout_->tile() != 0) return;
   const auto passed = static_cast<std::int32_t>(sequence.length / layout_->tile()) - 1;
   for (std::size_t g = 0; g < sequence.heads.size(); ++g)
-    std::erase_if(sequence.heads[g], [&](const auto& block) {
-      return last_use_[g][block.first] <= passed;
-    });
+    std::erase_if(sequence.heads[g], [&](const auto& block) { return last_use_[g][block.first] <= passed; });
 }
 
 // Rotary positions, halves paired, as ops::rope.
@@ -226,15 +222,14 @@ Tensor DecodeCache::attend(const Tensor& qkv, std::span<const std::int64_t> sequ
       turn(row, H + G, sequence.length);
       drop_passed(sequence);
       for (std::int64_t g = 0; g < G; ++g)
-        if (last_use_[g]
-                     [sequence.length / layout_->tile()] >= 0)
+        if (last_use_[g][sequence.length / layout_->tile()] >= 0)
           store(sequence, g, sequence.length, row + (H + g) * D, row + (H + G + g) * D);
       ++sequence.length;
     }
     parallel_tasks(std::ssize(sequences) * H, [&](std::int64_t i) {
       const std::int64_t r = i / H, h = i % H;
-      attend_head(sequences_[sequences[r]], r, h,
-                  turned.data<T>() + (r * (H + 2 * G) + h) * D, options, row_gates, o.data<T>() + i * D);
+      attend_head(sequences_[sequences[r]], r, h, turned.data<T>() + (r * (H + 2 * G) + h) * D, options,
+                  row_gates, o.data<T>() + i * D);
     });
   });
   return o;

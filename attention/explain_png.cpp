@@ -167,8 +167,7 @@ void draw_tiles(Canvas& canvas, const Panel& panel, int left, int top) {
       if (computed[static_cast<std::size_t>(y) * static_cast<std::size_t>(side) +
                    static_cast<std::size_t>(x)])
         colour = mix(kComputed, kNeeded, needed > 0 ? std::sqrt(needed) : 0);
-      if (lines[x] || lines[y])
-        colour = mix(colour, kInk, kGridStrength);
+      if (lines[x] || lines[y]) colour = mix(colour, kInk, kGridStrength);
       canvas.set(left * scale + x, top * scale + y, colour);
     }
 }

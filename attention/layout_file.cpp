@@ -22,8 +22,7 @@ std::vector<std::uint8_t> pack_masks(const MaskTable& masks) {
     const auto words = masks.mask(id);
     for (int r = 0; r < masks.tile(); ++r)
       for (int b = 0; b < masks.tile() / 8; ++b)
-        bytes.push_back(static_cast<std::uint8_t>(
-            words[r * masks.words_per_row() + b / 8] >> (b % 8 * 8)));
+        bytes.push_back(static_cast<std::uint8_t>(words[r * masks.words_per_row() + b / 8] >> (b % 8 * 8)));
   }
   return bytes;
 }
@@ -36,8 +35,7 @@ MaskTable unpack_masks(const std::vector<std::uint8_t>& bytes, std::int64_t coun
     std::fill(words.begin(), words.end(), 0);
     for (int r = 0; r < tile; ++r)
       for (int b = 0; b < tile / 8; ++b)
-        words[r * masks.words_per_row() + b / 8] |= std::uint64_t{*next++}
-                                                                              << (b % 8 * 8);
+        words[r * masks.words_per_row() + b / 8] |= std::uint64_t{*next++} << (b % 8 * 8);
     masks.append(words);
   }
   return masks;

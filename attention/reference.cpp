@@ -133,8 +133,7 @@ Var reference_attention(const Var& q, const Var& k, const Var& v, const Tensor& 
   if (options.lse) {
     *options.lse = Tensor::empty({s.B, s.H, s.N}, DType::f64);
     for (std::int64_t row = 0; row < s.B * s.H * s.N; ++row)
-      options.lse->data<double>()[row] =
-          constants.maximum[row] + std::log(sum.value().item(row * s.D));
+      options.lse->data<double>()[row] = constants.maximum[row] + std::log(sum.value().item(row * s.D));
     *options.lse = options.lse->to(q.dtype());
   }
   return ops::permute(ops::div(ops::matmul(weight, v_BHMD), sum), kHeadsFirst);

@@ -184,9 +184,8 @@ TileLayout::TileLayout(std::int64_t n_queries, std::int64_t n_keys, int tile, bo
           "head {} uses pattern {}, but there are {} patterns", h, head_pattern_[h], patterns_.size());
   }
   const Completer completer(*this, masks_);
-  parallel_tasks(std::ssize(patterns_), [&](std::int64_t p) {
-    completer.complete(patterns_[p], static_cast<std::size_t>(p));
-  });
+  parallel_tasks(std::ssize(patterns_),
+                 [&](std::int64_t p) { completer.complete(patterns_[p], static_cast<std::size_t>(p)); });
   gate_offsets_.assign(1, 0);
   for (auto p : head_pattern_) gate_offsets_.push_back(gate_offsets_.back() + patterns_[p].tiles());
 }

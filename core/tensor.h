@@ -104,8 +104,7 @@ class Tensor {
 
 template <class T>
 Tensor Tensor::of(const Shape& shape, std::span<const T> values, Device device) {
-  require(shape.numel() == std::ssize(values), "[tensor] {} values for shape {}",
-          values.size(), shape.str());
+  require(shape.numel() == std::ssize(values), "[tensor] {} values for shape {}", values.size(), shape.str());
   Tensor t = empty(shape, dtype_of<T>());
   std::copy(values.begin(), values.end(), t.data<T>());
   return t.to(device);

@@ -71,8 +71,7 @@ WordCounts count_words(const Sources& sources, const TextSegmenter& segmenter,
   BlockQueue queue(sources, segmenter, progress);
   std::vector<WordCounts> tables(n_threads());
   parallel_tasks(std::ssize(tables), [&](std::int64_t i) {
-    while (const auto block = queue.next())
-      count_block(*block, segmenter, tables[i]);
+    while (const auto block = queue.next()) count_block(*block, segmenter, tables[i]);
   });
   for (std::size_t stride = 1; stride < tables.size(); stride *= 2) {
     parallel_tasks(static_cast<std::int64_t>((tables.size() + stride - 1) / (2 * stride)),

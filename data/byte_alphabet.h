@@ -1,6 +1,7 @@
 // GPT-2's alphabet, in which tokenizer.json files write bytes: one printable character for each. '!' to '~',
 // U+00A1 to U+00AC and U+00AE to U+00FF stand for the bytes of the same number; the other 68 bytes, in
-// ascending order, are U+0100, U+0101 and so on (a space is U+0120). Radford et al. 2019, in the code published with it.
+// ascending order, are U+0100, U+0101 and so on (a space is U+0120). Radford et al. 2019, in the code
+// published with it.
 #pragma once
 
 #include <array>

@@ -41,9 +41,7 @@ class Dataset {
   std::int64_t n_tokens() const { return offsets_.back() - offsets_.front(); }
   std::int64_t n_documents() const { return std::ssize(offsets_) - 1; }
   // Begin and end of document d, as token positions in [0, n_tokens()].
-  std::int64_t document_begin(std::int64_t d) const {
-    return offsets_[d] - offsets_.front();
-  }
+  std::int64_t document_begin(std::int64_t d) const { return offsets_[d] - offsets_.front(); }
   std::int64_t document_end(std::int64_t d) const { return document_begin(d + 1); }
   // The document that holds this position.
   std::int64_t document_at(std::int64_t position) const;

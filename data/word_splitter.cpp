@@ -13,8 +13,7 @@ constexpr std::array<CharClass, 128> make_ascii() {
   for (char c = 'a'; c <= 'z'; ++c) table[c] = CharClass::letter;
   for (char c = 'A'; c <= 'Z'; ++c) table[c] = CharClass::letter;
   for (char c = '0'; c <= '9'; ++c) table[c] = CharClass::number;
-  for (const char c : {' ', '\t', '\n', '\v', '\f', '\r'})
-    table[c] = CharClass::space;
+  for (const char c : {' ', '\t', '\n', '\v', '\f', '\r'}) table[c] = CharClass::space;
   return table;
 }
 constexpr std::array<CharClass, 128> kAscii = make_ascii();

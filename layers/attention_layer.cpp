@@ -55,8 +55,7 @@ Tensor AttentionLayer::decode(const Tensor& qkv, const AttentionMask& mask,
   const TileLayout& layout = cache.layout();
   Tensor gates = Tensor::empty({qkv.dim(0), n_heads_, layout.key_tiles()}, DType::f64);
   for (std::int64_t r = 0; r < qkv.dim(0); ++r) {
-    auto& memory =
-        (*mask.decode.memories)[mask.decode.sequences[r]];
+    auto& memory = (*mask.decode.memories)[mask.decode.sequences[r]];
     const Tensor row = qkv.slice(r, r + 1).reshape({1, qkv.dim(2), qkv.dim(3)});
     gates.slice(r, r + 1).copy_from(
         mask.router->read_rows(row, layout.n_queries(), memory).reshape({1, n_heads_, layout.key_tiles()}));

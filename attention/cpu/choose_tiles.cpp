@@ -127,13 +127,11 @@ void choose_tiles(Context, const TileChoice& in, Tensor& chosen, Tensor& sums) {
   const Choice choice(in, chosen);
   const std::int64_t n = in.shares.dim(0), query_tiles = in.query_tiles();
   std::vector<ChoiceSums> of_tiles(n * query_tiles);
-  parallel_tasks(n * query_tiles, [&](std::int64_t i) {
-    of_tiles[i] = choice.choose(i / query_tiles, i % query_tiles);
-  });
+  parallel_tasks(n * query_tiles,
+                 [&](std::int64_t i) { of_tiles[i] = choice.choose(i / query_tiles, i % query_tiles); });
   for (std::int64_t gb = 0; gb < n; ++gb) {  // in a fixed order
     ChoiceSums total;
-    for (std::int64_t q = 0; q < query_tiles; ++q)
-      total += of_tiles[gb * query_tiles + q];
+    for (std::int64_t q = 0; q < query_tiles; ++q) total += of_tiles[gb * query_tiles + q];
     static_cast<ChoiceSums*>(sums.raw_data())[gb] = total;
   }
 }

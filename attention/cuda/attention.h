@@ -6,8 +6,9 @@
 
 namespace filigree::cuda {
 
-// Whether bf16 attention takes the kernels with Hopper's products (*_sm90.cu): on such a card, head dims 64 and
-// 128, tiles of 64 and 128. FILIGREE_CUDA_KERNELS=portable in the environment, for tests and benchmarks: never.
+// Whether bf16 attention takes the kernels with Hopper's products (*_sm90.cu): on such a card, head dims 64
+// and 128, tiles of 64 and 128. FILIGREE_CUDA_KERNELS=portable in the environment, for tests and benchmarks:
+// never.
 bool takes_hopper_kernels(Context context, std::int64_t head_dim, int tile);
 
 // bf16; head dims 32 to 128 in steps of 16.

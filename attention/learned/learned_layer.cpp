@@ -429,8 +429,7 @@ LearnedLayer::View LearnedLayer::assemble_each(std::int64_t batch, std::int64_t 
     const auto first_pattern = std::ssize(patterns);
     patterns.resize(patterns.size() + routing.tiles.size());
     parallel_tasks(std::ssize(routing.tiles), [&, group = group, &routing = routing](std::int64_t i) {
-      HeadView made = routed_head(*group, all, routing.tiles[i],
-                                  routings.first_entries.at(group));
+      HeadView made = routed_head(*group, all, routing.tiles[i], routings.first_entries.at(group));
       for (std::int64_t h = 0; h < each; ++h) {
         const auto place =
             static_cast<std::size_t>(i / kv_heads * n_heads_ + group->first_head + i % kv_heads * each + h);
@@ -510,8 +509,7 @@ Tensor LearnedLayer::read_rows(const Tensor& qkv, std::int64_t n, Memory& memory
     if (!group || !group->routes()) continue;
     const LearnedHeads& heads = group->mechanism->heads();
     const auto kv = static_cast<std::size_t>((head - group->first_head) * heads.n_kv_heads / heads.n_heads);
-    for (const RouterMemory::Chosen& c : memory[group - groups_.data()].chosen[kv])
-      to[c.tile] = c.gate;
+    for (const RouterMemory::Chosen& c : memory[group - groups_.data()].chosen[kv]) to[c.tile] = c.gate;
   }
   return of_row;
 }

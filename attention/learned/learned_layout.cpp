@@ -93,8 +93,7 @@ class LearnedLayout final : public GatedMechanism {
       const std::int64_t units = dictionary_.n_units();
       const double* row = alpha.data<double>() + head * units;
       std::vector<double> off(units);
-      for (std::int64_t u = 0; u < units; ++u)
-        off[u] = 1 / (1 + std::exp(row[u] - shift + on_shift()));
+      for (std::int64_t u = 0; u < units; ++u) off[u] = 1 / (1 + std::exp(row[u] - shift + on_shift()));
       ShareAt& at = of_heads[head];
       for (int c = 0; c < dictionary_.n_classes(); ++c) {
         double all_off = 1, growth = 0;  // of its logarithm with the shift

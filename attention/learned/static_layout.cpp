@@ -61,8 +61,7 @@ LayoutPtr with_shuffled_heads(const TileLayout& layout, std::uint64_t seed) {
     std::swap(order[i - 1], order[random.below(static_cast<std::uint32_t>(i))]);
   std::vector<std::int32_t> head_pattern(order.size());
   for (std::size_t i = 0; i < order.size(); ++i)  // a cycle: no head keeps its own
-    head_pattern[order[i]] =
-        layout.head_pattern()[order[(i + 1) % order.size()]];
+    head_pattern[order[i]] = layout.head_pattern()[order[(i + 1) % order.size()]];
   return std::make_shared<const TileLayout>(layout.n_queries(), layout.n_keys(), layout.tile(),
                                             layout.causal(), layout.patterns(), std::move(head_pattern),
                                             layout.masks());

@@ -45,12 +45,8 @@ class UnitDictionary {
 
   // Tiles in the same units form a class; class_of is -1 on the diagonal and where causality forbids.
   int n_classes() const { return static_cast<int>(units_of_class_.size()); }
-  std::int32_t class_of(std::int64_t q, std::int64_t k) const {
-    return class_of_[q * tiles_ + k];
-  }
-  std::span<const std::int32_t> units_of_class(int c) const {
-    return units_of_class_[c];
-  }
+  std::int32_t class_of(std::int64_t q, std::int64_t k) const { return class_of_[q * tiles_ + k]; }
+  std::span<const std::int32_t> units_of_class(int c) const { return units_of_class_[c]; }
   std::int64_t tiles_of_class(int c) const { return tiles_of_class_[c]; }
 
   // The units of any tile, also beyond this length: bands that were never seen there are left out, and free

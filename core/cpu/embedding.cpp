@@ -30,8 +30,7 @@ void embedding_forward(Context, const Tensor& table, const Tensor& ids, Tensor& 
 void embedding_backward(Context, const Tensor& dy, const Tensor& ids, Tensor& dtable) {
   const std::int64_t n_ids = ids.numel(), vocab = dtable.dim(0), width = dtable.dim(1);
   const std::int32_t* id = ids.data<std::int32_t>();
-  std::vector<std::int64_t> group_end(vocab, 0),
-      positions(static_cast<std::size_t>(n_ids));
+  std::vector<std::int64_t> group_end(vocab, 0), positions(static_cast<std::size_t>(n_ids));
   for (std::int64_t i = 0; i < n_ids; ++i) ++group_end[id[i]];
   std::int64_t total = 0;
   for (auto& end : group_end) end = std::exchange(total, total + end);  // for now where the group begins

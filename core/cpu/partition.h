@@ -31,9 +31,8 @@ template <class R, class F>
 std::vector<R> partial_results(std::int64_t n, F&& task) {
   static_assert(!std::is_same_v<R, bool>, "tasks would write to the same bytes of a vector<bool>");
   std::vector<R> results((n + kTaskElements - 1) / kTaskElements);
-  parallel_elements(n, [&](std::int64_t begin, std::int64_t end) {
-    results[begin / kTaskElements] = task(begin, end);
-  });
+  parallel_elements(
+      n, [&](std::int64_t begin, std::int64_t end) { results[begin / kTaskElements] = task(begin, end); });
   return results;
 }
 

@@ -161,9 +161,7 @@ DrawnSample PathfinderTask::draw(RandomStream& random, std::span<std::int32_t> i
                                  std::span<std::int32_t> targets) const {
   std::vector<Contour> contours;
   check(draw_contours(random, contours), "a picture that fitted once fits no more");
-  const auto set = [&](Point p, std::int32_t level) {
-    inputs[p.y * side_ + p.x] = level;
-  };
+  const auto set = [&](Point p, std::int32_t level) { inputs[p.y * side_ + p.x] = level; };
   for (const Contour& contour : contours) {
     const auto level = static_cast<std::int32_t>(random.range(128, 223));
     for (const Point& p : contour) set(p, level);

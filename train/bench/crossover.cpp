@@ -120,9 +120,8 @@ Batch random_batch(const ModelConfig& model, std::int64_t batch, std::int64_t n)
   Batch out;
   out.inputs = Tensor::of({batch, n}, tokens);
   const bool classifier = model.type == ModelType::encoder_classifier;
-  out.targets = classifier
-                    ? Tensor::of({batch}, std::vector<std::int32_t>(batch, 0))
-                    : Tensor::of({batch, n}, tokens);
+  out.targets =
+      classifier ? Tensor::of({batch}, std::vector<std::int32_t>(batch, 0)) : Tensor::of({batch, n}, tokens);
   out.row_bounds = Tensor::of({batch, n, 2}, rows);
   out.token_bounds = Tensor::of({batch, 2}, bounds);
   out.n_targets = out.targets.numel();

@@ -188,8 +188,7 @@ void require_weights(const SafetensorsFolder& folder, const fs::path& path, cons
 void transpose(const std::vector<float>& theirs, const Shape& ours, float* out) {
   const std::int64_t rows = ours[0], columns = ours[1];
   for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = 0; c < columns; ++c)
-      out[r * columns + c] = theirs[c * rows + r];
+    for (std::int64_t c = 0; c < columns; ++c) out[r * columns + c] = theirs[c * rows + r];
 }
 
 // A tied head may be there once more, but not another one: some versions of transformers would take it.

@@ -29,8 +29,7 @@ std::string pattern_picture(const TileLayout& layout, int head, const std::strin
       const int here = level(grid.at(y, x));
       int end = x + 1;
       while (end < grid.size && level(grid.at(y, end)) == here) ++end;
-      if (here >= 0)
-        paths[here] += fmt::format("M{} {}h{}v1h-{}z", x, y, end - x, end - x);
+      if (here >= 0) paths[here] += fmt::format("M{} {}h{}v1h-{}z", x, y, end - x, end - x);
       x = end;
     }
   std::string text = fmt::format(
