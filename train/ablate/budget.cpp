@@ -15,7 +15,7 @@ Config with_steps(const Config& config, std::int64_t steps) {
   Config out = config;
   const auto scaled = [&](const std::optional<std::int64_t>& part) {
     const double share = static_cast<double>(*part) / static_cast<double>(config.train.steps);
-    return std::llround(share * static_cast<double>(steps));
+    return std::int64_t{std::llround(share * static_cast<double>(steps))};
   };
   out.train.steps = steps;
   out.train.epochs = 0;
