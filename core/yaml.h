@@ -38,6 +38,7 @@ struct YamlNode {
   bool is_map() const { return kind == Kind::map; }
   const YamlNode* find(std::string_view key) const;  // in a map; nullptr if absent
   YamlNode* find(std::string_view key);
+  bool operator==(const YamlNode& other) const;  // written alike; marks do not count
 
   // Builders, for resolved configs.
   static YamlNode make_map();
@@ -60,6 +61,7 @@ YamlNode parse_yaml_file(const std::filesystem::path& path);  // Error(usage) if
 // Writes a tree as YAML that parse_yaml reads back to an equal tree. Short maps and sequences of scalars are
 // written inline ({window: 64}).
 std::string to_yaml(const YamlNode& node);
+std::string one_line(const YamlNode& value);  // the same on one line
 
 // Throws Error(usage): "file:line:column: message".
 [[noreturn]] void fail_at(const Mark& mark, const std::string& message, const std::string& hint = "");
@@ -70,6 +72,8 @@ double as_number(const YamlNode& node, std::string_view what, double min, double
 bool as_bool(const YamlNode& node, std::string_view what);                              // true or false only
 std::string as_string(const YamlNode& node, std::string_view what);
 std::string as_path(const YamlNode& node, std::string_view what);  // a text, through expand_home
+// One of `choices`; the error lists them and suggests the nearest.
+std::string as_choice(const YamlNode& node, std::string_view what, const std::vector<std::string>& choices);
 
 // The digits of an integer: "42" of 42, "1000000" of 1e6, "1500" of 1.5e3. Empty where `text` is no integer
 // in decimals; what it stands for may be larger than any integer type.
@@ -91,6 +95,7 @@ class MapReader {
   bool has(std::string_view key) const;
   const YamlNode* find(std::string_view key);  // marks the key as known; nullptr if absent
   const YamlNode& at(std::string_view key);    // the same, but an error if absent
+  const Mark& mark_of(std::string_view key);   // of its value, or of the map that lacks it
   // With a default: optional. Without: required.
   std::int64_t integer(std::string_view key, std::int64_t min, std::int64_t max);
   std::int64_t integer(std::string_view key, std::int64_t min, std::int64_t max, std::int64_t fallback);
@@ -100,7 +105,6 @@ class MapReader {
   std::string string(std::string_view key);
   std::string string(std::string_view key, std::string_view fallback);
   std::string path(std::string_view key, std::string_view fallback);
-  // One of `choices`; the error lists them and suggests the nearest.
   std::string choice(std::string_view key, const std::vector<std::string>& choices,
                      std::string_view fallback);
   // `elsewhere` are full names ("train.steps") that may be meant by a key that is unknown here.

@@ -114,6 +114,21 @@ std::string to_yaml(const YamlNode& node) {
   return out;
 }
 
+std::string one_line(const YamlNode& value) {
+  YamlNode wrapped = YamlNode::make_sequence();
+  wrapped.items.push_back(value);
+  std::string text = to_yaml(wrapped).substr(2);
+  for (char& c : text)
+    if (c == '\n') c = ' ';
+  text.erase(text.find_last_not_of(' ') + 1);
+  return text;
+}
+
+bool YamlNode::operator==(const YamlNode& other) const {
+  return kind == other.kind && scalar_text(*this) == scalar_text(other) && items == other.items &&
+         entries == other.entries;
+}
+
 const YamlNode* YamlNode::find(std::string_view key) const {
   for (const auto& [name, value] : entries)
     if (name.scalar == key) return &value;

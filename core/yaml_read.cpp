@@ -253,6 +253,14 @@ std::string as_path(const YamlNode& node, std::string_view what) {
   }
 }
 
+std::string as_choice(const YamlNode& node, std::string_view what, const std::vector<std::string>& choices) {
+  const std::string expected = fmt::format("one of {}", fmt::join(choices, ", "));
+  if (!node.is_scalar()) wrong_type(node, what, expected);
+  if (std::find(choices.begin(), choices.end(), node.scalar) == choices.end())
+    wrong_type(node, what, expected, suggestion(node.scalar, choices, "values"));
+  return node.scalar;
+}
+
 std::string nearest(std::string_view word, const std::vector<std::string>& known) {
   constexpr std::size_t longest = 64;
   if (word.size() > longest) return "";
@@ -297,6 +305,11 @@ const YamlNode& MapReader::at(std::string_view key) {
   fail_at(node_->mark, fmt::format("{} is missing", name(key)), fmt::format("add '{}:'", key));
 }
 
+const Mark& MapReader::mark_of(std::string_view key) {
+  const YamlNode* value = find(key);
+  return value ? value->mark : node_->mark;
+}
+
 std::int64_t MapReader::integer(std::string_view key, std::int64_t min, std::int64_t max) {
   return as_integer(at(key), name(key), min, max);
 }
@@ -338,12 +351,7 @@ std::string MapReader::path(std::string_view key, std::string_view fallback) {
 std::string MapReader::choice(std::string_view key, const std::vector<std::string>& choices,
                               std::string_view fallback) {
   const YamlNode* value = find(key);
-  if (value == nullptr) return std::string(fallback);
-  const std::string expected = fmt::format("one of {}", fmt::join(choices, ", "));
-  if (!value->is_scalar()) wrong_type(*value, name(key), expected);
-  if (std::find(choices.begin(), choices.end(), value->scalar) == choices.end())
-    wrong_type(*value, name(key), expected, suggestion(value->scalar, choices, "values"));
-  return value->scalar;
+  return value ? as_choice(*value, name(key), choices) : std::string(fallback);
 }
 
 void MapReader::done(const std::vector<std::string>& elsewhere) const {

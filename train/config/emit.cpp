@@ -127,16 +127,6 @@ void add_differences(const YamlNode* a, const YamlNode* b, const std::string& pa
 
 }  // namespace
 
-std::string one_line(const YamlNode& value) {
-  YamlNode wrapped = YamlNode::make_sequence();
-  wrapped.items.push_back(value);
-  std::string text = filigree::to_yaml(wrapped).substr(2);
-  for (char& c : text)
-    if (c == '\n') c = ' ';
-  text.erase(text.find_last_not_of(' ') + 1);
-  return text;
-}
-
 YamlNode Config::to_yaml() const {
   YamlNode root = YamlNode::make_map();
   root.add("pattern", pattern);

@@ -71,8 +71,6 @@ YamlNode load_config_tree(YamlNode tree, const std::filesystem::path& path);
 void set_config_key(YamlNode& tree, const std::string& key, YamlNode value, const Mark& mark);
 // The words of a value without its punctuation: {local: {window: 64}} is "local window 64".
 std::string plain_words(const YamlNode& value);
-// As YAML writes it, on one line.
-std::string one_line(const YamlNode& value);
 void apply_override(YamlNode& tree, const std::string& text);  // "train.steps=200"
 // All overrides of a command line: the last one counts, but files are named once.
 void apply_overrides(YamlNode& tree, const std::vector<std::string>& texts);
