@@ -450,31 +450,31 @@ int read_tile(MapReader& root) {
 }
 
 const std::string& word(ModelType value) {
-  return words<ModelType>()[value];
+  return words<ModelType>()[static_cast<std::size_t>(value)];
 }
 const std::string& word(NormKind value) {
-  return words<NormKind>()[value];
+  return words<NormKind>()[static_cast<std::size_t>(value)];
 }
 const std::string& word(Activation value) {
-  return words<Activation>()[value];
+  return words<Activation>()[static_cast<std::size_t>(value)];
 }
 const std::string& word(Positions value) {
-  return words<Positions>()[value];
+  return words<Positions>()[static_cast<std::size_t>(value)];
 }
 const std::string& word(OptimizerType value) {
-  return words<OptimizerType>()[value];
+  return words<OptimizerType>()[static_cast<std::size_t>(value)];
 }
 const std::string& word(ScheduleType value) {
-  return words<ScheduleType>()[value];
+  return words<ScheduleType>()[static_cast<std::size_t>(value)];
 }
 const std::string& word(DataFormat value) {
-  return words<DataFormat>()[value];
+  return words<DataFormat>()[static_cast<std::size_t>(value)];
 }
 const std::string& word(DeviceChoice value) {
-  return words<DeviceChoice>()[value];
+  return words<DeviceChoice>()[static_cast<std::size_t>(value)];
 }
 const std::string& word(Precision value) {
-  return words<Precision>()[value];
+  return words<Precision>()[static_cast<std::size_t>(value)];
 }
 
 Config parse_config(const YamlNode& root_node, const std::string& name) {
