@@ -47,24 +47,6 @@ void allowed_bits(const TileLayout& layout, std::int32_t mask_id, std::int64_t r
 
 }  // namespace
 
-LayoutPtr leading_layout(const LayoutPtr& layout, std::int64_t n) {
-  check(layout->causal() && n >= 1 && n <= layout->n_queries(), "no leading part of a layout");
-  if (n == layout->n_queries()) return layout;
-  check(n % layout->tile() == 0, "a leading part of a layout is made of whole tiles");
-  const std::int64_t rows = n / layout->tile();
-  std::vector<TilePattern> patterns;
-  for (const TilePattern& whole : layout->patterns()) {
-    const std::int32_t tiles = whole.row_offsets[rows];
-    TilePattern part;
-    part.row_offsets.assign(whole.row_offsets.begin(), whole.row_offsets.begin() + rows + 1);
-    part.columns.assign(whole.columns.begin(), whole.columns.begin() + tiles);
-    part.mask_id.assign(whole.mask_id.begin(), whole.mask_id.begin() + tiles);
-    patterns.push_back(std::move(part));
-  }
-  return std::make_shared<TileLayout>(n, n, layout->tile(), true, std::move(patterns), layout->head_pattern(),
-                                      layout->masks());
-}
-
 DecodeCache::DecodeCache(LayoutPtr layout, std::int64_t n_sequences, std::int64_t n_kv_heads,
                          std::int64_t head_dim, DType dtype)
     : layout_(std::move(layout)),

@@ -17,9 +17,6 @@
 
 namespace filigree {
 
-// The layout of the first n tokens; n is a multiple of the tile or the whole length. Causal layouts only.
-LayoutPtr leading_layout(const LayoutPtr& layout, std::int64_t n);
-
 class DecodeCache {
  public:
   // `layout`: causal, for the whole text with the tokens to come. `dtype`: f32 or f64, on the CPU.

@@ -18,59 +18,74 @@ AttentionLayer::AttentionLayer(const ParameterFactory& make, const std::string& 
            kInitialDeviation),
       out_(make, name + ".out", n_heads_ * head_dim_, config.dim, config.bias, residual_deviation(config)) {}
 
-AttentionOptions AttentionLayer::options(const AttentionMask& mask, DType compute, Device device) const {
+Var AttentionLayer::project(const Var& x) const {
+  return ops::reshape(qkv_.forward(x), {x.dim(0), x.dim(1), n_heads_ + 2 * n_kv_heads_, head_dim_});
+}
+
+Var AttentionLayer::output(const Var& heads) const {
+  return out_.forward(ops::reshape(heads, {heads.dim(0), heads.dim(1), n_heads_ * head_dim_}));
+}
+
+AttentionOptions AttentionLayer::options(const Var& qkv, const Var& gate, const Tensor& row_bounds) const {
   AttentionOptions options;
-  options.row_bounds = mask.row_bounds;
-  options.gate = mask.gate;
-  options.turned_qkv = mask.turned_qkv;
+  options.row_bounds = row_bounds;
+  options.gate = gate;
   if (positions_ == Positions::alibi) {
-    const DType type = accumulation_dtype(compute);
-    if (!slopes_.defined() || slopes_.dtype() != type || slopes_.device() != device)
-      slopes_ = alibi_slopes(static_cast<int>(n_heads_), type, device);
+    const DType type = accumulation_dtype(qkv.dtype());
+    if (!slopes_.defined() || slopes_.dtype() != type || slopes_.device() != qkv.device())
+      slopes_ = alibi_slopes(static_cast<int>(n_heads_), type, qkv.device());
     options.alibi_slopes = slopes_;
   }
   return options;
 }
 
-Var AttentionLayer::forward(Var x, const AttentionMask& mask) const {
-  const std::int64_t batch = x.dim(0), n = x.dim(1);
-  const AttentionOptions given = options(mask, x.dtype(), x.device());
-  x = qkv_.forward(x);
-  x = ops::reshape(x, {batch, n, n_heads_ + 2 * n_kv_heads_, head_dim_});
-  if (mask.plain_qkv) *mask.plain_qkv = x.value();
-  if (mask.decode.cache)
-    x = Var(decode(x.value(), mask, given));
-  else if (mask.router)
-    x = attend_each(x, mask, given);
-  else
-    x = sparse_attention_qkv(std::move(x), n_kv_heads_, mask.layout, theta(), given);
-  return out_.forward(ops::reshape(x, {batch, n, n_heads_ * head_dim_}));
+Connected AttentionLayer::connect(const Var& qkv, const Connectivity& connectivity, const Tensor& row_bounds,
+                                  bool training) const {
+  const std::int64_t batch = qkv.dim(0), n = qkv.dim(1), H = n_heads_, G = n_kv_heads_, D = head_dim_;
+  if (!connectivity.reads_text()) return connectivity.connect({n, training});
+  const std::int64_t sizes[] = {H * D, G * D, G * D};
+  const auto parts = ops::split_last(ops::reshape(qkv, {batch, n, (H + 2 * G) * D}), sizes);
+  return connectivity.connect({n, training, ops::reshape(parts[0], {batch, n, H, D}),
+                               ops::reshape(parts[1], {batch, n, G, D}), row_bounds});
 }
 
-// New rows, which routers read first.
-Tensor AttentionLayer::decode(const Tensor& qkv, const AttentionMask& mask,
-                              const AttentionOptions& options) const {
-  DecodeCache& cache = *mask.decode.cache;
-  if (!mask.router) return cache.attend(qkv, mask.decode.sequences, theta(), options);
-  const TileLayout& layout = cache.layout();
-  Tensor gates = Tensor::empty({qkv.dim(0), n_heads_, layout.key_tiles()}, DType::f64);
-  for (std::int64_t r = 0; r < qkv.dim(0); ++r) {
-    auto& memory = (*mask.decode.memories)[mask.decode.sequences[r]];
-    const Tensor row = qkv.slice(r, r + 1).reshape({1, qkv.dim(2), qkv.dim(3)});
-    gates.slice(r, r + 1).copy_from(
-        mask.router->read_rows(row, layout.n_queries(), memory).reshape({1, n_heads_, layout.key_tiles()}));
-  }
-  return cache.attend(qkv, mask.decode.sequences, theta(), options, gates.to(qkv.dtype()));
+Var AttentionLayer::forward(Var x, const Connectivity& connectivity, const Tensor& row_bounds,
+                            bool training) const {
+  x = project(x);
+  const Connected connected = connect(x, connectivity, row_bounds, training);
+  const AttentionOptions given = options(x, connected.gate, row_bounds);
+  return output(sparse_attention_qkv(std::move(x), n_kv_heads_, connected.layout, theta(), given));
+}
+
+Var AttentionLayer::begin(Var x, std::int64_t s, std::int64_t rows, LayerCache& cache) const {
+  x = project(x);
+  cache.read(s, x.value(), rows);
+  const Connected connected = connect(x, *cache.beginning, {}, false);
+  AttentionOptions given = options(x, connected.gate, {});
+  Tensor turned;
+  given.turned_qkv = &turned;
+  x = sparse_attention_qkv(std::move(x), n_kv_heads_, connected.layout, theta(), given);
+  const std::int64_t H = n_heads_, G = n_kv_heads_;
+  cache.kept.begin(s, Heads{turned, H, G}, Heads{turned, H + G, G}, rows);
+  return output(x);
+}
+
+Var AttentionLayer::decode(Var x, std::span<const std::int64_t> texts, LayerCache& cache) const {
+  x = project(x);
+  const Tensor row_gates = cache.read_rows(texts, x.value());
+  const Var gate = row_gates.defined() ? Var{} : cache.growing.gate;
+  return output(Var(cache.kept.attend(x.value(), texts, theta(), options(x, gate, {}), row_gates)));
 }
 
 // Values that say to which key tile they belong, D tiles at a time, make the output the mass.
-Tensor AttentionLayer::mass(const Var& x, const AttentionMask& mask) const {
+Tensor AttentionLayer::mass(const Var& x, const Connectivity& connectivity, const Tensor& row_bounds) const {
   const NoGrad no_tape;
   const std::int64_t batch = x.dim(0), n = x.dim(1), H = n_heads_, G = n_kv_heads_, D = head_dim_;
-  const std::int64_t tile = mask.layout->tile(), side = mask.layout->key_tiles();
+  const Connected connected = connectivity.connect({n, false});
+  const std::int64_t tile = connected.layout->tile(), side = connected.layout->key_tiles();
   const std::int64_t sizes[] = {(H + G) * D, G * D};
   const Var qk = ops::split_last(qkv_.forward(x), sizes)[0];
-  Tensor mass = Tensor::zeros({H, mask.layout->query_tiles(), side}, DType::f64);
+  Tensor mass = Tensor::zeros({H, connected.layout->query_tiles(), side}, DType::f64);
   for (std::int64_t first = 0; first < side; first += D) {
     Tensor values = Tensor::zeros({batch, n, G, D});
     for (std::int64_t row = 0; row < batch * n; ++row)
@@ -79,7 +94,7 @@ Tensor AttentionLayer::mass(const Var& x, const AttentionMask& mask) const {
     const Var v(values.to(qk.dtype()).to(qk.device()).reshape({batch, n, G * D}));
     const Var parts[] = {qk, v};
     const Var o = sparse_attention_qkv(ops::reshape(ops::concat_last(parts), {batch, n, H + 2 * G, D}), G,
-                                       mask.layout, theta(), options(mask, qk.dtype(), qk.device()));
+                                       connected.layout, theta(), options(qk, connected.gate, row_bounds));
     const Tensor weights = o.value().to(DType::f32).to(Device::cpu());
     for (std::int64_t row = 0; row < batch * n; ++row)
       for (std::int64_t h = 0; h < H; ++h)
@@ -88,20 +103,6 @@ Tensor AttentionLayer::mass(const Var& x, const AttentionMask& mask) const {
               weights.data<float>()[(row * H + h) * D + d];
   }
   return mass;
-}
-
-// Each sequence has a layout of its own.
-Var AttentionLayer::attend_each(const Var& qkv, const AttentionMask& mask,
-                                const AttentionOptions& options) const {
-  const std::int64_t batch = qkv.dim(0), n = qkv.dim(1), H = n_heads_, G = n_kv_heads_, D = head_dim_;
-  const std::int64_t sizes[] = {H * D, G * D, G * D};
-  const auto parts = ops::split_last(ops::reshape(qkv, {batch, n, (H + 2 * G) * D}), sizes);
-  const LearnedLayer::Connection connection =
-      mask.router->connect_each(ops::reshape(parts[0], {batch, n, H, D}),
-                                ops::reshape(parts[1], {batch, n, G, D}), mask.row_bounds, mask.training);
-  AttentionOptions own = options;
-  own.gate = connection.gate;
-  return sparse_attention_qkv(qkv, G, connection.layout, theta(), own);
 }
 
 void AttentionLayer::visit(const Visitor& visitor) {

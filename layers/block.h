@@ -14,6 +14,7 @@
 // its input, C.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "layers/attention_layer.h"
@@ -30,16 +31,23 @@ class Block : public Module {
   struct Residual {
     Var x, branch;
   };
-  Residual forward(Residual in, const AttentionMask& mask, const ForwardContext& context) const;
+  // row_bounds: see AttentionLayer::forward.
+  Residual forward(Residual in, const Connectivity& connectivity, const Tensor& row_bounds,
+                   const ForwardContext& context) const;
+  // The same for texts that grow, see AttentionLayer.
+  Residual begin(Residual in, std::int64_t s, std::int64_t rows, LayerCache& cache) const;
+  Residual decode(Residual in, std::span<const std::int64_t> texts, LayerCache& cache) const;
   // What the two halves add to x.
-  Var attention_branch(const Var& x, const AttentionMask& mask, const ForwardContext& context) const;
+  Var attention_branch(const Var& x, const Connectivity& connectivity, const Tensor& row_bounds,
+                       const ForwardContext& context) const;
   Var mlp_branch(const Var& x, const ForwardContext& context) const;
   // Of the attention to x, see AttentionLayer::mass.
-  Tensor attention_mass(const Var& x, const AttentionMask& mask) const;
+  Tensor attention_mass(const Var& x, const Connectivity& connectivity, const Tensor& row_bounds) const;
   void visit(const Visitor& visitor) override;
 
  private:
-  Var attend(Var normed, const AttentionMask& mask, const ForwardContext& context) const;
+  template <class Attend>
+  Residual run(Residual in, const ForwardContext& context, const Attend& attend) const;
 
   double dropout_;
   std::uint32_t attention_site_, mlp_site_;

@@ -1,53 +1,57 @@
 #include "layers/decoder_cache.h"
 
+#include "layers/transformer.h"
+
 namespace filigree {
-
-std::vector<LayoutPtr> leading_layouts(const std::vector<LayoutPtr>& layouts, std::int64_t n) {
-  std::vector<LayoutPtr> leading;
-  for (std::size_t i = 0; i < layouts.size(); ++i) {
-    const bool same = i > 0 && layouts[i] == layouts[i - 1];
-    leading.push_back(same ? leading.back() : leading_layout(layouts[i], n));
-  }
-  return leading;
-}
-
-DecoderCache::DecoderCache(const ModelConfig& config, std::vector<LayoutPtr> layouts,
-                           std::int64_t n_sequences, DType dtype)
-    : layouts_(std::move(layouts)), gates_(layouts_.size()) {
-  require(config.type == ModelType::decoder, "[decode] only a decoder makes text");
-  require(static_cast<int>(layouts_.size()) == config.n_layers, "[decode] {} layouts for {} layers",
-          layouts_.size(), config.n_layers);
-  for (const LayoutPtr& layout : layouts_)
-    require(layout->n_queries() == capacity(), "[decode] layouts for {} and {} tokens", capacity(),
-            layout->n_queries());
-  require(config.positions != Positions::learned || capacity() <= config.max_seq_len,
-          "[decode] {} tokens are more than max_seq_len {}; learned positions end there", capacity(),
-          config.max_seq_len);
-  memories_.resize(layouts_.size(), std::vector<LearnedLayer::Memory>(n_sequences));
-  for (const LayoutPtr& layout : layouts_)
-    layers_.emplace_back(layout, n_sequences, config.n_kv_heads, config.head_dim, dtype);
-}
-
 namespace {
 
-std::vector<LayoutPtr> layouts_of(const std::vector<LearnedLayer::Connection>& connections) {
-  std::vector<LayoutPtr> layouts;
-  for (const auto& c : connections) layouts.push_back(c.layout);
-  return layouts;
+Connected growing_of(const Connectivity& connectivity, std::int64_t n) {
+  const NoGrad no_tape;
+  return connectivity.growing(n);
 }
 
 }  // namespace
 
-DecoderCache::DecoderCache(const ModelConfig& config,
-                           const std::vector<LearnedLayer::Connection>& connections, std::int64_t n_sequences,
-                           DType dtype)
-    : DecoderCache(config, layouts_of(connections), n_sequences, dtype) {
-  for (std::size_t i = 0; i < connections.size(); ++i) gates_[i] = connections[i].gate.value();
+LayerCache::LayerCache(ConnectivityPtr of, std::int64_t capacity, std::int64_t n_texts,
+                       std::int64_t n_kv_heads, std::int64_t head_dim, DType dtype)
+    : connectivity(std::move(of)),
+      beginning(as_beginning(connectivity, capacity)),
+      growing(growing_of(*connectivity, capacity)),
+      kept(growing.layout, n_texts, n_kv_heads, head_dim, dtype),
+      readers(n_texts) {}
+
+void LayerCache::read(std::int64_t s, const Tensor& qkv, std::int64_t rows) {
+  readers[s] = connectivity->reader(kept.layout().n_queries());
+  if (readers[s]) readers[s]->read(qkv.reshape({qkv.dim(1), qkv.dim(2), qkv.dim(3)}).slice(0, rows));
+}
+
+Tensor LayerCache::read_rows(std::span<const std::int64_t> texts, const Tensor& qkv) {
+  if (!connectivity->reads_text()) return {};
+  const TileLayout& layout = kept.layout();
+  Tensor gates = Tensor::empty({qkv.dim(0), layout.n_heads(), layout.key_tiles()}, DType::f64);
+  for (std::int64_t r = 0; r < qkv.dim(0); ++r) {
+    const Tensor row = qkv.slice(r, r + 1).reshape({1, qkv.dim(2), qkv.dim(3)});
+    gates.slice(r, r + 1).copy_from(
+        readers[texts[r]]->read(row).reshape({1, layout.n_heads(), layout.key_tiles()}));
+  }
+  return gates.to(qkv.dtype());
+}
+
+DecoderCache::DecoderCache(const Transformer& model, std::int64_t capacity, std::int64_t n_texts)
+    : capacity_(capacity) {
+  const ModelConfig& config = model.config();
+  require(config.type == ModelType::decoder, "[decode] only a decoder makes text");
+  require(config.positions != Positions::learned || capacity <= config.max_seq_len,
+          "[decode] {} tokens are more than max_seq_len {}; learned positions end there", capacity,
+          config.max_seq_len);
+  for (const ConnectivityPtr& connectivity : model.connectivities())
+    layers_.emplace_back(connectivity, capacity, n_texts, config.n_kv_heads, config.head_dim,
+                         model.compute_type());
 }
 
 std::int64_t DecoderCache::bytes() const {
   std::int64_t total = 0;
-  for (const DecodeCache& layer : layers_) total += layer.bytes();
+  for (const LayerCache& layer : layers_) total += layer.kept.bytes();
   return total;
 }
 

@@ -1,6 +1,6 @@
-// What a decoder keeps of texts while it makes them longer: a DecodeCache per layer.
+// What a decoder keeps of texts while it makes them longer.
 //
-//   DecoderCache cache(model.config(), layouts, 1);         // layouts for the prompt and the tokens to come
+//   DecoderCache cache(model, n, 1);                        // n: tokens of the prompt and those to come
 //   Tensor logits = model.begin_text(prompt, 0, cache);     // through the ordinary forward, at once
 //   const std::int64_t text[] = {0};
 //   logits = model.next_token(chosen, text, cache);         // and so on
@@ -8,42 +8,50 @@
 // A text's logits do not depend on the texts beside it.
 #pragma once
 
+#include <memory>
+#include <span>
 #include <vector>
 
+#include "attention/connectivity.h"
 #include "attention/decode_cache.h"
-#include "attention/learned/learned_layer.h"
-#include "layers/model_config.h"
 
 namespace filigree {
 
-// leading_layout of each; layers that share one share its part.
-std::vector<LayoutPtr> leading_layouts(const std::vector<LayoutPtr>& layouts, std::int64_t n);
+class Transformer;
+
+// One layer's part.
+struct LayerCache {
+  LayerCache(ConnectivityPtr connectivity, std::int64_t capacity, std::int64_t n_texts,
+             std::int64_t n_kv_heads, std::int64_t head_dim, DType dtype);
+
+  // Where tiles depend on the text: reads the first `rows` rows of qkv [1, N, H + 2 G, D], positions not yet
+  // applied, as text s; or one more row of each of these texts, [R, 1, H + 2 G, D], and returns the gates of
+  // their tiles, [R, H, key tiles]. Undefined where they do not depend on it.
+  void read(std::int64_t s, const Tensor& qkv, std::int64_t rows);
+  Tensor read_rows(std::span<const std::int64_t> texts, const Tensor& qkv);
+
+  ConnectivityPtr connectivity;
+  ConnectivityPtr beginning;                         // what the beginning of a text attends with
+  Connected growing;                                 // all that rows may compute
+  DecodeCache kept;                                  // keys and values
+  std::vector<std::unique_ptr<TextReader>> readers;  // of each text
+};
 
 class DecoderCache {
  public:
-  // `layouts`: one per layer, all for the same length, which no text may exceed. Error(usage) for a model
-  // that is no decoder or whose learned positions end before.
-  DecoderCache(const ModelConfig& config, std::vector<LayoutPtr> layouts, std::int64_t n_sequences,
-               DType dtype = DType::f32);
-  // Layouts and gates as a model with learned patterns has them: Transformer::connections.
-  DecoderCache(const ModelConfig& config, const std::vector<LearnedLayer::Connection>& connections,
-               std::int64_t n_sequences, DType dtype = DType::f32);
+  // For texts of at most `capacity` tokens. Error(usage) for a model that is no decoder or whose learned
+  // positions end before.
+  DecoderCache(const Transformer& model, std::int64_t capacity, std::int64_t n_texts);
 
-  DecodeCache& layer(std::size_t i) { return layers_[i]; }
-  const DecodeCache& layer(std::size_t i) const { return layers_[i]; }
-  std::int64_t capacity() const { return layouts_[0]->n_queries(); }  // tokens of a text
-  std::int64_t length(std::int64_t s) const { return layers_[0].length(s); }
+  LayerCache& layer(std::size_t i) { return layers_[i]; }
+  std::int64_t capacity() const { return capacity_; }
+  int tile() const { return layers_[0].growing.layout->tile(); }
+  std::int64_t length(std::int64_t s) const { return layers_[0].kept.length(s); }
   std::int64_t bytes() const;
-  const std::vector<LayoutPtr>& layouts() const { return layouts_; }
-  const Tensor& gate(std::size_t i) const { return gates_[i]; }  // of layer i, undefined: 1
-  // What the routers of layer i remember of each text.
-  std::vector<LearnedLayer::Memory>& memories(std::size_t i) { return memories_[i]; }
 
  private:
-  std::vector<LayoutPtr> layouts_;
-  std::vector<Tensor> gates_;
-  std::vector<std::vector<LearnedLayer::Memory>> memories_;
-  std::vector<DecodeCache> layers_;
+  std::int64_t capacity_;
+  std::vector<LayerCache> layers_;
 };
 
 }  // namespace filigree

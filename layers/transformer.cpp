@@ -1,7 +1,9 @@
 #include "layers/transformer.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "attention/learned/learned_layer.h"
 #include "core/ops.h"
 #include "core/parallel.h"
 #include "layers/initial.h"
@@ -23,10 +25,19 @@ Tensor spread_bounds(const Tensor& token_bounds, std::int64_t n) {
   return bounds.to(token_bounds.device());
 }
 
-bool has_learned_heads(const Pattern& pattern, int n_heads) {
-  for (int head = 0; head < n_heads; ++head)
-    if (pattern.learned(head)) return true;
-  return false;
+LayerPatternsPtr full_attention(const ModelConfig& config) {
+  const Geometry geometry{std::max<std::int64_t>(1, config.max_seq_len), config.type == ModelType::decoder};
+  return std::make_shared<const LayerPatterns>(
+      make_layer_patterns(YamlNode::make("full"), config.n_layers, config.n_heads), geometry, config.n_heads);
+}
+
+void require_fitting(const LayerPatterns& patterns, const ModelConfig& config) {
+  require(std::ssize(patterns.layers()) == config.n_layers, "[transformer] patterns of {} layers for {}",
+          patterns.layers().size(), config.n_layers);
+  require(patterns.n_heads() == config.n_heads, "[transformer] patterns of {} heads given to a model of {}",
+          patterns.n_heads(), config.n_heads);
+  require(config.type != ModelType::decoder || patterns.training().causal,
+          "[transformer] a decoder needs causal patterns");
 }
 
 bool finite(Module& module, const Var& output) {
@@ -41,7 +52,7 @@ Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device d
     : Transformer(config, seed, device, dtype, dtype) {}
 
 Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device device, DType dtype,
-                         DType compute, const LayerPatterns& patterns)
+                         DType compute, LayerPatternsPtr patterns)
     : config_(resolved(config)),
       device_(device),
       compute_(compute),
@@ -54,12 +65,14 @@ Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device d
     position_embedding_.emplace(make, "position_embedding", config_.max_seq_len, config_.dim,
                                 kInitialDeviation);
   for (int i = 0; i < config_.n_layers; ++i) blocks_.emplace_back(make, fmt::format("blocks.{}", i), config_);
-  learned_.resize(blocks_.size());
-  for (std::size_t i = 0; i < patterns.layers.size(); ++i)
-    if (has_learned_heads(*patterns.layers[i], config_.n_heads))
-      learned_[i] = std::make_unique<LearnedLayer>(make, fmt::format("blocks.{}.pattern", i),
-                                                   patterns.layers[i], patterns.geometry, config_.n_heads,
-                                                   config_.n_kv_heads, config_.head_dim);
+  if (!patterns) patterns = full_attention(config_);
+  require_fitting(*patterns, config_);
+  connectivities_ = fixed_connectivities(patterns);
+  for (std::size_t i = 0; i < blocks_.size(); ++i)
+    if (patterns->learns(i))
+      connectivities_[i] = std::make_shared<LearnedLayer>(
+          make, fmt::format("blocks.{}.pattern", i), patterns->layers()[i], patterns->training(),
+          config_.n_heads, config_.n_kv_heads, config_.head_dim);
 
   const bool classifier = config_.type == ModelType::encoder_classifier;
   if (config_.type == ModelType::encoder_mlm) {
@@ -77,7 +90,7 @@ void Transformer::visit(const Visitor& visitor) {
   if (position_embedding_) position_embedding_->visit(visitor);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     blocks_[i].visit(visitor);
-    if (learned_[i]) learned_[i]->visit(visitor);
+    connectivities_[i]->visit(visitor);
   }
   final_norm_.visit(visitor);
   if (mlm_dense_) mlm_dense_->visit(visitor);
@@ -93,17 +106,6 @@ ModelInput Transformer::checked(const ModelInput& input) const {
   require(config_.positions != Positions::learned || n <= config_.max_seq_len,
           "[transformer] a sequence of {} tokens is longer than max_seq_len {}; learned positions end there",
           n, config_.max_seq_len);
-  require(static_cast<int>(input.layouts.size()) == config_.n_layers,
-          "[transformer] {} layouts for {} layers", input.layouts.size(), config_.n_layers);
-  for (const LayoutPtr& layout : input.layouts) {
-    require(layout->n_queries() == n && layout->n_keys() == n,
-            "[transformer] a layout for {} queries and {} keys given to a sequence of {} tokens",
-            layout->n_queries(), layout->n_keys(), n);
-    require(layout->n_heads() == config_.n_heads, "[transformer] a layout of {} heads given to a model of {}",
-            layout->n_heads(), config_.n_heads);
-    require(config_.type != ModelType::decoder || layout->causal(),
-            "[transformer] a decoder needs causal layouts");
-  }
   ModelInput result = input;
   if (!input.token_bounds.defined()) return result;
   require(input.token_bounds.shape() == Shape{batch, 2},
@@ -119,23 +121,14 @@ Var Transformer::embed(const Tensor& tokens, const ForwardContext& context) cons
   return dropout(x, config_.dropout, embedding_site_, context);
 }
 
-AttentionMask Transformer::mask_of(std::size_t layer, const ModelInput& input,
-                                   const ForwardContext& context) const {
-  if (!learned_[layer] || input.fixed) return {input.layouts[layer], input.row_bounds};
-  if (const LearnedLayer* router = router_of(layer))
-    return {input.layouts[layer], input.row_bounds, {}, router, context.training};
-  LearnedLayer::Connection c = learned_[layer]->connect(input.tokens.dim(1), context.training);
-  return {std::move(c.layout), input.row_bounds, std::move(c.gate)};
-}
-
 Block::Residual Transformer::run_block(std::size_t layer, Block::Residual in, const ModelInput& input,
                                        const ForwardContext& context) const {
   const Block& block = blocks_[layer];
   if (!config_.activation_checkpointing)
-    return block.forward(std::move(in), mask_of(layer, input, context), context);
+    return block.forward(std::move(in), *connectivities_[layer], input.row_bounds, context);
   // A checkpoint keeps one tensor: the sum, made here. Gates are made anew, from parameters.
   const auto replay = [this, &block, layer, input, context](const Var& v) {
-    const Block::Residual out = block.forward({v, {}}, mask_of(layer, input, context), context);
+    const Block::Residual out = block.forward({v, {}}, *connectivities_[layer], input.row_bounds, context);
     return ops::add(out.x, out.branch);
   };
   return {checkpoint(replay, in.x), {}};
@@ -204,43 +197,49 @@ Var Transformer::logits_of_rows(const ModelInput& input, const Tensor& rows,
   return ops::linear(features(picked, input), head_weight(), head_bias_ ? head_bias_->var : Var{});
 }
 
+Transformer Transformer::attending_with(std::vector<ConnectivityPtr> connectivities) const {
+  Transformer copy(*this);
+  copy.connectivities_ = std::move(connectivities);
+  return copy;
+}
+
+Transformer Transformer::as_hardened() const {
+  std::vector<ConnectivityPtr> hardened;
+  for (const ConnectivityPtr& c : connectivities_) hardened.push_back(filigree::as_hardened(c));
+  return attending_with(std::move(hardened));
+}
+
+bool Transformer::learns() const {
+  return std::ranges::any_of(connectivities_, [](const auto& c) { return c->learns(); });
+}
+
+bool Transformer::reads_text() const {
+  return std::ranges::any_of(connectivities_, [](const auto& c) { return c->reads_text(); });
+}
+
 bool Transformer::patterns_are_static() const {
-  return std::ranges::all_of(learned_, [](const auto& layer) { return !layer || layer->is_static(); });
+  return std::ranges::all_of(connectivities_, [](const auto& c) { return c->is_static(); });
 }
 
-// All layers at once: each waits for the device and makes a layout, while the device has nothing to do.
-void Transformer::advance_patterns(const LearnStage& stage) {
-  if (patterns_are_static()) return;
-  parallel_tasks(std::ssize(learned_), [&](std::int64_t i) {
-    if (const auto& layer = learned_[i]) layer->advance(stage);
-  });
-}
-
-void Transformer::forget_evaluated_patterns() const {
-  for (const auto& layer : learned_)
-    if (layer) layer->forget_evaluation();
-}
-
-std::vector<LayoutPtr> Transformer::training_layouts(std::vector<LayoutPtr> layouts) const {
-  for (std::size_t i = 0; i < learned_.size(); ++i)
-    if (const LayoutPtr layout = learned_[i] ? learned_[i]->training_layout() : nullptr) layouts[i] = layout;
-  return layouts;
+bool Transformer::patterns_can_harden() const {
+  return std::ranges::all_of(connectivities_, [](const auto& c) { return c->can_harden(); });
 }
 
 double Transformer::warmup() const {
   double share = 0;
-  for (const auto& layer : learned_)
-    if (layer) share = std::max(share, layer->warmup());
+  for (const ConnectivityPtr& c : connectivities_) share = std::max(share, c->warmup());
   return share;
 }
 
-bool Transformer::patterns_can_harden() const {
-  return std::ranges::all_of(learned_, [](const auto& layer) { return !layer || layer->can_harden(); });
+// All layers at once: each that learns waits for the device and makes a layout, while the device has nothing
+// to do.
+void Transformer::advance(const TrainingStage& stage) {
+  parallel_tasks(std::ssize(connectivities_), [&](std::int64_t i) { connectivities_[i]->advance(stage); });
 }
 
-std::vector<LayoutPtr> Transformer::hardened_layouts(std::vector<LayoutPtr> layouts) const {
-  for (std::size_t i = 0; i < learned_.size(); ++i)
-    if (learned_[i]) layouts[i] = learned_[i]->hardened_layout(layouts[i]->n_queries());
+std::vector<LayoutPtr> Transformer::computed_layouts() const {
+  std::vector<LayoutPtr> layouts;
+  for (const ConnectivityPtr& c : connectivities_) layouts.push_back(c->computed());
   return layouts;
 }
 
@@ -251,9 +250,10 @@ std::vector<Tensor> Transformer::attention_mass(const ModelInput& input) const {
   std::vector<Tensor> mass;
   Var x = embed(in.tokens, context);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const AttentionMask mask = mask_of(i, in, context);
-    mass.push_back(mask.router ? Tensor{} : blocks_[i].attention_mass(x, mask));
-    x = ops::add(x, blocks_[i].attention_branch(x, mask, context));
+    const Connectivity& connectivity = *connectivities_[i];
+    mass.push_back(connectivity.reads_text() ? Tensor{}
+                                             : blocks_[i].attention_mass(x, connectivity, in.row_bounds));
+    x = ops::add(x, blocks_[i].attention_branch(x, connectivity, in.row_bounds, context));
     x = ops::add(x, blocks_[i].mlp_branch(x, context));
   }
   return mass;
@@ -266,7 +266,7 @@ std::string Transformer::find_non_finite(const ModelInput& input, const ForwardC
   if (!finite(token_embedding_, x)) return "token_embedding";
   if (position_embedding_ && !finite(*position_embedding_, x)) return "position_embedding";
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    x = ops::add(x, blocks_[i].attention_branch(x, mask_of(i, in, context), context));
+    x = ops::add(x, blocks_[i].attention_branch(x, *connectivities_[i], in.row_bounds, context));
     if (!ops::all_finite(x.value())) return fmt::format("blocks.{}.attention", i);
     x = ops::add(x, blocks_[i].mlp_branch(x, context));
     if (!finite(blocks_[i], x)) return fmt::format("blocks.{}.mlp", i);

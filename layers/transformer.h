@@ -18,13 +18,12 @@
 //   head.bias [V] or [n_classes]                       encoders only
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "attention/learned/learned_layer.h"
+#include "attention/connectivity.h"
 #include "layers/block.h"
 #include "layers/embedding.h"
 
@@ -38,9 +37,6 @@ struct ModelInput {
   // i32 [B, 2]: the real tokens of sequence b are [lo, hi), the rest is padding. A classifier takes the mean
   // over them. Undefined: all are real.
   Tensor token_bounds;
-  // One per layer, for N queries and keys. A layer with learned heads has its own instead, unless `fixed`.
-  std::vector<LayoutPtr> layouts;
-  bool fixed = false;
 };
 
 struct LossOptions {
@@ -48,13 +44,6 @@ struct LossOptions {
   // that count. Micro batches of one global batch give that batch's count.
   Tensor denominator = {};
   Tensor* row_losses = nullptr;  // receives the loss of each target, flat; 0 where ignored
-};
-
-// The patterns of a model's layers, which only learned ones need: fixed ones come with each input, as
-// layouts.
-struct LayerPatterns {
-  std::vector<PatternPtr> layers;
-  Geometry geometry;  // of training
 };
 
 // Whether a parameter's name is that of what a pattern is learned by: no weight of the model proper.
@@ -67,14 +56,17 @@ class DecoderCache;
 class Transformer : public Module {
  public:
   // Parameters in `dtype`. `compute`: what activations are stored and products computed in, the parameters'
-  // dtype or, on CUDA and beside f32 parameters, bf16.
+  // dtype or, on CUDA and beside f32 parameters, bf16. `patterns`: what layers attend with; nullptr: full
+  // attention, in tiles of 64.
   Transformer(const ModelConfig& config, std::uint64_t seed, Device device = Device::cpu(),
               DType dtype = DType::f32);
   Transformer(const ModelConfig& config, std::uint64_t seed, Device device, DType dtype, DType compute,
-              const LayerPatterns& patterns = {});
+              LayerPatternsPtr patterns = nullptr);
+  Transformer(Transformer&&) = default;
 
   const ModelConfig& config() const { return config_; }  // resolved
   Device device() const { return device_; }
+  DType compute_type() const { return compute_; }
 
   // Hidden states after the final norm, [B, N, C].
   Var forward(const ModelInput& input, const ForwardContext& context) const;
@@ -93,7 +85,8 @@ class Transformer : public Module {
   // models only.
   Var logits_of_rows(const ModelInput& input, const Tensor& rows, const ForwardContext& context) const;
 
-  // Attention mass of every layer, see AttentionLayer::mass; undefined for layers that route.
+  // Attention mass of every layer, see AttentionLayer::mass; undefined for layers whose tiles depend on the
+  // text.
   std::vector<Tensor> attention_mass(const ModelInput& input) const;
 
   // Decoding token by token (layers/decoder_cache.h), of decoders on the CPU, without a tape. `begin_text`
@@ -106,31 +99,28 @@ class Transformer : public Module {
   // finite, such as "blocks.3.mlp"; empty where all are. For the message after a loss went wrong.
   std::string find_non_finite(const ModelInput& input, const ForwardContext& context);
 
-  // The layers with learned heads; nullptr where all heads are fixed.
-  LearnedLayer* learned(std::size_t layer) { return learned_[layer].get(); }
-  const LearnedLayer* learned(std::size_t layer) const { return learned_[layer].get(); }
-  bool learns() const;  // a layer has learned heads
-  bool routes() const;  // a layer's tiles depend on its input
-  // What each layer attends with in evaluation, given the layouts of fixed ones; of layers that route, all
-  // that they may compute.
-  std::vector<LearnedLayer::Connection> connections(const std::vector<LayoutPtr>& layouts) const;
+  // What each layer attends with.
+  const std::vector<ConnectivityPtr>& connectivities() const { return connectivities_; }
+  // The same model, parameters and all, that attends with these.
+  Transformer attending_with(std::vector<ConnectivityPtr> connectivities) const;
+  // The same as it would be if what it learns to attend to were hardened now.
+  Transformer as_hardened() const;
+
+  bool learns() const;               // a layer has heads that learn what to attend to, or have learned it
+  bool reads_text() const;           // a layer's tiles depend on its input
   bool patterns_are_static() const;  // no layer's layout changes any more
-  void advance_patterns(const LearnStage& stage);
-  void forget_evaluated_patterns() const;
-  // `layouts` with those of the learned layers in their place: as training computes them now, or as they
-  // would be if they were hardened now.
-  std::vector<LayoutPtr> training_layouts(std::vector<LayoutPtr> layouts) const;
   bool patterns_can_harden() const;
-  double warmup() const;  // the share of a run's steps after which all learned layers learn
-  std::vector<LayoutPtr> hardened_layouts(std::vector<LayoutPtr> layouts) const;
+  double warmup() const;  // the share of a run's steps after which all layers learn that do so
+  void advance(const TrainingStage& stage);         // before each step of training
+  std::vector<LayoutPtr> computed_layouts() const;  // what a step of training computes now
 
   void visit(const Visitor& visitor) override;
 
  private:
-  const LearnedLayer* router_of(std::size_t layer) const;  // nullptr if its tiles do not depend on the input
+  Transformer(const Transformer&) = default;  // shares the parameters: attending_with() makes copies of use
+
   ModelInput checked(const ModelInput& input) const;
   Var embed(const Tensor& tokens, const ForwardContext& context) const;
-  AttentionMask mask_of(std::size_t layer, const ModelInput& input, const ForwardContext& context) const;
   Block::Residual run_block(std::size_t layer, Block::Residual in, const ModelInput& input,
                             const ForwardContext& context) const;
   Var features(const Var& hidden, const ModelInput& input) const;
@@ -143,7 +133,7 @@ class Transformer : public Module {
   Embedding token_embedding_;
   std::optional<Embedding> position_embedding_;
   std::vector<Block> blocks_;
-  std::vector<std::unique_ptr<LearnedLayer>> learned_;  // one per block
+  std::vector<ConnectivityPtr> connectivities_;  // one per block
   Norm final_norm_;
   std::optional<Linear> mlm_dense_;
   std::optional<Norm> mlm_norm_;

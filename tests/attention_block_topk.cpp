@@ -21,8 +21,8 @@ struct Routed {
   Var o;             // [B, N, H, D]
 };
 
-Routed attend_routed(const LearnedLayer& l, const Inputs& in, bool training) {
-  const LearnedLayer::Connection c = l.connect_each(in.q, in.k, {}, training);
+Routed attend_routed(const Connectivity& l, const Inputs& in, bool training) {
+  const Connected c = l.connect({in.q.dim(1), training, in.q, in.k, {}});
   AttentionOptions options;
   options.gate = c.gate;
   return {c.layout, sparse_attention(in.q, in.k, in.v, c.layout, options)};
@@ -36,7 +36,7 @@ TEST(BlockTopk, KeepsItsBudgetInEveryRowAndShowsTilesToLaterRowsOnly) {
     const auto l =
         layer(fmt::format("block_topk: {{topk: {}, sinks: {}}}", topk, sinks), {n, true, 16}, n_heads, kv);
     l->advance({0, 0.5, 1});
-    ASSERT_TRUE(l->routes());
+    ASSERT_TRUE(l->reads_text());
     const Inputs in = seeking(random_inputs(random, 2, heads(n, n_heads, kv)));
     const Routed r = attend_routed(*l, in, false);
     ASSERT_EQ(r.layout->n_heads(), 2 * n_heads);
@@ -80,7 +80,7 @@ TEST(BlockTopk, RoutesEachSequenceAsIfItWereAlone) {
     }
     EXPECT_EQ(*attend_routed(*l, in, training).layout, *together.layout);
     for (int head = 0; head < 8; ++head)  // of the last sequence
-      EXPECT_EQ(l->training_layout()->of_head(head), together.layout->of_head(16 + head));
+      EXPECT_EQ(l->computed()->of_head(head), together.layout->of_head(16 + head));
   }
 }
 
@@ -234,11 +234,11 @@ TEST(BlockTopk, HardensToWhatItChoseMost) {
   attend_routed(*l, in, true);
   l->advance({1, 0.95, 1});
   ASSERT_TRUE(l->is_static());
-  const LayoutPtr layout = l->connect(160, true).layout;
+  const LayoutPtr layout = l->connect({160, true}).layout;
   EXPECT_EQ(layout->of_head(0).tiles() + layout->of_head(1).tiles(), 60);
   const auto b = layer("block_topk: {topk: 2, sinks: 1, harden: 0.9, tiles: 60}", {160, true, 16}, 2, 1);
   b->load_state(l->state(), 1);
-  EXPECT_EQ(*b->connect(160, true).layout, *layout);
+  EXPECT_EQ(*b->connect({160, true}).layout, *layout);
 }
 
 TEST(BlockTopk, NeedsWholeKvGroupsAndEqualParts) {

@@ -1,6 +1,7 @@
 // The cache of a decoding layer: attention of one row against the whole op, and what is kept.
 #include <gtest/gtest.h>
 
+#include "attention/connectivity.h"
 #include "attention/decode_cache.h"
 #include "tests/attention_cases.h"
 

@@ -306,14 +306,14 @@ TEST(LearnedLayer, PassesThroughItsPhases) {
       "0.4, explore: 0.5}}}]",
       {160, true, 16}, 4);
   l->advance({0, 0, 7});
-  LearnedLayer::Connection c = l->connect(160, true);
+  Connected c = l->connect({160, true});
   EXPECT_FALSE(c.gate.defined());
   EXPECT_EQ(c.layout->of_head(0).tiles(),
             10 + 9 + 8);  // a window of 20 reaches into the tile before the last
   for (int head = 1; head < 4; ++head) EXPECT_EQ(c.layout->of_head(head).tiles(), 55);
 
   l->advance({40, 0.4, 7});
-  c = l->connect(160, true);
+  c = l->connect({160, true});
   ASSERT_TRUE(c.gate.defined());
   EXPECT_EQ(c.gate.numel(), c.layout->gate_size());
   for (int64_t t = 0; t < c.layout->of_head(0).tiles(); ++t) EXPECT_EQ(c.gate.value().item(t), 1);
@@ -321,20 +321,20 @@ TEST(LearnedLayer, PassesThroughItsPhases) {
 
   l->advance({80, 0.8, 7});
   EXPECT_TRUE(l->is_static());
-  c = l->connect(160, true);
+  c = l->connect({160, true});
   EXPECT_FALSE(c.gate.defined());
   int64_t tiles = 0;
   for (int head = 1; head < 4; ++head) tiles += c.layout->of_head(head).tiles();
   EXPECT_EQ(tiles, std::llround(0.4 * 165));
-  EXPECT_EQ(*l->connect(160, false).layout, *c.layout);
-  EXPECT_EQ(*l->hardened_layout(160), *c.layout);
-  EXPECT_GT(l->connect(640, false).layout->of_head(1).tiles(), 0);  // at another length
+  EXPECT_EQ(*l->connect({160}).layout, *c.layout);
+  EXPECT_EQ(*l->hardened(160), *c.layout);
+  EXPECT_GT(l->connect({640}).layout->of_head(1).tiles(), 0);  // at another length
 }
 
 TEST(LearnedLayer, DoesNotBelieveEveryGradientOfAGate) {
   const auto l = layer("learned_layout: {budget: 0.5, explore: 1}", {160, true, 16}, 2);
   l->advance({40, 0.4, test_seed()});
-  const LearnedLayer::Connection c = l->connect(160, true);
+  const Connected c = l->connect({160, true});
   backward(c.gate, Tensor::full({c.gate.numel()}, 1e15, DType::f64));
   Var alpha = leaves_of(*l)[0];
   double greatest = 0;
@@ -348,13 +348,13 @@ TEST(LearnedLayer, ExploresSwitchedOffTilesAtGateZero) {
   const auto l = layer("learned_layout: {budget: 0.2, explore: 0.25}", g, 2);
   set_parameters(*l, [](const std::string& name) { return name == "p.log_alpha" ? -30 : 0; });
   l->advance({5, 0.5, test_seed()});
-  const LearnedLayer::Connection c = l->connect(640, true);
+  const Connected c = l->connect({640, true});
   const int64_t off = 2 * 40 * 39 / 2, explored = c.layout->gate_size() - 80;
   EXPECT_NEAR(static_cast<double>(explored), 0.25 * off, 6 * std::sqrt(0.25 * 0.75 * off));
   for (int64_t i = 0; i < c.gate.numel(); ++i)
     EXPECT_TRUE(c.gate.value().item(i) == 0 || c.gate.value().item(i) == 1);
-  EXPECT_EQ(l->connect(640, false).layout->gate_size(), 80);  // evaluation does not explore
-  const LearnTelemetry t = l->telemetry();
+  EXPECT_EQ(l->connect({640}).layout->gate_size(), 80);  // evaluation does not explore
+  const LearnTelemetry t = l->telemetry().value();
   EXPECT_EQ(t.actual_tiles, 80);
   EXPECT_EQ(t.dead_units, t.units);
   EXPECT_EQ(t.histogram[0], 2 * t.units);
@@ -372,7 +372,7 @@ TEST(LearnedLayer, StateBringsBackTheSameTiles) {
       const auto a = layer(yaml, g, 4), b = layer(yaml, g, 4);
       set_parameters(*a, [&](const std::string&) { return -2.5 + random.stream().normal(); });
       a->advance({10, progress, 3});
-      const LayoutPtr before = a->connect(320, true).layout;
+      const LayoutPtr before = a->connect({320, true}).layout;
       std::vector<Tensor> values;
       a->visit([&](Parameter& p) { values.push_back(p.var.value().clone()); });
       std::size_t i = 0;
@@ -381,7 +381,7 @@ TEST(LearnedLayer, StateBringsBackTheSameTiles) {
       b->load_state(a->state(), 3);
       a->advance({11, progress, 3});
       b->advance({11, progress, 3});
-      const auto ca = a->connect(320, true), cb = b->connect(320, true);
+      const auto ca = a->connect({320, true}), cb = b->connect({320, true});
       EXPECT_EQ(*ca.layout, *cb.layout) << yaml << progress;
       ASSERT_EQ(ca.gate.defined(), cb.gate.defined());
       const int64_t gates = ca.gate.defined() ? ca.gate.numel() : 0;

@@ -58,16 +58,10 @@ class InterchangeTest : public testing::Test {
     for (std::int64_t i = 0; i < tokens.numel(); ++i)
       tokens.data<std::int32_t>()[i] = static_cast<std::int32_t>(37 * i % 256);
     const NoGrad no_tape;
-    const auto each = [&](const auto& use) {
-      for (std::size_t i = 0; i < static_cast<std::size_t>(config.model.n_layers); ++i)
-        if (LearnedLayer* layer = model.learned(i)) use(*layer);
-    };
-    model.advance_patterns({config.train.steps, 0.5, 1});  // past the warm-up
-    each([](LearnedLayer& layer) {
-      if (layer.routes()) layer.start_counting();
-    });
-    model.forward({tokens, {}, {}, build_layouts(config, config.data.seq_len)}, {});
-    each([](LearnedLayer& layer) { layer.harden(); });
+    model.advance({config.train.steps, 0.5, 1});  // past the warm-up
+    for (const ConnectivityPtr& layer : model.connectivities()) layer->count_choices();
+    model.forward({tokens, {}, {}}, {});
+    for (const ConnectivityPtr& layer : model.connectivities()) layer->harden();
   }
   fs::path exported(const std::string& model, const std::string& pattern = "{full: {}}") {
     fs::remove_all(path("out"));

@@ -38,18 +38,18 @@ ModelConfig random_model(Random& random) {
 }
 
 // Several texts, decoded together from prompts of different lengths, some taking turns.
-void expect_agreement(const ModelConfig& config, const std::vector<LayoutPtr>& layouts, DType dtype,
+void expect_agreement(const ModelConfig& config, const LayerPatternsPtr& patterns, DType dtype,
                       double tolerance, Random& random) {
-  Transformer model(config, 1, Device::cpu(), dtype);
+  Transformer model = make_model(config, 1, patterns, dtype);
   randomize(model, random, 0.2);
-  const std::int64_t n = layouts[0]->n_queries(), texts = random.range(1, 3);
+  const std::int64_t n = patterns->training().n, texts = random.range(1, 3);
   const Tensor tokens = random.integers({texts, n}, 0, config.vocab_size - 1);
   const NoGrad no_tape;
-  const Tensor expected = model.logits({tokens, {}, {}, layouts}, {}).value();
+  const Tensor expected = model.logits({tokens, {}, {}}, {}).value();
   const auto row = [&](std::int64_t s, std::int64_t i) {
     return expected.reshape({texts * n, 1, config.vocab_size}).slice(s * n + i, s * n + i + 1);
   };
-  DecoderCache cache(model.config(), layouts, texts, dtype);
+  DecoderCache cache(model, n, texts);
   std::vector<std::int64_t> length;
   for (std::int64_t s = 0; s < texts; ++s) {
     length.push_back(random.size(1, n));
@@ -78,13 +78,13 @@ void expect_agreement(const ModelConfig& config, const std::vector<LayoutPtr>& l
   }
 }
 
-std::vector<LayoutPtr> random_layouts(Random& random, const ModelConfig& c, std::int64_t n, int tile) {
+LayerPatternsPtr random_patterns(Random& random, const ModelConfig& c, std::int64_t n, int tile) {
   std::vector<PatternPtr> patterns;
   for (int layer = 0; layer < c.n_layers; ++layer)
     patterns.push_back(test::parse_pattern(
         test::random_pattern(random.stream(), n, c.n_heads, static_cast<int>(random.range(0, 2))),
         c.n_heads));
-  return build_layer_layouts(patterns, {n, true, tile}, c.n_heads);
+  return std::make_shared<const LayerPatterns>(std::move(patterns), Geometry{n, true, tile}, c.n_heads);
 }
 
 void expect_random_agreement(DType dtype, double tolerance) {
@@ -94,11 +94,11 @@ void expect_random_agreement(DType dtype, double tolerance) {
     constexpr int kTiles[] = {16, 32, 64, 128};
     const int tile = kTiles[random.range(0, 3)];
     const std::int64_t n = random.size(1, std::min(5 * tile, 2 * tile + 70));
-    const auto layouts = random_layouts(random, config, n, tile);
+    const auto patterns = random_patterns(random, config, n, tile);
     SCOPED_TRACE(fmt::format("case {}: n {} tile {} heads {} kv {} dim {} positions {}", i, n, tile,
                              config.n_heads, config.n_kv_heads, config.head_dim,
                              static_cast<int>(config.positions)));
-    expect_agreement(config, layouts, dtype, tolerance, random);
+    expect_agreement(config, patterns, dtype, tolerance, random);
     if (testing::Test::HasFatalFailure()) return;
   }
 }
@@ -145,9 +145,7 @@ TEST(Decode, AgreesForEveryPatternOfTheRegistry) {
   for (const auto& [name, text] : patterns) {
     SCOPED_TRACE(text);
     named.push_back(name);
-    const auto layers = make_layer_patterns(parse_yaml(text, "test"), config.n_layers, config.n_heads);
-    expect_agreement(config, build_layer_layouts(layers, {kN, true, 16}, config.n_heads), DType::f64, 1e-10,
-                     random);
+    expect_agreement(config, make_patterns(config, kN, text), DType::f64, 1e-10, random);
   }
   for (const std::string& name : pattern_names())
     EXPECT_TRUE(name == "learned_layout" || name == "learned_span" || name == "block_topk" ||
@@ -168,9 +166,7 @@ TEST(Decode, AgreesForLearnedPatterns) {
     for (const double progress : {0.05, 0.5, 0.9}) {
       ModelConfig config = small_config();
       config.max_seq_len = n;
-      const LayerPatterns patterns{
-          make_layer_patterns(parse_yaml(text, "test"), config.n_layers, config.n_heads), {n, true, 16}};
-      Transformer model(config, 1, Device::cpu(), DType::f64, DType::f64, patterns);
+      Transformer model = make_model(config, 1, make_patterns(config, n, text), DType::f64);
       randomize(model, random, 0.2);
       model.visit([&](Parameter& p) {
         if (p.name.ends_with("log_alpha"))
@@ -180,13 +176,12 @@ TEST(Decode, AgreesForLearnedPatterns) {
           for (std::int64_t i = 0; i < p.var.numel(); ++i)
             p.var.value().data<double>()[i] = random.stream().uniform();
       });
-      model.advance_patterns({0, progress, 1});
-      const auto layouts = build_layer_layouts(patterns.layers, patterns.geometry, config.n_heads);
+      model.advance({0, progress, 1});
       const NoGrad no_tape;
       const Tensor tokens = random.integers({1, n}, 0, config.vocab_size - 1);
       const Tensor expected =
-          model.logits({tokens, {}, {}, layouts}, {}).value().reshape({n, config.vocab_size});
-      DecoderCache cache(model.config(), model.connections(layouts), 1, DType::f64);
+          model.logits({tokens, {}, {}}, {}).value().reshape({n, config.vocab_size});
+      DecoderCache cache(model, n, 1);
       const std::int64_t prompt = random.size(1, n - 1);
       const std::int64_t one[] = {0};
       Tensor logits = model.begin_text(tokens.reshape({n, 1}).slice(0, prompt).reshape({prompt}), 0, cache);
@@ -204,11 +199,10 @@ TEST(Decode, AgreesForLearnedPatterns) {
 TEST(Decode, TextsDoNotTouchEachOther) {
   Random random(test_seed(), 33);
   const ModelConfig config = small_config();
-  Transformer model(config, 3);
+  Transformer model = make_model(config, 3, make_patterns(config, 40, "{longformer: {window: 5, global: 1}}"));
   randomize(model, random, 0.3);
-  const auto layouts = make_layouts(config, 40, "{longformer: {window: 5, global: 1}}");
   const Tensor prompt = random.integers({7}, 0, 10);
-  DecoderCache alone(model.config(), layouts, 1), together(model.config(), layouts, 4);
+  DecoderCache alone(model, 40, 1), together(model, 40, 4);
   for (const std::int64_t s : {0, 1, 3}) model.begin_text(random.integers({s + 3}, 0, 10), s, together);
   const Tensor a = model.begin_text(prompt, 0, alone), b = model.begin_text(prompt, 2, together);
   EXPECT_TRUE(same_bits(a, b));
@@ -223,9 +217,8 @@ TEST(Decode, TextsDoNotTouchEachOther) {
 
 TEST(Decode, RefusesWhatDoesNotFit) {
   const ModelConfig config = small_config();
-  const Transformer model(config, 3);
-  const auto layouts = make_layouts(config, 20);
-  DecoderCache cache(model.config(), layouts, 1);
+  const Transformer model = make_model(config, 3, make_patterns(config, 20));
+  DecoderCache cache(model, 20, 1);
   const auto error = [](const std::function<void()>& f) { return error_text(ErrorKind::usage, f); };
   const auto contains = [](const std::string& text, const char* part) {
     EXPECT_NE(text.find(part), std::string::npos) << text;
@@ -235,10 +228,10 @@ TEST(Decode, RefusesWhatDoesNotFit) {
   contains(error([&] { model.begin_text(Tensor::zeros({21}, DType::i32), 0, cache); }), "21 tokens");
   model.begin_text(Tensor::zeros({20}, DType::i32), 0, cache);
   contains(error([&] { model.next_token(token, first, cache); }), "20 tokens");
-  contains(error([&] { DecoderCache(model.config(), make_layouts(config, 41), 1); }), "max_seq_len 40");
+  contains(error([&] { DecoderCache(model, 41, 1); }), "max_seq_len 40");
   ModelConfig encoder = config;
   encoder.type = ModelType::encoder_mlm;
-  contains(error([&] { DecoderCache(resolved(encoder), layouts, 1); }), "only a decoder");
+  contains(error([&] { DecoderCache(make_model(encoder, 3, make_patterns(encoder, 20)), 20, 1); }), "only a decoder");
 }
 
 }  // namespace

@@ -127,11 +127,15 @@ TEST_F(LayersGradcheck, AttentionLayer) {
       c.positions = p;
       AttentionLayer layer(factory(), "attention", c);
       const std::int64_t batch = random.size(1, 2), n = random.size(1, 20);
-      AttentionMask input{make_layout(random_pattern(random), n, c.n_heads, random.coin()), {}};
-      if (random.coin()) input.row_bounds = random_documents(random, batch, n);
+      const ConnectivityPtr seen =
+          connectivity_of(make_layout(random_pattern(random), n, c.n_heads, random.coin()));
+      Tensor row_bounds;
+      if (random.coin()) row_bounds = random_documents(random, batch, n);
       const Tensor x = random.normal({batch, n, c.dim});
-      ASSERT_TRUE(check_layer(layer, random, x, [&](const Var& v) { return layer.forward(v, input); }))
-          << x.shape().str() << " heads " << c.n_heads << " kv " << c.n_kv_heads << " D " << c.head_dim;
+      ASSERT_TRUE(check_layer(layer, random, x, [&](const Var& v) {
+        return layer.forward(v, *seen, row_bounds, true);
+      })) << x.shape().str()
+          << " heads " << c.n_heads << " kv " << c.n_kv_heads << " D " << c.head_dim;
     }
 }
 
@@ -143,13 +147,13 @@ TEST_F(LayersGradcheck, Block) {
     c.dropout = random.coin() ? 0.3 : 0;
     Block block(factory(), "block", c);
     const std::int64_t batch = random.size(1, 2), n = random.size(1, 20);
-    const AttentionMask input{make_layout(random_pattern(random), n, c.n_heads, true), {}};
+    const ConnectivityPtr seen = connectivity_of(make_layout(random_pattern(random), n, c.n_heads, true));
     const ForwardContext context{.training = true, .seed = test_seed(), .step = 7};
     const Tensor x = random.normal({batch, n, c.dim});
     const Var branch(random.normal({batch, n, c.dim}));
     const bool alone = random.coin();
     ASSERT_TRUE(check_layer(block, random, x, [&](const Var& v) {
-      const Block::Residual out = block.forward({v, alone ? Var{} : branch}, input, context);
+      const Block::Residual out = block.forward({v, alone ? Var{} : branch}, *seen, {}, context);
       return ops::add(out.x, out.branch);
     })) << x.shape().str();
   }
@@ -157,13 +161,13 @@ TEST_F(LayersGradcheck, Block) {
 
 // The loss of a model of this config on random input.
 testing::AssertionResult check_model(const ModelConfig& config, Random& random) {
-  Transformer model(config, test_seed(), Device::cpu(), DType::f64);
-  randomize(model, random);
   const std::int64_t batch = random.size(1, 2),
                      n = random.size(1, 10) + (random.stream().below(8) == 0 ? 8 : 0);
+  Transformer model =
+      make_model(config, test_seed(), make_patterns(config, n, random_pattern(random)), DType::f64);
+  randomize(model, random);
   ModelInput input;
   input.tokens = random.integers({batch, n}, 0, config.vocab_size - 1);
-  input.layouts = make_layouts(config, n, random_pattern(random));
   const bool classifier = config.type == ModelType::encoder_classifier;
   if (random.coin() && !classifier) input.row_bounds = random_documents(random, batch, n);
   if (random.coin() && classifier) {

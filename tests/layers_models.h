@@ -20,10 +20,22 @@ inline LayoutPtr make_layout(const std::string& pattern, std::int64_t n, int n_h
   return std::make_shared<TileLayout>(build_layout(*p, geometry, n_heads));
 }
 
-inline std::vector<LayoutPtr> make_layouts(const ModelConfig& config, std::int64_t n,
-                                           const std::string& pattern = "{full: {}}", int tile = 16) {
-  const LayoutPtr layout = make_layout(pattern, n, config.n_heads, config.type == ModelType::decoder, tile);
-  return std::vector<LayoutPtr>(static_cast<std::size_t>(config.n_layers), layout);
+// The same pattern in all layers, at a training length of n.
+inline LayerPatternsPtr make_patterns(const ModelConfig& config, std::int64_t n,
+                                      const std::string& pattern = "{full: {}}", int tile = 16) {
+  return std::make_shared<const LayerPatterns>(
+      make_layer_patterns(parse_yaml(pattern, "test"), config.n_layers, config.n_heads),
+      Geometry{n, config.type == ModelType::decoder, tile}, config.n_heads);
+}
+
+inline ConnectivityPtr connectivity_of(const LayoutPtr& layout) {
+  return std::make_shared<Fixed>(Geometry{layout->n_queries(), layout->causal(), layout->tile()},
+                                 [layout](std::int64_t) { return Connected{layout, {}}; });
+}
+
+inline Transformer make_model(const ModelConfig& config, std::uint64_t seed, const LayerPatternsPtr& patterns,
+                              DType dtype = DType::f32, Device device = Device::cpu()) {
+  return Transformer(config, seed, device, dtype, dtype, patterns);
 }
 
 // A GPT-2 shape.

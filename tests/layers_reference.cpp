@@ -186,11 +186,10 @@ Row llama(const Weights& w, const ModelConfig& c, const Tensor& tokens) {
 void expect_same(const ModelConfig& config, std::int64_t n,
                  Row (*plain)(const Weights&, const ModelConfig&, const Tensor&)) {
   Random random(test_seed(), 11);
-  Transformer model(config, 1, Device::cpu(), DType::f64);
+  Transformer model = make_model(config, 1, make_patterns(config, n), DType::f64);
   randomize(model, random);
   ModelInput input;
   input.tokens = random.integers({1, n}, 0, config.vocab_size - 1);
-  input.layouts = make_layouts(model.config(), n);
   const NoGrad no_grad;
   const Tensor logits = model.logits(input, {}).value();
   ASSERT_EQ(logits.shape(), (Shape{1, n, config.vocab_size}));

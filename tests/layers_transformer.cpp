@@ -183,11 +183,9 @@ void expect_same_bits(const StepResult& a, const StepResult& b) {
   }
 }
 
-ModelInput random_input(Random& random, const ModelConfig& config, std::int64_t batch, std::int64_t n,
-                        const std::string& pattern = "{full: {}}") {
+ModelInput random_input(Random& random, const ModelConfig& config, std::int64_t batch, std::int64_t n) {
   ModelInput input;
   input.tokens = random.integers({batch, n}, 0, config.vocab_size - 1);
-  input.layouts = make_layouts(config, n, pattern);
   return input;
 }
 
@@ -195,12 +193,13 @@ TEST(Transformer, CheckpointingChangesNoBit) {
   Random random(test_seed(), 21);
   ModelConfig c = small_config();
   c.dropout = 0.25;
-  const ModelInput input = random_input(random, c, 3, 37, "{local: {window: 9}}");
+  const ModelInput input = random_input(random, c, 3, 37);
   const Tensor targets = random.integers({3, 37}, 0, 10);
   const ForwardContext context{.training = true, .seed = 9, .step = 4};
-  Transformer plain(c, 3);
+  const LayerPatternsPtr patterns = make_patterns(c, 37, "{local: {window: 9}}");
+  Transformer plain = make_model(c, 3, patterns);
   c.activation_checkpointing = true;
-  Transformer checkpointed(c, 3);
+  Transformer checkpointed = make_model(c, 3, patterns);
   const StepResult expected = run_step(plain, input, targets, context);
   expect_same_bits(run_step(checkpointed, input, targets, context), expected);
 
@@ -217,7 +216,7 @@ TEST(Transformer, ThreadsChangeNoBit) {
   c.ffn_dim = 200;
   c.max_seq_len = 150;
   c.dropout = 0.1;
-  Transformer model(c, 3);
+  Transformer model = make_model(c, 3, make_patterns(c, 150));
   const ModelInput input = random_input(random, c, 2, 150);
   const Tensor targets = random.integers({2, 150}, 0, 10);
   const ForwardContext context{.training = true, .seed = 9, .step = 4};
@@ -232,9 +231,10 @@ TEST(Transformer, ThreadsChangeNoBit) {
 TEST(Transformer, DropoutIsOffOutsideTraining) {
   Random random(test_seed(), 23);
   ModelConfig c = small_config();
-  Transformer sure(c, 3);
+  const LayerPatternsPtr patterns = make_patterns(c, 20);
+  Transformer sure = make_model(c, 3, patterns);
   c.dropout = 0.5;
-  Transformer model(c, 3);
+  Transformer model = make_model(c, 3, patterns);
   const ModelInput input = random_input(random, c, 2, 20);
   const NoGrad no_grad;
   const Tensor expected = sure.forward(input, {}).value();
@@ -249,7 +249,7 @@ TEST(Transformer, DecoderSeesNoFutureToken) {
   for (const Positions p : {Positions::learned, Positions::rope, Positions::alibi, Positions::none}) {
     ModelConfig c = small_config();
     c.positions = p;
-    Transformer model(c, 3);
+    Transformer model = make_model(c, 3, make_patterns(c, 40));
     randomize(model, random);
     ModelInput input = random_input(random, c, 1, 40);
     const NoGrad no_grad;
@@ -273,7 +273,7 @@ TEST(Transformer, DocumentsAreIsolated) {
     ModelConfig c = small_config();
     c.positions = p;
     c.head_dim = 4;
-    Transformer model(c, 3, Device::cpu(), DType::f64);
+    Transformer model = make_model(c, 3, make_patterns(c, 41), DType::f64);
     randomize(model, random);
     const std::int64_t n = 41, cut = random.range(1, n - 1);
     ModelInput input = random_input(random, c, 1, n);
@@ -284,7 +284,6 @@ TEST(Transformer, DocumentsAreIsolated) {
     }
     ModelInput alone;
     alone.tokens = input.tokens.reshape({n}).slice(cut, n).clone().reshape({1, n - cut});
-    alone.layouts = make_layouts(c, n - cut);
     const NoGrad no_grad;
     const Tensor packed = model.logits(input, {}).value().reshape({n, c.vocab_size}).slice(cut, n);
     EXPECT_LT(max_difference(packed, model.logits(alone, {}).value().reshape({n - cut, c.vocab_size})),
@@ -297,14 +296,13 @@ TEST(Transformer, ClassifierIgnoresPadding) {
   ModelConfig c = small_config();
   c.type = ModelType::encoder_classifier;
   c.n_classes = 3;
-  Transformer model(c, 3, Device::cpu(), DType::f64);
+  Transformer model = make_model(c, 3, make_patterns(c, 33), DType::f64);
   randomize(model, random);
   const std::int64_t n = 33, real = random.range(1, n - 1);
   ModelInput input = random_input(random, c, 1, n);
   input.token_bounds = Tensor::of({1, 2}, std::vector<std::int32_t>{0, static_cast<std::int32_t>(real)});
   ModelInput alone;
   alone.tokens = input.tokens.reshape({n}).slice(0, real).clone().reshape({1, real});
-  alone.layouts = make_layouts(c, real);
   const NoGrad no_grad;
   const Tensor padded = model.logits(input, {}).value();
   EXPECT_EQ(padded.shape(), (Shape{1, 3}));
@@ -318,7 +316,7 @@ TEST(Transformer, LogitsLossAndOnePositionAgree) {
     c.type = type;
     c.n_classes = type == ModelType::encoder_classifier ? 5 : 0;
     const bool classifier = type == ModelType::encoder_classifier;
-    Transformer model(c, 3, Device::cpu(), DType::f64);
+    Transformer model = make_model(c, 3, make_patterns(c, 18), DType::f64);
     randomize(model, random);
     const std::int64_t batch = 3, n = 18, rows = classifier ? batch : batch * n;
     const ModelInput input = random_input(random, c, batch, n);
@@ -353,18 +351,21 @@ TEST(Transformer, LogitsLossAndOnePositionAgree) {
 TEST(Transformer, RefusesInputThatDoesNotFit) {
   Random random(test_seed(), 28);
   const ModelConfig c = small_config();
-  Transformer model(c, 3);
+  Transformer model = make_model(c, 3, make_patterns(c, 20));
   EXPECT_THROW(model.forward(random_input(random, c, 1, 41), {}), Error);  // longer than max_seq_len
-  ModelInput input = random_input(random, c, 1, 20);
-  input.layouts.pop_back();
-  EXPECT_THROW(model.forward(input, {}), Error);
-  input.layouts = make_layouts(c, 21);
-  EXPECT_THROW(model.forward(input, {}), Error);
-  input.layouts.assign(2, make_layout("{full: {}}", 20, 3, false));
-  EXPECT_THROW(model.forward(input, {}), Error);  // not causal
-  input.layouts.assign(2, make_layout("{full: {}}", 20, 2, true));
-  EXPECT_THROW(model.forward(input, {}), Error);  // heads
   EXPECT_THROW(model.forward({}, {}), Error);
+  ModelConfig other = c;
+  other.n_layers = 1;
+  EXPECT_THROW(make_model(c, 3, make_patterns(other, 20)), Error);
+  other = c;
+  other.n_heads = 2;
+  EXPECT_THROW(make_model(c, 3, make_patterns(other, 20)), Error);
+  other = c;
+  other.type = ModelType::encoder_mlm;
+  EXPECT_THROW(make_model(c, 3, make_patterns(other, 20)), Error);  // not causal
+  const LayoutPtr of_another_length = make_layout("{full: {}}", 21, 3, true);
+  const Transformer odd = model.attending_with({connectivity_of(of_another_length), connectivity_of(of_another_length)});
+  EXPECT_THROW(odd.forward(random_input(random, c, 1, 20), {}), Error);
 }
 
 TEST(ModelConfig, RefusesWhatDoesNotFit) {
@@ -400,7 +401,7 @@ TEST(Transformer, NamesTheModuleThatIsNotFinite) {
   const ModelConfig c = small_config();
   const ModelInput input = random_input(random, c, 1, 12);
   const auto poisoned = [&](const std::string& name) {
-    Transformer model(c, 3);
+    Transformer model = make_model(c, 3, make_patterns(c, 12));
     model.visit([&](Parameter& p) {
       if (p.name == name) p.var.value().data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
     });
@@ -418,14 +419,14 @@ TEST(Transformer, RunsOnMetaWithTheMemoryOfTheCpu) {
   ModelConfig c = small_config();
   c.dim = 48;
   c.max_seq_len = 200;
-  ModelInput input = random_input(random, c, 2, 200, "{local: {window: 20}}");
+  ModelInput input = random_input(random, c, 2, 200);
   const Tensor targets = random.integers({2, 200}, 0, 10);
   const auto peak = [&](Device device) {
     Allocator& memory = allocator(device);
     ModelInput there = input;
     there.tokens = input.tokens.to(device);
     const Tensor wanted = targets.to(device);
-    Transformer model(c, 3, device);
+    Transformer model = make_model(c, 3, make_patterns(c, 200, "{local: {window: 20}}"), DType::f32, device);
     const std::int64_t before = memory.statistics().in_use;
     memory.reset_peak();
     backward(model.loss(there, wanted, {.training = true, .seed = 1, .step = 0}));
@@ -441,7 +442,7 @@ TEST(Flops, FollowTheFormula) {
   c.n_layers = 3;
   // per layer: qkv 12 x 36, out 12 x 12, mlp 2 x 12 x 20; head 11 x 12
   EXPECT_EQ(matmul_parameters(c), 3 * (432 + 144 + 480) + 132);
-  const std::vector<LayoutPtr> layouts = make_layouts(c, 40, "{local: {window: 4}}");
+  const std::vector<LayoutPtr> layouts = make_patterns(c, 40, "{local: {window: 4}}")->layouts(40);
   const double pairs = 40 * 4 - (3 + 2 + 1);  // of one head
   EXPECT_DOUBLE_EQ(model_flops_per_token(c, layouts), 6.0 * 3300 + 3 * 12 * 12 * pairs / 40);
 }

@@ -25,9 +25,9 @@ inline LearnedHeads heads(int64_t n, int n_heads, int n_kv_heads = 0, int tile =
   return {"p", n_heads, n_kv_heads ? n_kv_heads : n_heads, dim, {n, causal, tile}};
 }
 
-inline std::unique_ptr<LearnedLayer> layer(const std::string& yaml, const Geometry& g, int n_heads,
+inline ConnectivityPtr layer(const std::string& yaml, const Geometry& g, int n_heads,
                                            int n_kv_heads = 0, DType type = DType::f64) {
-  return std::make_unique<LearnedLayer>(factory(type), "p", pattern(yaml, n_heads), g, n_heads,
+  return std::make_shared<LearnedLayer>(factory(type), "p", pattern(yaml, n_heads), g, n_heads,
                                         n_kv_heads ? n_kv_heads : n_heads, 8);
 }
 

@@ -506,7 +506,7 @@ TEST_F(AblateTest, LearnedPatternsFinishAndAreDrawn) {
     if (cell == top || cell == "near") continue;
     const LoadedModel loaded = load_model(path("sweep") / cell);
     for (std::size_t layer = 0; layer < 2; ++layer) {
-      const LayoutPtr learned = loaded.model->learned(layer)->connect(96, false).layout;
+      const LayoutPtr learned = loaded.model->connectivities()[layer]->connect({96}).layout;
       for (int head = 0; head < 2; ++head) {
         const std::string picture = pattern_picture(*learned, head, "");
         const std::string drawing = picture.substr(picture.find("<path"));

@@ -62,13 +62,13 @@ class LayoutRoundTrip : public InterchangeTest {
     Tensor tokens = Tensor::zeros({1, n}, DType::i32);
     for (std::int64_t i = 0; i < n; ++i)
       tokens.data<std::int32_t>()[i] = static_cast<std::int32_t>(29 * i % 256);
-    Seen seen{build_layouts(loaded.config, n), {}};
+    Seen seen;
     const NoGrad no_tape;
-    seen.logits = loaded.model->logits({tokens, {}, {}, seen.layouts}, {}).value();
-    const auto connections = loaded.model->connections(seen.layouts);
-    for (std::size_t i = 0; i < connections.size(); ++i) {
-      EXPECT_FALSE(connections[i].gate.defined());
-      seen.layouts[i] = connections[i].layout;
+    seen.logits = loaded.model->logits({tokens, {}, {}}, {}).value();
+    for (const ConnectivityPtr& layer : loaded.model->connectivities()) {
+      const Connected connected = layer->connect({n});
+      EXPECT_FALSE(connected.gate.defined());
+      seen.layouts.push_back(connected.layout);
     }
     return seen;
   }

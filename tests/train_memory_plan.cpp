@@ -42,7 +42,7 @@ class MemoryPlanTest : public testing::Test {
   }
   static double planned_mib(const RunSetup& setup, bool evaluates = true) {
     const MemoryPlan plan =
-        plan_memory(setup.config, setup.layouts, evaluates ? &*setup.data.validation : nullptr);
+        plan_memory(setup.config, setup.patterns, evaluates ? &*setup.data.validation : nullptr);
     EXPECT_EQ(plan.process, plan.tensors + cuda::kProductWorkspaceBytes);
     return static_cast<double>(plan.process) / kMiB;
   }

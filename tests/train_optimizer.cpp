@@ -212,13 +212,12 @@ TEST(Optimizer, TrainsATinyDecoderToMemory) {
   c.n_heads = 2;
   c.vocab_size = 128;
   c.max_seq_len = 64;
-  Transformer model(c, 1);
+  Transformer model = make_model(c, 1, make_patterns(c, 64));
   ModelInput input;
   std::vector<std::int32_t> tokens{0}, targets;
   for (const char ch : text) tokens.push_back(ch), targets.push_back(ch);
   targets.push_back(0);
   input.tokens = Tensor::of({1, 64}, tokens);
-  input.layouts = make_layouts(c, 64);
   Optimizer optimizer(config(OptimizerType::adamw), model.parameters());
   double loss = 0;
   for (std::uint32_t step = 0; step < 120; ++step) {

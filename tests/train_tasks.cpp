@@ -32,7 +32,7 @@ Evaluation score_plainly(const Transformer& model, const RunSetup& setup) {
   const GeneratedTask& task = setup.data.validation->generated()->task();
   for (const std::string& name : task.group_names()) result.groups.push_back({name});
   while (const auto batch = loader.next()) {
-    const ModelInput input = model_input(*batch, setup.layouts, Device::cpu());
+    const ModelInput input = model_input(*batch, Device::cpu());
     const Tensor logits = model.logits(input, {}).value();
     const std::int64_t classes = logits.dim(-1), per_sample = batch->targets.numel() / batch->inputs.dim(0);
     for (std::int64_t i = 0; i < batch->targets.numel(); ++i) {
@@ -70,8 +70,9 @@ TEST(TaskRuns, AccuracyAndLossAreThoseOfAllLogits) {
   };
   for (const auto& [text, seq_len, type] : tasks) {
     const RunSetup setup = set_up_run(task_config(text, seq_len, type));
-    const Transformer model(setup.config.model, test_seed());
-    const auto got = evaluate(model, setup.config, setup.layouts, *setup.data.validation, 0);
+    const Transformer model(setup.config.model, test_seed(), Device::cpu(), DType::f32, DType::f32,
+                            setup.patterns);
+    const auto got = evaluate(model, setup.config, *setup.data.validation, 0);
     const Evaluation expected = score_plainly(model, setup);
     ASSERT_TRUE(got && got->accuracy) << text;
     EXPECT_EQ(got->targets, expected.targets) << text;

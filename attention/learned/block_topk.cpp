@@ -153,7 +153,7 @@ class BlockTopk final : public RoutedMechanism {
     ++m.length;
   }
 
-  void adapt(const LearnStage& stage) override {
+  void adapt(const TrainingStage& stage) override {
     stage_ = stage;
     for (std::size_t g = 0; g < wants_.size(); ++g) {
       const ChoiceSums w = std::exchange(wants_[g], ChoiceSums{});
@@ -171,8 +171,8 @@ class BlockTopk final : public RoutedMechanism {
     counts_.assign(heads().n_kv_heads * side * side, 0.0f);
   }
 
-  LearnState state() const override {
-    LearnState all{{"thresholds", Tensor::of({std::ssize(thresholds_)}, thresholds_)}};
+  ConnectivityState state() const override {
+    ConnectivityState all{{"thresholds", Tensor::of({std::ssize(thresholds_)}, thresholds_)}};
     if (!counts_.empty()) all.emplace_back("counts", Tensor::of({std::ssize(counts_)}, counts_));
     std::vector<double> wants;
     for (const ChoiceSums& w : wants_) wants.insert(wants.end(), {w.wanted, w.query_tiles});
@@ -180,7 +180,7 @@ class BlockTopk final : public RoutedMechanism {
     return all;
   }
 
-  void load_state(const LearnState& state) override {
+  void load_state(const ConnectivityState& state) override {
     const Tensor& thresholds = find_state(state, "thresholds");
     const Tensor& wants = find_state(state, "wants");
     if (thresholds.dtype() != DType::f64 || thresholds.numel() != std::ssize(thresholds_) ||
@@ -191,7 +191,7 @@ class BlockTopk final : public RoutedMechanism {
       const double* w = wants.data<double>() + kChoiceFields * g;
       wants_[g] = {w[0], w[1]};
     }
-    const auto counts = std::ranges::find(state, "counts", &LearnState::value_type::first);
+    const auto counts = std::ranges::find(state, "counts", &ConnectivityState::value_type::first);
     if (counts == state.end()) return;
     start_counting();
     if (counts->second.dtype() != DType::f32 || counts->second.numel() != std::ssize(counts_))
@@ -443,7 +443,7 @@ class BlockTopk final : public RoutedMechanism {
   int group_;              // query heads of a kv head
   Parameter query_, key_;  // [G, group D, dim], [G, D, dim]
   std::uint32_t site_;
-  LearnStage stage_;
+  TrainingStage stage_;
   std::vector<double> thresholds_;         // of the logarithms of shares
   mutable std::vector<ChoiceSums> wants_;  // since the last adapt()
   mutable std::vector<float> counts_;      // [G, side, side]; empty: not counted

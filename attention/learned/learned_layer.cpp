@@ -93,7 +93,8 @@ Var pick(const Var& table, const Tensor& index) {
 
 LearnedLayer::LearnedLayer(const ParameterFactory& make, const std::string& name, PatternPtr pattern,
                            const Geometry& geometry, int n_heads, int n_kv_heads, std::int64_t head_dim)
-    : pattern_(std::move(pattern)),
+    : Connectivity(geometry),
+      pattern_(std::move(pattern)),
       geometry_(geometry),
       n_heads_(n_heads),
       n_kv_heads_(n_kv_heads),
@@ -124,11 +125,11 @@ bool LearnedLayer::is_static() const {
   return std::ranges::all_of(groups_, [](const Group& g) { return g.phase == LearnPhase::hardened; });
 }
 
-bool LearnedLayer::has_learned() const {
+bool LearnedLayer::has_warmed_up() const {
   return std::ranges::none_of(groups_, [](const Group& g) { return g.phase == LearnPhase::warm_up; });
 }
 
-bool LearnedLayer::routes() const {
+bool LearnedLayer::reads_text() const {
   return std::ranges::any_of(groups_, &Group::routes);
 }
 
@@ -251,7 +252,8 @@ LearnedLayer::Chooser LearnedLayer::by_gates(std::int64_t n, bool training) cons
   };
 }
 
-void LearnedLayer::advance(const LearnStage& stage) {
+void LearnedLayer::advance(const TrainingStage& stage) {
+  evaluation_.clear();
   if (is_static()) return;
   bool due = chosen_at_ < 0;
   stage_ = stage;
@@ -278,8 +280,7 @@ void LearnedLayer::advance(const LearnStage& stage) {
     }
   training_ = assemble(geometry_.n, by_gates(geometry_.n, true));
   // Now, while the device is idle, and not in the middle of the forward pass.
-  if (device_.like_cuda() && !routes()) training_.layout->on(device_, n_kv_heads_);
-  forget_evaluation();
+  if (device_.like_cuda() && !reads_text()) training_.layout->on(device_, n_kv_heads_);
 }
 
 void LearnedLayer::harden() {
@@ -288,7 +289,7 @@ void LearnedLayer::harden() {
     group.phase = LearnPhase::hardened;
   }
   training_ = assemble(geometry_.n, by_hardened(geometry_.n, false));
-  forget_evaluation();
+  evaluation_.clear();
 }
 
 std::int64_t LearnedLayer::budget_tiles() const {
@@ -313,12 +314,13 @@ bool LearnedLayer::can_harden() const {
       groups_, [](const Group& g) { return g.phase == LearnPhase::hardened || g.mechanism->can_harden(); });
 }
 
-void LearnedLayer::start_counting() {
+void LearnedLayer::count_choices() {
+  if (!reads_text()) return;
   for (Group& group : groups_)
     if (group.routed) group.routed->start_counting();
 }
 
-LayoutPtr LearnedLayer::hardened_layout(std::int64_t n) const {
+LayoutPtr LearnedLayer::hardened(std::int64_t n) const {
   return assemble(n, by_hardened(n, true)).layout;
 }
 
@@ -343,7 +345,7 @@ const LearnedLayer::View& LearnedLayer::view(std::int64_t n, bool training) cons
   return kept;
 }
 
-LearnedLayer::Connection LearnedLayer::connect(std::int64_t n, bool training) const {
+Connected LearnedLayer::connect(std::int64_t n, bool training) const {
   const View& v = view(n, training);
   if (!v.index.defined()) return {v.layout, {}};
   // A tile's rows are 1 / query tiles of all.
@@ -446,8 +448,8 @@ LearnedLayer::View LearnedLayer::assemble_each(std::int64_t batch, std::int64_t 
   return view;
 }
 
-LearnedLayer::Connection LearnedLayer::connect_each(const Var& q, const Var& k, const Tensor& row_bounds,
-                                                    bool training) const {
+Connected LearnedLayer::connect_each(const Var& q, const Var& k, const Tensor& row_bounds,
+                                     bool training) const {
   const std::int64_t B = q.dim(0), n = q.dim(1);
   const Routings routings = route(q, k, row_bounds, training);
   const View v = assemble_each(B, n, view(n, training), routings);
@@ -461,14 +463,36 @@ LearnedLayer::Connection LearnedLayer::connect_each(const Var& q, const Var& k, 
   return {v.layout, pick(ops::concat_last(gates), v.index)};
 }
 
-LayoutPtr LearnedLayer::training_layout() const {
-  if (!routes() || !routed_) return training_.layout;
+LayoutPtr LearnedLayer::computed() const {
+  if (!training_.layout) return std::make_shared<const TileLayout>(everything(geometry_.n).layout);
+  if (!reads_text() || !routed_) return training_.layout;
   if (!routed_last_) routed_last_ = last_heads(*routed_, n_heads_);
   return routed_last_;
 }
 
-LayoutPtr LearnedLayer::everything_layout(std::int64_t n) const {
-  return std::make_shared<const TileLayout>(everything(n).layout);
+Connected LearnedLayer::connect(const Sequences& s) const {
+  return reads_text() ? connect_each(s.q, s.k, s.row_bounds, s.training) : connect(s.n, s.training);
+}
+
+Connected LearnedLayer::growing(std::int64_t n) const {
+  if (!reads_text()) return connect(n, false);
+  return {std::make_shared<const TileLayout>(everything(n).layout), {}};
+}
+
+class LearnedLayer::Reader final : public TextReader {
+ public:
+  Reader(const LearnedLayer& layer, std::int64_t n) : layer_(layer), n_(n) {}
+  Tensor read(const Tensor& qkv) override { return layer_.read_rows(qkv, n_, memory_); }
+
+ private:
+  const LearnedLayer& layer_;
+  std::int64_t n_;
+  Memory memory_;
+};
+
+std::unique_ptr<TextReader> LearnedLayer::reader(std::int64_t n) const {
+  if (!reads_text()) return nullptr;
+  return std::make_unique<Reader>(*this, n);
 }
 
 Tensor LearnedLayer::read_rows(const Tensor& qkv, std::int64_t n, Memory& memory) const {

@@ -14,69 +14,39 @@
 
 namespace filigree {
 
-// What a layer's mechanisms have come to, for metrics.jsonl.
-struct LearnTelemetry {
-  double target_tiles = 0;                   // what learning aims at now
-  double expected_tiles = 0;                 // by the probabilities
-  std::int64_t actual_tiles = 0;             // whose gate is not 0, without noise
-  std::array<std::int64_t, 10> histogram{};  // of the gates of units, ten equal ranges of [0, 1]
-  std::int64_t units = 0, dead_units = 0;    // dead: at gate 0 in every head
-  double head_imbalance = 1;                 // tiles of the head with most, over the mean
-};
-
-class LearnedLayer : public Module {
+class LearnedLayer : public Connectivity {
  public:
   // `name` begins the names of parameters: "<name>.<first head>" where not all heads share one mechanism.
   // Error(usage) for a budget or dictionary that does not fit.
   LearnedLayer(const ParameterFactory& make, const std::string& name, PatternPtr pattern,
                const Geometry& geometry, int n_heads, int n_kv_heads, std::int64_t head_dim);
 
-  // Whether the layout changes no more.
-  bool is_static() const;
-  bool has_learned() const;  // no mechanism is in its warm-up
-  // Where the run stands: before each step. Chooses the tiles that the next steps compute where that is due,
-  // and hardens. Waits for the device where it does either.
-  void advance(const LearnStage& stage);
-  // Fixes the layout to the budget, now.
-  void harden();
-
-  struct Connection {
-    LayoutPtr layout;
-    Var gate;  // undefined: 1
-  };
-  // For n tokens. In training, what advance() chose, for the length of training; otherwise the gates without
-  // noise and only the tiles that have one.
-  Connection connect(std::int64_t n, bool training) const;
-  // Whether the tiles depend on the input now: then connect_each() takes the place of connect().
-  bool routes() const;
-  // For each sequence of the batch, in one layout of B H heads; q [B, N, H, D] and k [B, N, G, D] before
-  // positions are applied, row_bounds as in AttentionOptions. Waits for the device.
-  Connection connect_each(const Var& q, const Var& k, const Tensor& row_bounds, bool training) const;
-  // The same for texts that grow token by token: of each router of the layer, what it remembers of one text.
-  using Memory = std::vector<RouterMemory>;
-  // Reads rows of a text, qkv [rows, H + 2 G, D] before positions are applied; for a text of at most n
-  // tokens. Returns the gates of the last row's tiles, [H, key tiles of n], f64; 0: not computed.
-  Tensor read_rows(const Tensor& qkv, std::int64_t n, Memory& memory) const;
-  // What may be computed of a text of n tokens.
-  LayoutPtr everything_layout(std::int64_t n) const;
-  // The parameters have changed: evaluation chooses its tiles anew.
-  void forget_evaluation() const { evaluation_.clear(); }
-  // What advance() chose, or of the newest routing the last sequence's; at the length of training.
-  LayoutPtr training_layout() const;
-  // The layout of n tokens as harden() would make it now.
-  LayoutPtr hardened_layout(std::int64_t n) const;
-  // Tiles of all heads once everything is hardened, at the length of training; of a router that stays one, at
-  // most.
-  std::int64_t budget_tiles() const;
-  double warmup() const;    // the greatest of the mechanisms' schedules
-  bool can_harden() const;  // a router first has to count what it chooses
-  void start_counting();
-
-  LearnTelemetry telemetry() const;
+  Connected connect(const Sequences& sequences) const override;
+  bool reads_text() const override;
   void visit(const Visitor& visitor) override;
-  LearnState state() const;
-  // Error(data) if the state is not this layer's. `seed` is the run's.
-  void load_state(const LearnState& state, std::uint64_t seed);
+
+  bool learns() const override { return true; }
+  // Chooses the tiles that the next steps compute where that is due, and hardens. Waits for the device where
+  // it does either. Evaluation chooses its tiles anew, for the parameters have changed.
+  void advance(const TrainingStage& stage) override;
+  bool is_static() const override;
+  double warmup() const override;  // the greatest of the mechanisms' schedules
+  bool has_warmed_up() const override;
+  std::optional<LearnTelemetry> telemetry() const override;
+  // What advance() chose, or of the newest routing the last sequence's.
+  LayoutPtr computed() const override;
+
+  bool can_harden() const override;
+  void count_choices() override;
+  void harden() override;
+  LayoutPtr hardened(std::int64_t n) const override;
+  std::int64_t budget_tiles() const override;
+
+  ConnectivityState state() const override;
+  void load_state(const ConnectivityState& state, std::uint64_t seed) override;
+
+  Connected growing(std::int64_t n) const override;
+  std::unique_ptr<TextReader> reader(std::int64_t n) const override;
 
  private:
   struct Group {
@@ -126,6 +96,13 @@ class LearnedLayer : public Module {
     std::vector<std::int32_t> diagonal;  // of each query tile: the mask of its diagonal tile
   };
 
+  Connected connect(std::int64_t n, bool training) const;
+  // For each sequence of the batch, in one layout of B H heads. Waits for the device.
+  Connected connect_each(const Var& q, const Var& k, const Tensor& row_bounds, bool training) const;
+  // Of each router of the layer, what it remembers of one text.
+  using Memory = std::vector<RouterMemory>;
+  class Reader;
+  Tensor read_rows(const Tensor& qkv, std::int64_t n, Memory& memory) const;
   const Everything& everything(std::int64_t n) const;
   const Group* group_of(int head) const;
   HeadView assemble_head(int head, const Everything& all, const Chooser& chooser) const;
@@ -148,7 +125,7 @@ class LearnedLayer : public Module {
   std::string name_;
   std::vector<Group> groups_;
   std::int64_t entries_ = 1;  // of the table; entry 0 is always 1
-  LearnStage stage_;
+  TrainingStage stage_;
   std::int64_t chosen_at_ = -1;  // the step of the view that training uses; -1: none yet
   View training_;
   mutable LayoutPtr routed_;                         // of the newest routing, at the length of training

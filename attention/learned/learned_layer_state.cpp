@@ -26,7 +26,7 @@ Tensor tile_list(const std::vector<HeadTile>& tiles) {
 }
 
 // The list of tiles `name`, checked.
-std::vector<HeadTile> read_tiles(const LearnState& state, const std::string& name, int n_heads,
+std::vector<HeadTile> read_tiles(const ConnectivityState& state, const std::string& name, int n_heads,
                                  std::int64_t side, bool causal) {
   const Tensor& values = find_state(state, name);
   if (values.rank() != 2 || values.dim(1) != 3 || values.dtype() != DType::i32)
@@ -62,10 +62,10 @@ void count_gates(const Tensor& gates, LearnTelemetry& t) {
 
 }  // namespace
 
-LearnTelemetry LearnedLayer::telemetry() const {
+std::optional<LearnTelemetry> LearnedLayer::telemetry() const {
   LearnTelemetry t;
   const NoGrad no_tape;
-  const LayoutPtr layout = routes() ? training_layout() : connect(geometry_.n, false).layout;
+  const LayoutPtr layout = reads_text() ? computed() : connect(geometry_.n, false).layout;
   std::int64_t heads = 0, most = 0;
   for (const Group& group : groups_) {
     const auto full = static_cast<double>(group.mechanism->full_tiles(geometry_.n));
@@ -103,8 +103,8 @@ bool LearnedLayer::keeps_choice() const {
 // [tiles, 3]: head of the mechanism, query tile and key tile of the hardened layout; <name>.<..>: the
 // mechanism's own. <layer>.chosen, where tiles stay chosen for several steps, i32 [tiles, 3]: head of the
 // layer, query and key tile.
-LearnState LearnedLayer::state() const {
-  LearnState all;
+ConnectivityState LearnedLayer::state() const {
+  ConnectivityState all;
   for (const Group& group : groups_) {
     const std::string& name = group.mechanism->heads().name;
     all.emplace_back(name + ".phase", Tensor::of({2}, std::vector{static_cast<std::int32_t>(group.phase),
@@ -116,7 +116,7 @@ LearnState LearnedLayer::state() const {
   return all;
 }
 
-void LearnedLayer::load_state(const LearnState& state, std::uint64_t seed) {
+void LearnedLayer::load_state(const ConnectivityState& state, std::uint64_t seed) {
   for (Group& group : groups_) {
     const Mechanism& m = *group.mechanism;
     const std::string& name = m.heads().name;
@@ -129,7 +129,7 @@ void LearnedLayer::load_state(const LearnState& state, std::uint64_t seed) {
     if (group.phase == LearnPhase::hardened)
       group.hardened =
           read_tiles(state, name + ".tiles", m.heads().n_heads, m.query_tiles(geometry_.n), geometry_.causal);
-    LearnState own;
+    ConnectivityState own;
     for (const auto& [key, value] : state)
       if (key.starts_with(name + ".")) own.emplace_back(key.substr(name.size() + 1), value);
     group.mechanism->load_state(own);
@@ -157,7 +157,7 @@ void LearnedLayer::load_state(const LearnState& state, std::uint64_t seed) {
   } else if (chosen_at_ >= 0) {  // where gates choose, the next step does so anew
     training_ = assemble(geometry_.n, by_gates(geometry_.n, true));
   }
-  forget_evaluation();
+  evaluation_.clear();
 }
 
 }  // namespace filigree

@@ -44,7 +44,7 @@ class LearnedLayout final : public GatedMechanism {
     return head * dictionary_.n_classes() + dictionary_.class_of(q, k);
   }
 
-  void draw_noise(const LearnStage& stage) override {
+  void draw_noise(const TrainingStage& stage) override {
     const Tensor& like = log_alpha_.var.value();
     if (like.device().is_meta()) return;
     RandomStream random(RandomKey{stage.seed, site_, static_cast<std::uint32_t>(stage.step)});

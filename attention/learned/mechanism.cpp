@@ -17,12 +17,6 @@ constexpr double kSharpest = 8;
 
 }  // namespace
 
-const Tensor& find_state(const LearnState& state, std::string_view name) {
-  for (const auto& [key, value] : state)
-    if (key == name) return value;
-  fail(ErrorKind::data, "the checkpoint lacks {}", name);
-}
-
 Mechanism::Mechanism(LearnedHeads heads, const TileBudget& budget, const LearnSchedule& schedule)
     : heads_(std::move(heads)), budget_(budget), schedule_(schedule) {
   const Geometry& g = heads_.geometry;
@@ -131,11 +125,11 @@ Var GatedMechanism::levels() const {
   return ops::add(at, ops::reshape(each, {units}));
 }
 
-LearnState GatedMechanism::state() const {
+ConnectivityState GatedMechanism::state() const {
   return {{"shift", Tensor::of({3}, std::vector{shift_, slope_, sharpness_})}};
 }
 
-void GatedMechanism::load_state(const LearnState& state) {
+void GatedMechanism::load_state(const ConnectivityState& state) {
   const Tensor& shift = find_state(state, "shift");
   if (shift.dtype() != DType::f64 || shift.shape() != Shape{3})
     fail(ErrorKind::data, "the checkpoint's {}.shift is not a shift, its slope and a sharpness",

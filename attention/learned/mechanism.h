@@ -22,8 +22,7 @@
 #include <string_view>
 #include <vector>
 
-#include "attention/pattern.h"
-#include "core/module.h"
+#include "attention/connectivity.h"
 
 namespace filigree {
 
@@ -41,13 +40,6 @@ struct LearnSchedule {
 struct TileBudget {
   double share = 0;        // of the tiles that full attention computes; 0 if `tiles` is given
   std::int64_t tiles = 0;  // at the length of training
-};
-
-// Where a run stands.
-struct LearnStage {
-  std::int64_t step = 0;  // steps done
-  double progress = 0;    // step / steps of the run
-  std::uint64_t seed = 0;
 };
 
 // The heads of one layer that share a mechanism.
@@ -79,11 +71,6 @@ class TileSet {
   std::vector<bool> on_;
 };
 
-// Values that a checkpoint holds beside the parameters.
-using LearnState = std::vector<std::pair<std::string, Tensor>>;
-// The value of that name; Error(data) if there is none.
-const Tensor& find_state(const LearnState& state, std::string_view name);
-
 class Mechanism : public Module {
  public:
   // Error(usage) if the budget cannot hold the diagonal of every head.
@@ -108,9 +95,9 @@ class Mechanism : public Module {
 
   virtual bool can_harden() const { return true; }
   // What the checkpoint must hold beside the parameters, by names of its own.
-  virtual LearnState state() const { return {}; }
+  virtual ConnectivityState state() const { return {}; }
   // Error(data) if it is not this mechanism's. The names are those of state().
-  virtual void load_state(const LearnState&) {}
+  virtual void load_state(const ConnectivityState&) {}
 
  protected:
   // The higher, the longer a tile stays when the layout is cut to the budget. prepare_scores() comes first
@@ -136,7 +123,7 @@ class GatedMechanism : public Mechanism {
   virtual std::int32_t entry(int head, std::int64_t q, std::int64_t k) const = 0;
   virtual std::int64_t entries() const = 0;
   // Chooses the noise of the training gates from now on: a function of (seed, step).
-  virtual void draw_noise(const LearnStage&) {}
+  virtual void draw_noise(const TrainingStage&) {}
   // [entries], gates in [0, 1]; with noise if `training`.
   virtual Var gates(bool training) const = 0;
   // The gates of what can be on or off in each head, [n_heads, units] on the CPU, without noise.
@@ -148,8 +135,8 @@ class GatedMechanism : public Mechanism {
   // the device.
   void aim(double progress);
 
-  LearnState state() const override;
-  void load_state(const LearnState& state) override;
+  ConnectivityState state() const override;
+  void load_state(const ConnectivityState& state) override;
 
  protected:
   // What decides about each unit, [n_heads, units]: the higher, the more of its tiles are expected.
@@ -219,7 +206,7 @@ class RoutedMechanism : public Mechanism {
   // Tiles of all heads that a sequence of n tokens computes at most.
   virtual std::int64_t most_tiles(std::int64_t n) const = 0;
   // Before each step of training: learns from what the last one routed, if it did.
-  virtual void adapt(const LearnStage& stage) = 0;
+  virtual void adapt(const TrainingStage& stage) = 0;
   // Forgets how often tiles were chosen; from then on route() counts, and hardening keeps the most frequent.
   virtual void start_counting() = 0;
 };

@@ -52,16 +52,16 @@ void run(const Options& o) {
   config.n_heads = o.heads;
   config.vocab_size = o.vocab;
   config.max_seq_len = o.seq;
-  Transformer model(config, 1, Device::cuda(), DType::f32, o.fp32 ? DType::f32 : DType::bf16);
+  const auto patterns = std::make_shared<const LayerPatterns>(
+      make_layer_patterns(parse_yaml(o.pattern, "bench"), o.layers, o.heads), Geometry{o.seq, true, o.tile},
+      o.heads);
+  Transformer model(config, 1, Device::cuda(), DType::f32, o.fp32 ? DType::f32 : DType::bf16, patterns);
   Optimizer optimizer(TrainConfig{}, model.parameters());
-  const PatternPtr pattern = make_pattern(parse_yaml(o.pattern, "bench"), 0, 1, o.heads);
-  const auto layout = std::make_shared<TileLayout>(build_layout(*pattern, {o.seq, true, o.tile}, o.heads));
-  const std::vector<LayoutPtr> layouts(static_cast<std::size_t>(o.layers), layout);
   StepOptions options;
   options.clip = 1;
   options.micro_batches = o.micro_batches;
   options.graph = !o.eager;
-  Stepper stepper(model, optimizer, layouts, options);
+  Stepper stepper(model, optimizer, options);
   RandomStream random(7);
   std::vector<double> times;
   double first = 0, loss = 0;
@@ -75,7 +75,7 @@ void run(const Options& o) {
   }
   std::ranges::sort(times);
   const double seconds = times[times.size() / 2], tokens = static_cast<double>(o.batch * o.seq);
-  const double flops = model_flops_per_token(config, layouts);
+  const double flops = model_flops_per_token(config, patterns->layouts(o.seq));
   const MemoryStatistics memory = allocator(Device::cuda()).statistics();
   fmt::print(
       "{{\"impl\": \"filigree\", \"batch\": {}, \"micro_batches\": {}, \"seq\": {}, \"pattern\": \"{}\", "

@@ -42,10 +42,11 @@ ModelConfig shape() {
   return c;
 }
 
-std::vector<LayoutPtr> layouts(const ModelConfig& c, const std::string& pattern, std::int64_t n) {
-  const PatternPtr p = make_pattern(parse_yaml(pattern, "bench"), 0, 1, c.n_heads);
-  const auto layout = std::make_shared<TileLayout>(build_layout(*p, {n, true, 64}, c.n_heads));
-  return std::vector<LayoutPtr>(static_cast<std::size_t>(c.n_layers), layout);
+Transformer with_pattern(const Transformer& model, const std::string& pattern, std::int64_t n) {
+  const ModelConfig& c = model.config();
+  return model.attending_with(fixed_connectivities(std::make_shared<const LayerPatterns>(
+      make_layer_patterns(parse_yaml(pattern, "bench"), c.n_layers, c.n_heads), Geometry{n, true, 64},
+      c.n_heads)));
 }
 
 Tensor random_heads(std::int64_t n, const ModelConfig& c) {
@@ -56,14 +57,15 @@ Tensor random_heads(std::int64_t n, const ModelConfig& c) {
   return t;
 }
 
-void measure(const Transformer& model, const std::string& pattern, std::int64_t n, std::int64_t texts) {
-  const ModelConfig& c = model.config();
-  DecoderCache cache(c, layouts(c, pattern, n + kTokens), texts);
+void measure(const Transformer& any, const std::string& pattern, std::int64_t n, std::int64_t texts) {
+  const ModelConfig& c = any.config();
+  const Transformer model = with_pattern(any, pattern, n + kTokens);
+  DecoderCache cache(model, n + kTokens, texts);
   {
     const Heads heads = Heads::all(random_heads(n, c));
     for (int layer = 0; layer < c.n_layers; ++layer)
       for (std::int64_t s = 0; s < texts; ++s)
-        cache.layer(static_cast<std::size_t>(layer)).begin(s, heads, heads, n);
+        cache.layer(static_cast<std::size_t>(layer)).kept.begin(s, heads, heads, n);
   }
   std::vector<std::int64_t> all;
   for (std::int64_t s = 0; s < texts; ++s) all.push_back(s);
@@ -85,9 +87,10 @@ void measure(const Transformer& model, const std::string& pattern, std::int64_t 
   std::fflush(stdout);
 }
 
-void recomputed(const Transformer& model, const std::string& pattern, std::int64_t n) {
+void recomputed(const Transformer& any, const std::string& pattern, std::int64_t n) {
   const NoGrad no_tape;
-  const ModelInput input{Tensor::zeros({1, n}, DType::i32), {}, {}, layouts(model.config(), pattern, n)};
+  const Transformer model = with_pattern(any, pattern, n);
+  const ModelInput input{Tensor::zeros({1, n}, DType::i32), {}, {}};
   std::vector<double> seconds;
   for (int i = 0; i < 5; ++i) seconds.push_back(seconds_of([&] { model.logits_at(input, n - 1, {}); }));
   std::ranges::sort(seconds);

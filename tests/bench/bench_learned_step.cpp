@@ -59,11 +59,12 @@ Batch random_batch(const Options& o) {
   return batch;
 }
 
-LayerPatterns patterns_of(const Options& o, const std::string& yaml) {
-  LayerPatterns patterns{{}, {o.seq, true, o.tile}};
-  for (int i = 0; i < o.layers; ++i)
-    patterns.layers.push_back(make_pattern(parse_yaml(yaml, "bench"), i, o.layers, o.heads));
-  return patterns;
+LayerPatternsPtr patterns_of(const Options& o, std::vector<PatternPtr> layers) {
+  return std::make_shared<const LayerPatterns>(std::move(layers), Geometry{o.seq, true, o.tile}, o.heads);
+}
+
+LayerPatternsPtr patterns_of(const Options& o, const std::string& yaml) {
+  return patterns_of(o, make_layer_patterns(parse_yaml(yaml, "bench"), o.layers, o.heads));
 }
 
 ModelConfig config_of(const Options& o) {
@@ -79,14 +80,13 @@ ModelConfig config_of(const Options& o) {
 // A model under training.
 class Training {
  public:
-  Training(const Options& o, const LayerPatterns& patterns)
+  Training(const Options& o, const LayerPatternsPtr& patterns)
       : options_(o),
         model_(config_of(o), 1, device(o), DType::f32,
                device(o).is_cuda() && !o.fp32 ? DType::bf16 : DType::f32, patterns),
         optimizer_(TrainConfig{}, model_.parameters()),
-        layouts_(build_layer_layouts(patterns.layers, patterns.geometry, o.heads)),
         batch_(random_batch(o)),
-        stepper_(model_, optimizer_, layouts_, step_options(o)) {}
+        stepper_(model_, optimizer_, step_options(o)) {}
 
   static Device device(const Options& o) { return o.device == "cuda" ? Device::cuda() : Device::cpu(); }
 
@@ -101,18 +101,18 @@ class Training {
   // Computed tiles over those of full attention.
   double share() const {
     double tiles = 0;
-    for (const LayoutPtr& layout : model_.training_layouts(layouts_))
+    for (const LayoutPtr& layout : model_.computed_layouts())
       tiles += static_cast<double>(layout->statistics().computed_tiles);
     const double side = static_cast<double>((options_.seq + options_.tile - 1) / options_.tile);
     return tiles / (side * (side + 1) / 2 * options_.heads * options_.layers);
   }
 
   // The layouts of the last step as patterns, as `block: {file: ..}` would read them.
-  LayerPatterns fixed() const {
-    LayerPatterns patterns{{}, {options_.seq, true, options_.tile}};
-    for (const LayoutPtr& layout : model_.training_layouts(layouts_))
-      patterns.layers.push_back(pattern_of_layout(layout, "bench"));
-    return patterns;
+  LayerPatternsPtr fixed() const {
+    std::vector<PatternPtr> layers;
+    for (const LayoutPtr& layout : model_.computed_layouts())
+      layers.push_back(pattern_of_layout(layout, "bench"));
+    return patterns_of(options_, std::move(layers));
   }
 
  private:
@@ -127,7 +127,6 @@ class Training {
   Options options_;
   Transformer model_;
   Optimizer optimizer_;
-  std::vector<LayoutPtr> layouts_;
   Batch batch_;
   Stepper stepper_;
   std::int64_t done_ = 0;

@@ -43,10 +43,8 @@ struct Step {
   std::uint32_t step = 0;
 
   Step(const ModelConfig& config, std::int64_t n, const std::string& pattern)
-      : model(config, 1), optimizer(TrainConfig{}, model.parameters()) {
-    const PatternPtr p = make_pattern(parse_yaml(pattern, "bench"), 0, 1, config.n_heads);
-    const auto layout = std::make_shared<TileLayout>(build_layout(*p, {n, true, 64}, config.n_heads));
-    input.layouts.assign(static_cast<std::size_t>(config.n_layers), layout);
+      : model(config, 1, Device::cpu(), DType::f32, DType::f32, patterns(config, n, pattern)),
+        optimizer(TrainConfig{}, model.parameters()) {
     RandomStream random(7);
     std::vector<std::int32_t> tokens;
     for (std::int64_t i = 0; i <= n; ++i)
@@ -62,8 +60,13 @@ struct Step {
     optimizer.step(1e-4, 1);
     optimizer.zero_grad();
   }
+  static LayerPatternsPtr patterns(const ModelConfig& c, std::int64_t n, const std::string& pattern) {
+    return std::make_shared<const LayerPatterns>(
+        make_layer_patterns(parse_yaml(pattern, "bench"), c.n_layers, c.n_heads), Geometry{n, true, 64},
+        c.n_heads);
+  }
   double flops() const {
-    return model_flops_per_token(model.config(), input.layouts) * static_cast<double>(input.tokens.numel());
+    return model_flops_per_token(model.config(), model.computed_layouts()) * static_cast<double>(input.tokens.numel());
   }
 };
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "layers/transformer.h"
 #include "train/config/layouts.h"
 
 namespace filigree {
@@ -102,23 +103,21 @@ double percent_off(double tiles, double target) {
 }  // namespace
 
 LayerWork work_per_layer(const Config& config) {
-  const auto layouts = build_layouts(config, config.data.seq_len);
+  const LayerPatternsPtr patterns = layer_patterns(config);
+  const std::vector<LayoutPtr> layouts = patterns->layouts(config.data.seq_len);
   // On no device: only what the patterns will cost is asked, for which the data's vocabulary does not matter.
   ModelConfig shape = config.model;
   shape.vocab_size = std::max<std::int64_t>(1, shape.vocab_size);
   shape.n_classes = std::max<std::int64_t>(1, shape.n_classes);
-  const Transformer model(shape, 0, Device::meta(), DType::f32, DType::f32, layer_patterns(config));
+  const Transformer model(shape, 0, Device::meta(), DType::f32, DType::f32, patterns);
   const auto n = static_cast<double>(layouts.size());
   LayerWork work;
   for (std::size_t i = 0; i < layouts.size(); ++i) {
     const LayoutStatistics s = layouts[i]->statistics();
-    auto tiles = static_cast<double>(s.computed_tiles), pairs = static_cast<double>(s.exact_pairs);
-    if (const LearnedLayer* layer = model.learned(i)) {  // as many of all its pairs as of its tiles
-      pairs *= static_cast<double>(layer->budget_tiles()) / tiles;
-      tiles = static_cast<double>(layer->budget_tiles());
-    }
+    // As many of all its pairs as of its tiles, where a layer learns.
+    const auto tiles = static_cast<double>(model.connectivities()[i]->budget_tiles());
     work.tiles += tiles / n;
-    work.pairs += pairs / n;
+    work.pairs += static_cast<double>(s.exact_pairs) * (tiles / static_cast<double>(s.computed_tiles)) / n;
   }
   return work;
 }

@@ -258,7 +258,7 @@ class Ablation {
     if (!request_.time_alone) return;
     std::vector<std::pair<const Cell*, Config>> untimed;
     for (const Cell& cell : sweep_.cells) {
-      if (!finished_.contains(&cell) || !beside_.contains(cell.name) || learns(cell.config)) continue;
+      if (!finished_.contains(&cell) || !beside_.contains(cell.name) || layer_patterns(cell.config)->learns()) continue;
       Config probe = probe_config(cell, kTimedSteps);
       if (alone_.value(cell.name, Json::object()).value("config", "") != timing_hash(probe))
         untimed.emplace_back(&cell, std::move(probe));
@@ -281,15 +281,6 @@ class Ablation {
 
   std::string timing_hash(const Config& probe) const {
     return fmt::format("{}-{}", config_hash(probe), threads_);
-  }
-
-  static bool learns(const Config& config) {
-    const LayerPatterns patterns = layer_patterns(config);
-    return std::ranges::any_of(patterns.layers, [&](const PatternPtr& pattern) {
-      for (int head = 0; head < config.model.n_heads; ++head)
-        if (pattern->learned(head)) return true;
-      return false;
-    });
   }
 
   // --- cells ---

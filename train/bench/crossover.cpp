@@ -83,13 +83,15 @@ Tensor normal(const Shape& shape, DType type, Device device, std::uint64_t seed)
   return Tensor::of(shape, values).to(device).to(type);
 }
 
-using Layouts = std::vector<LayoutPtr>;
+
 
 // The attention of every layer, one after the other, without anything between.
 class AttentionWork : public Work {
  public:
-  AttentionWork(const Config& config, std::int64_t batch, Layouts layouts)
-      : device_(device_of(config)), layouts_(std::move(layouts)), kv_heads_(config.model.n_kv_heads) {
+  AttentionWork(const Config& config, std::int64_t batch, const LayerPatternsPtr& patterns)
+      : device_(device_of(config)),
+        layouts_(patterns->layouts(config.data.seq_len)),
+        kv_heads_(config.model.n_kv_heads) {
     const std::int64_t n = config.data.seq_len, h = config.model.n_heads, d = config.model.head_dim;
     qkv_ = Var(normal({batch, n, h + 2 * kv_heads_, d}, compute_dtype(config), device_, 1), true);
     o_grad_ = normal({batch, n, h, d}, compute_dtype(config), device_, 2);
@@ -104,7 +106,7 @@ class AttentionWork : public Work {
 
  private:
   Device device_;
-  Layouts layouts_;
+  std::vector<LayoutPtr> layouts_;
   std::int64_t kv_heads_;
   Var qkv_;
   Tensor o_grad_;
@@ -129,14 +131,14 @@ Batch random_batch(const ModelConfig& model, std::int64_t batch, std::int64_t n)
   return out;
 }
 
-// Optimizer steps as the trainer makes them, with a learning rate of 0.
+// Optimizer steps as the trainer makes them, with a learning rate of 0; nothing is learned.
 class StepWork : public Work {
  public:
-  StepWork(const Config& config, std::int64_t batch, Layouts layouts)
-      : layouts_(std::move(layouts)),
-        model_(config.model, 1, device_of(config), DType::f32, compute_dtype(config)),
+  StepWork(const Config& config, std::int64_t batch, const LayerPatternsPtr& patterns)
+      : model_(Transformer(config.model, 1, device_of(config), DType::f32, compute_dtype(config))
+                   .attending_with(fixed_connectivities(patterns))),
         optimizer_(config.train, model_.parameters()),
-        stepper_(model_, optimizer_, layouts_, options(config)),
+        stepper_(model_, optimizer_, options(config)),
         batch_(random_batch(config.model, batch, config.data.seq_len)) {}
   void call() override {
     stepper_.submit({batch_}, step_++, 0);
@@ -157,7 +159,6 @@ class StepWork : public Work {
     return options;
   }
 
-  Layouts layouts_;
   Transformer model_;
   Optimizer optimizer_;
   Stepper stepper_;
@@ -177,8 +178,8 @@ Config config_at(const CrossoverRequest& request, const YamlNode& pattern, std::
 }
 
 template <class W>
-std::optional<Timing> measure(const Config& config, std::int64_t batch, const Layouts& full,
-                              const Layouts& sparse, int repeats) {
+std::optional<Timing> measure(const Config& config, std::int64_t batch, const LayerPatternsPtr& full,
+                              const LayerPatternsPtr& sparse, int repeats) {
   try {
     W dense(config, batch, full), other(config, batch, sparse);
     return alternate(dense, other, repeats);
@@ -188,7 +189,7 @@ std::optional<Timing> measure(const Config& config, std::int64_t batch, const La
   }
 }
 
-double computed_tiles(const Layouts& layouts) {
+double computed_tiles(const std::vector<LayoutPtr>& layouts) {
   double tiles = 0;
   for (const LayoutPtr& layout : layouts) tiles += static_cast<double>(layout->statistics().computed_tiles);
   return tiles;
@@ -197,12 +198,12 @@ double computed_tiles(const Layouts& layouts) {
 CrossoverPoint measure_point(const CrossoverRequest& request, const YamlNode& pattern, std::int64_t n) {
   const Config config = config_at(request, pattern, n);
   const std::int64_t tokens = request.tokens > 0 ? request.tokens : request.lengths.back();
-  const Layouts sparse = build_layouts(config, n);
-  const Layouts full = build_layouts(config_at(request, YamlNode::make("full"), n), n);
+  const LayerPatternsPtr sparse = layer_patterns(config);
+  const LayerPatternsPtr full = layer_patterns(config_at(request, YamlNode::make("full"), n));
   CrossoverPoint point;
   point.length = n;
   point.batch = std::max<std::int64_t>(1, tokens / n);
-  point.tiles_of_full = computed_tiles(sparse) / computed_tiles(full);
+  point.tiles_of_full = computed_tiles(sparse->layouts(n)) / computed_tiles(full->layouts(n));
   point.attention = measure<AttentionWork>(config, point.batch, full, sparse, request.repeats);
   point.step = measure<StepWork>(config, point.batch, full, sparse, request.repeats);
   allocator(device_of(config)).release_cached();

@@ -5,7 +5,6 @@
 #include "data/progress.h"
 #include "train/commands/commands.h"
 #include "train/config/internal.h"
-#include "train/config/layouts.h"
 #include "train/evaluate/evaluate.h"
 #include "train/evaluate/length_scores.h"
 #include "train/evaluate/logits_file.h"
@@ -136,7 +135,6 @@ void run(const EvalArguments& arguments) {
   check_meanings(loaded, data);
   require_targets(config, data, arguments.batches);
   if (arguments.data.empty()) require_length_targets(config, arguments.batches);
-  const auto layouts = build_layouts(config, config.data.seq_len);
   std::optional<LogitsFile> logits;
   if (!arguments.logits.empty()) logits.emplace(logits_file(arguments, config, data));
   LossByPosition positions;
@@ -152,7 +150,7 @@ void run(const EvalArguments& arguments) {
     bar.update(done++);
     return false;
   };
-  const auto result = evaluate(*loaded.model, config, layouts, data, arguments.batches, stop, watch);
+  const auto result = evaluate(*loaded.model, config, data, arguments.batches, stop, watch);
   bar.finish();
   std::vector<LengthScore> lengths;
   if (arguments.data.empty()) lengths = *evaluate_lengths(*loaded.model, config, arguments.batches);

@@ -54,12 +54,12 @@ ExplainRequest request_of_model(const ExplainOptions& options, OutputCheck& outp
   ExplainRequest request = request_of(loaded.config.pattern, {n, loaded.config.causal, loaded.config.tile},
                                       model.n_layers, model.n_heads, model.n_kv_heads, model.head_dim);
   for (std::size_t i = 0; i < request.layers.size(); ++i) {
-    const LearnedLayer* layer = loaded.model->learned(i);
-    if (!layer) continue;
-    require(!layer->routes(),
+    const Connectivity& layer = *loaded.model->connectivities()[i];
+    if (!layer.learns()) continue;
+    require(!layer.reads_text(),
             "{}: layer {} routes by its input (block_topk); filigree harden makes a layout of it",
             loaded.checkpoint.string(), i);
-    request.layers[i] = pattern_of_layout(layer->connect(n, false).layout, loaded.checkpoint.string());
+    request.layers[i] = pattern_of_layout(layer.connect({n}).layout, loaded.checkpoint.string());
   }
   return request;
 }

@@ -6,14 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <ranges>
 
 #include "attention/learned/static_layout.h"
 #include "core/file.h"
 #include "core/ops.h"
 #include "data/loader.h"
 #include "train/commands/commands.h"
-#include "train/config/layouts.h"
 #include "train/evaluate/evaluate.h"
 #include "train/record/checkpoint.h"
 #include "train/record/loaded_model.h"
@@ -42,18 +40,17 @@ Dataset calibration_data(const LoadedModel& loaded, const std::vector<std::strin
 
 // Runs some validation batches through the model, for routers to count and for the mass of attention, which
 // comes back layer by layer, undefined where it is not wanted.
-std::vector<Tensor> watch(LoadedModel& loaded, const std::vector<LayoutPtr>& layouts,
-                          const HardenArguments& arguments, bool want_mass) {
+std::vector<Tensor> watch(LoadedModel& loaded, const HardenArguments& arguments, bool want_mass) {
   const Dataset data = calibration_data(loaded, arguments.data);
   LoaderOptions options = loader_options(loaded.config);
   options.shuffle = false;
   options.single_pass = true;
   Loader loader(data, options);
-  std::vector<Tensor> mass(layouts.size());
+  std::vector<Tensor> mass(loaded.model->connectivities().size());
   for (std::int64_t i = 0; i < arguments.batches; ++i) {
     const auto batch = loader.next();
     if (!batch) break;
-    const ModelInput input = model_input(*batch, layouts, loaded.model->device());
+    const ModelInput input = model_input(*batch, loaded.model->device());
     if (!want_mass) {
       const NoGrad no_tape;
       loaded.model->forward(input, {});
@@ -74,33 +71,25 @@ std::vector<Tensor> watch(LoadedModel& loaded, const std::vector<LayoutPtr>& lay
 // Of every layer.
 std::vector<LayoutPtr> harden(LoadedModel& loaded, const HardenArguments& arguments) {
   const Config& config = loaded.config;
-  std::vector<LayoutPtr> layouts = build_layouts(config, config.data.seq_len);
-  bool routes = false, fixed = false;
-  for (std::size_t l = 0; l < layouts.size(); ++l) {
-    LearnedLayer* layer = loaded.model->learned(l);
-    fixed = fixed || !layer;
-    require(!layer || layer->has_learned(),
-            "{}: layer {} is still in its warm-up and has learned nothing yet", loaded.checkpoint.string(),
-            l);
-    if (!layer || !layer->routes()) continue;
-    routes = true;
-    layer->start_counting();
-  }
+  const std::vector<ConnectivityPtr>& layers = loaded.model->connectivities();
+  for (std::size_t l = 0; l < layers.size(); ++l)
+    require(layers[l]->has_warmed_up(), "{}: layer {} is still in its warm-up and has learned nothing yet",
+            loaded.checkpoint.string(), l);
   const bool calibrate = arguments.budget > 0;
-  require(!calibrate || fixed, "--budget calibrates layers with fixed heads, and {} has none",
-          arguments.model);
-  require(
-      calibrate || std::ranges::any_of(std::views::iota(std::size_t{0}, layouts.size()),
-                                       [&](std::size_t l) { return loaded.model->learned(l) != nullptr; }),
-      "{} has no learned pattern; --budget calibrates a layout from where it attends", arguments.model);
-  std::vector<Tensor> mass(layouts.size());
-  if (routes || calibrate) mass = watch(loaded, layouts, arguments, calibrate);
+  const auto learns = [](const ConnectivityPtr& layer) { return layer->learns(); };
+  require(!calibrate || !std::ranges::all_of(layers, learns),
+          "--budget calibrates layers with fixed heads, and {} has none", arguments.model);
+  require(calibrate || std::ranges::any_of(layers, learns),
+          "{} has no learned pattern; --budget calibrates a layout from where it attends", arguments.model);
+  for (const ConnectivityPtr& layer : layers) layer->count_choices();
+  std::vector<Tensor> mass(layers.size());
+  if (loaded.model->reads_text() || calibrate) mass = watch(loaded, arguments, calibrate);
   const Geometry geometry{config.data.seq_len, config.causal, config.tile};
-  for (std::size_t l = 0; l < layouts.size(); ++l) {
-    if (LearnedLayer* layer = loaded.model->learned(l)) {
-      layer->harden();
-      layouts[l] = layer->connect(geometry.n, false).layout;
-    } else if (calibrate) {
+  std::vector<LayoutPtr> layouts;
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    layers[l]->harden();
+    layouts.push_back(layers[l]->connect({geometry.n}).layout);
+    if (calibrate && !layers[l]->learns()) {
       const std::int64_t full = layouts[l]->statistics().full_tiles;
       layouts[l] =
           heaviest_tiles(geometry, mass[l], std::llround(arguments.budget * static_cast<double>(full)));

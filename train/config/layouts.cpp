@@ -44,15 +44,15 @@ bool pattern_fits(const Config& config, std::int64_t seq_len) {
   }
 }
 
-std::vector<LayoutPtr> build_layouts(const Config& config, std::int64_t seq_len) {
-  const auto patterns = make_layer_patterns(config.pattern, config.model.n_layers, config.model.n_heads);
-  return build_layer_layouts(patterns, {seq_len, config.causal, config.tile}, config.model.n_heads);
+LayerPatternsPtr layer_patterns(const Config& config) {
+  const ModelConfig& model = config.model;
+  return std::make_shared<const LayerPatterns>(
+      make_layer_patterns(config.pattern, model.n_layers, model.n_heads),
+      Geometry{config.data.seq_len, config.causal, config.tile}, model.n_heads);
 }
 
-LayerPatterns layer_patterns(const Config& config) {
-  const ModelConfig& model = config.model;
-  return {make_layer_patterns(config.pattern, model.n_layers, model.n_heads),
-          {config.data.seq_len, config.causal, config.tile}};
+std::vector<LayoutPtr> build_layouts(const Config& config, std::int64_t seq_len) {
+  return layer_patterns(config)->layouts(seq_len);
 }
 
 std::string describe_layouts(const Config& config, const std::vector<LayoutPtr>& layouts) {

@@ -4,17 +4,14 @@
 #include <string>
 #include <vector>
 
-#include "attention/pattern.h"
-#include "layers/transformer.h"
+#include "attention/connectivity.h"
 #include "train/config/config.h"
 
 namespace filigree {
 
-// One per layer, for sequences of `seq_len` tokens; layers with the same pattern share one layout.
+LayerPatternsPtr layer_patterns(const Config& config);
+// Their layouts for sequences of `seq_len` tokens.
 std::vector<LayoutPtr> build_layouts(const Config& config, std::int64_t seq_len);
-
-// What a model needs to know of the patterns to learn its own.
-LayerPatterns layer_patterns(const Config& config);
 
 // xxhash of the layout files (`block: {file: ..}`) that the pattern reads, in its order; empty if there are
 // none. Part of a run's identity: another file under the same name is another pattern. Error(data) if one

@@ -88,8 +88,8 @@ LoaderOptions evaluation_options(const Config& config) {
 
 }  // namespace
 
-ModelInput model_input(const Batch& batch, const std::vector<LayoutPtr>& layouts, Device device) {
-  return {batch.inputs.to(device), batch.row_bounds.to(device), batch.token_bounds.to(device), layouts};
+ModelInput model_input(const Batch& batch, Device device) {
+  return {batch.inputs.to(device), batch.row_bounds.to(device), batch.token_bounds.to(device)};
 }
 
 Task task_of(ModelType type) {
@@ -126,12 +126,10 @@ std::int64_t evaluated_batches(const Config& config, const Dataset& data, std::i
   return max_batches > 0 ? std::min(all, max_batches) : all;
 }
 
-std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
-                                   const std::vector<LayoutPtr>& layouts, const Dataset& data,
+std::optional<Evaluation> evaluate(const Transformer& model, const Config& config, const Dataset& data,
                                    std::int64_t max_batches, const std::function<bool()>& stop,
-                                   const std::function<void(const EvaluatedBatch&)>& watch, bool fixed) {
+                                   const std::function<void(const EvaluatedBatch&)>& watch) {
   Loader loader(data, evaluation_options(config));
-  model.forget_evaluated_patterns();
   const NoGrad no_tape;
   const ForwardContext context{};
   const Tensor one = Tensor::full({1}, 1, DType::f64, model.device());  // losses are added, not averaged
@@ -145,8 +143,7 @@ std::optional<Evaluation> evaluate(const Transformer& model, const Config& confi
     if (stop && stop()) return std::nullopt;
     const auto batch = loader.next();
     if (!batch) break;
-    ModelInput input = model_input(*batch, layouts, model.device());
-    input.fixed = fixed;
+    const ModelInput input = model_input(*batch, model.device());
     if (answers) {
       sum += score_answers(model, input, *batch, data.generated()->task(), right, result.groups);
     }

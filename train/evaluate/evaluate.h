@@ -31,7 +31,7 @@ Task task_of(ModelType type);
 LoaderOptions loader_options(const Config& config);
 
 // The batch on the device (itself if it is there).
-ModelInput model_input(const Batch& batch, const std::vector<LayoutPtr>& layouts, Device device);
+ModelInput model_input(const Batch& batch, Device device);
 
 // A batch that was evaluated, for those who want more than sums.
 struct EvaluatedBatch {
@@ -44,13 +44,11 @@ struct EvaluatedBatch {
 std::int64_t evaluated_batches(const Config& config, const Dataset& data, std::int64_t max_batches);
 
 // Reads the first `max_batches` micro batches (0: all). `stop` is asked before each one; nullopt if it said
-// so. `watch`, if given, sees each one. `fixed`: the layouts count in learned layers too. Error(numeric) if
-// the loss is not finite, Error(data) if no target was read: a mean over none is no number.
-std::optional<Evaluation> evaluate(const Transformer& model, const Config& config,
-                                   const std::vector<LayoutPtr>& layouts, const Dataset& data,
+// so. `watch`, if given, sees each one. Error(numeric) if the loss is not finite, Error(data) if no target was
+// read: a mean over none is no number.
+std::optional<Evaluation> evaluate(const Transformer& model, const Config& config, const Dataset& data,
                                    std::int64_t max_batches, const std::function<bool()>& stop = {},
-                                   const std::function<void(const EvaluatedBatch&)>& watch = {},
-                                   bool fixed = false);
+                                   const std::function<void(const EvaluatedBatch&)>& watch = {});
 
 // The same Error(data) before anything is computed.
 void require_targets(const Config& config, const Dataset& data, std::int64_t max_batches);

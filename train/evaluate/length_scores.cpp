@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "train/config/layouts.h"
-
 namespace filigree {
 namespace {
 
@@ -36,8 +34,7 @@ std::optional<std::vector<LengthScore>> evaluate_lengths(const Transformer& mode
   std::vector<LengthScore> scores;
   for (const std::int64_t length : config.train.eval_lengths) {
     const LengthCase there = case_of(config, length, max_batches);
-    const auto result = evaluate(model, there.config, build_layouts(there.config, length), there.data,
-                                 there.max_batches, stop);
+    const auto result = evaluate(model, there.config, there.data, there.max_batches, stop);
     if (!result) return std::nullopt;
     scores.push_back({length, *result});
   }

@@ -13,11 +13,10 @@ std::optional<PlantedScore> score_planted(const Transformer& model, const Datase
   PlantedScore score;
   std::set<std::pair<int, int>> planted, found;
   bool any = false;
-  for (std::size_t l = 0; l < static_cast<std::size_t>(model.config().n_layers); ++l) {
-    const LearnedLayer* layer = model.learned(l);
-    if (!layer || layer->routes()) continue;
+  for (const ConnectivityPtr& layer : model.connectivities()) {
+    if (!layer->learns() || layer->reads_text()) continue;
     any = true;
-    const LayoutPtr layout = layer->connect(seq_len, false).layout;
+    const LayoutPtr layout = layer->connect({seq_len}).layout;
     if (planted.empty())
       for (const TilePairs& rule : planted_tiles(data.generated()->task(), seq_len, layout->tile()))
         for (const auto& [q, k] : rule)

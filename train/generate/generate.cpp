@@ -28,10 +28,9 @@ std::int64_t context_of(const Config& config, const GenerateOptions& options) {
   return context;
 }
 
-// A text under way.
-struct Place {
+struct TextUnderWay {
   std::size_t prompt;
-  std::vector<std::int32_t> text;
+  std::vector<std::int32_t> tokens;
   RandomStream random;
   std::int64_t made = 0;
   Tensor logits = {};
@@ -45,73 +44,71 @@ class Generation {
         options_(options),
         callbacks_(callbacks),
         length_(generation_length(loaded, prompts, options)),
-        places_(std::min(options.batch, std::ssize(prompts))) {
+        texts_(std::min(options.batch, std::ssize(prompts))) {
     const auto make = options.cache && loaded.model->device().is_cpu() ? cached_logits : recomputed_logits;
-    logits_ = make(*loaded.model, build_layouts(loaded.config, length_), std::ssize(places_));
+    logits_ = make(*loaded.model, length_, std::ssize(texts_));
   }
 
   void run() {
     for (;;) {
-      std::vector<std::int64_t> places;
+      std::vector<std::int64_t> going;
       std::vector<std::int32_t> tokens;
-      for (std::size_t i = 0; i < places_.size(); ++i) {
-        if (!places_[i] && !start(i)) continue;
+      for (std::size_t i = 0; i < texts_.size(); ++i) {
+        if (!texts_[i] && !start(i)) continue;
         const auto id = grow(i);
         if (!id) continue;
-        places.push_back(static_cast<std::int64_t>(i));
+        going.push_back(static_cast<std::int64_t>(i));
         tokens.push_back(*id);
       }
-      if (!places.empty()) share(places, logits_->next(places, tokens));
+      if (!going.empty()) share(going, logits_->next(going, tokens));
       if (next_prompt_ == prompts_.size() &&
-          std::ranges::none_of(places_, [](auto& p) { return p.has_value(); }))
+          std::ranges::none_of(texts_, [](auto& text) { return text.has_value(); }))
         return;
     }
   }
 
  private:
-  // Gives the next prompt this place.
+  // Begins text i with the next prompt.
   bool start(std::size_t i) {
     if (next_prompt_ == prompts_.size()) return false;
     const std::size_t prompt = next_prompt_++;
     const RandomKey key{options_.seed, random_site("generate"), static_cast<std::uint32_t>(prompt)};
-    places_[i].emplace(Place{prompt, prompts_[prompt], RandomStream(key)});
-    places_[i]->logits = logits_->begin(static_cast<std::int64_t>(i), places_[i]->text);
+    texts_[i].emplace(TextUnderWay{prompt, prompts_[prompt], RandomStream(key)});
+    texts_[i]->logits = logits_->begin(static_cast<std::int64_t>(i), texts_[i]->tokens);
     return true;
   }
 
   // Chooses a token; it is returned if the model must read it next.
   std::optional<std::int32_t> grow(std::size_t i) {
-    Place& place = *places_[i];
-    if (!ops::all_finite(place.logits))
+    TextUnderWay& text = *texts_[i];
+    if (!ops::all_finite(text.logits))
       throw Error(ErrorKind::numeric, "[generate] the model's logits are not finite",
                   "the weights are damaged or training diverged; use an earlier checkpoint");
     const std::int32_t id =
-        choose_token(place.logits.values<float>(), place.text, options_.sampling, place.random.uniform());
-    if (!callbacks_.use(place.prompt, id) || ++place.made == options_.tokens) {
-      const std::size_t prompt = place.prompt;
-      places_[i].reset();
+        choose_token(text.logits.values<float>(), text.tokens, options_.sampling, text.random.uniform());
+    if (!callbacks_.use(text.prompt, id) || ++text.made == options_.tokens) {
+      const std::size_t prompt = text.prompt;
+      texts_[i].reset();
       callbacks_.done(prompt);
       return std::nullopt;
     }
-    place.text.push_back(id);
-    if (std::ssize(place.text) <= length_) return id;
-    place.text.erase(place.text.begin(), place.text.end() - std::max<std::int64_t>(1, length_ / 2));
-    place.logits = logits_->begin(static_cast<std::int64_t>(i), place.text);
+    text.tokens.push_back(id);
+    if (std::ssize(text.tokens) <= length_) return id;
+    text.tokens.erase(text.tokens.begin(), text.tokens.end() - std::max<std::int64_t>(1, length_ / 2));
+    text.logits = logits_->begin(static_cast<std::int64_t>(i), text.tokens);
     return std::nullopt;
   }
 
-  void share(const std::vector<std::int64_t>& places, const Tensor& logits) {
-    for (std::size_t r = 0; r < places.size(); ++r) {
-      const auto row = static_cast<std::int64_t>(r);
-      places_[places[r]]->logits = logits.slice(row, row + 1);
-    }
+  void share(const std::vector<std::int64_t>& going, const Tensor& logits) {
+    for (std::int64_t row = 0; row < std::ssize(going); ++row)
+      texts_[going[row]]->logits = logits.slice(row, row + 1);
   }
 
   const std::vector<std::vector<std::int32_t>>& prompts_;
   const GenerateOptions& options_;
   const GenerateCallbacks& callbacks_;
   std::int64_t length_;
-  std::vector<std::optional<Place>> places_;
+  std::vector<std::optional<TextUnderWay>> texts_;
   std::unique_ptr<NextLogits> logits_;
   std::size_t next_prompt_ = 0;
 };

@@ -1,7 +1,6 @@
 #include "train/generate/next_logits.h"
 
 #include <algorithm>
-#include <map>
 
 #include "layers/decoder_cache.h"
 
@@ -10,14 +9,14 @@ namespace {
 
 class CachedLogits : public NextLogits {
  public:
-  CachedLogits(const Transformer& model, const std::vector<LayoutPtr>& layouts, std::int64_t places)
-      : model_(model), cache_(model.config(), model.connections(layouts), places) {}
+  CachedLogits(const Transformer& model, std::int64_t longest, std::int64_t n_texts)
+      : model_(model), cache_(model, longest, n_texts) {}
 
-  Tensor begin(std::int64_t place, const std::vector<std::int32_t>& text) override {
-    return model_.begin_text(Tensor::of({std::ssize(text)}, text), place, cache_);
+  Tensor begin(std::int64_t text, const std::vector<std::int32_t>& tokens) override {
+    return model_.begin_text(Tensor::of({std::ssize(tokens)}, tokens), text, cache_);
   }
-  Tensor next(std::span<const std::int64_t> places, const std::vector<std::int32_t>& tokens) override {
-    return model_.next_token(Tensor::of({std::ssize(tokens)}, tokens), places, cache_);
+  Tensor next(std::span<const std::int64_t> texts, const std::vector<std::int32_t>& tokens) override {
+    return model_.next_token(Tensor::of({std::ssize(tokens)}, tokens), texts, cache_);
   }
 
  private:
@@ -25,64 +24,62 @@ class CachedLogits : public NextLogits {
   DecoderCache cache_;
 };
 
+Transformer as_beginning(const Transformer& model, std::int64_t longest) {
+  std::vector<ConnectivityPtr> beginnings;
+  for (const ConnectivityPtr& c : model.connectivities()) beginnings.push_back(as_beginning(c, longest));
+  return model.attending_with(std::move(beginnings));
+}
+
 class RecomputedLogits : public NextLogits {
  public:
-  RecomputedLogits(const Transformer& model, std::vector<LayoutPtr> layouts, std::int64_t places)
-      : model_(model), layouts_(std::move(layouts)), texts_(places) {
-    if (model.routes()) return;
-    // What is hardened depends on the length: the parts of one layout, as with a cache.
-    const auto connections = model.connections(layouts_);
-    fixed_ = std::ranges::none_of(connections, [](const auto& c) { return c.gate.defined(); });
-    for (std::size_t i = 0; fixed_ && i < layouts_.size(); ++i) layouts_[i] = connections[i].layout;
-  }
+  RecomputedLogits(const Transformer& model, std::int64_t longest, std::int64_t n_texts)
+      : model_(as_beginning(model, longest)),
+        longest_(longest),
+        tile_(model.connectivities()[0]->training_geometry().tile),
+        texts_(n_texts) {}
 
-  Tensor begin(std::int64_t place, const std::vector<std::int32_t>& text) override {
-    texts_[place] = text;
-    return logits(text);
+  Tensor begin(std::int64_t text, const std::vector<std::int32_t>& tokens) override {
+    texts_[text] = tokens;
+    return logits(tokens);
   }
-  Tensor next(std::span<const std::int64_t> places, const std::vector<std::int32_t>& tokens) override {
+  Tensor next(std::span<const std::int64_t> texts, const std::vector<std::int32_t>& tokens) override {
     std::vector<float> all;
-    for (std::size_t i = 0; i < places.size(); ++i) {
-      std::vector<std::int32_t>& text = texts_[places[i]];
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      std::vector<std::int32_t>& text = texts_[texts[i]];
       text.push_back(tokens[i]);
       const Tensor row = logits(text);
       all.insert(all.end(), row.values<float>().begin(), row.values<float>().end());
     }
-    return Tensor::of({std::ssize(places), model_.config().vocab_size}, all);
+    return Tensor::of({std::ssize(texts), model_.config().vocab_size}, all);
   }
 
  private:
   Tensor logits(const std::vector<std::int32_t>& text) {
     const NoGrad no_tape;
-    const std::int64_t length = std::ssize(text), tile = layouts_[0]->tile(),
-                       longest = layouts_[0]->n_queries();
+    const std::int64_t length = std::ssize(text);
     // Padding to whole tiles keeps the number of layouts small; causality hides it from the text.
-    const std::int64_t padded = std::min(longest, (length + tile - 1) / tile * tile);
-    std::vector<LayoutPtr>& layouts = leading_[padded];
-    if (layouts.empty()) layouts = leading_layouts(layouts_, padded);
+    const std::int64_t padded = std::min(longest_, (length + tile_ - 1) / tile_ * tile_);
     std::vector<std::int32_t> ids = text;
     ids.resize(padded, 0);
-    const ModelInput input{Tensor::of({1, padded}, ids, model_.device()), {}, {}, layouts, fixed_};
+    const ModelInput input{Tensor::of({1, padded}, ids, model_.device()), {}, {}};
     return model_.logits_at(input, length - 1, {}).value().to(DType::f32).to(Device::cpu());
   }
 
-  const Transformer& model_;
-  std::vector<LayoutPtr> layouts_;
-  bool fixed_ = false;
-  std::map<std::int64_t, std::vector<LayoutPtr>> leading_;  // by padded length
+  Transformer model_;
+  std::int64_t longest_, tile_;
   std::vector<std::vector<std::int32_t>> texts_;
 };
 
 }  // namespace
 
-std::unique_ptr<NextLogits> cached_logits(const Transformer& model, std::vector<LayoutPtr> layouts,
-                                          std::int64_t places) {
-  return std::make_unique<CachedLogits>(model, std::move(layouts), places);
+std::unique_ptr<NextLogits> cached_logits(const Transformer& model, std::int64_t longest,
+                                          std::int64_t n_texts) {
+  return std::make_unique<CachedLogits>(model, longest, n_texts);
 }
 
-std::unique_ptr<NextLogits> recomputed_logits(const Transformer& model, std::vector<LayoutPtr> layouts,
-                                              std::int64_t places) {
-  return std::make_unique<RecomputedLogits>(model, std::move(layouts), places);
+std::unique_ptr<NextLogits> recomputed_logits(const Transformer& model, std::int64_t longest,
+                                              std::int64_t n_texts) {
+  return std::make_unique<RecomputedLogits>(model, longest, n_texts);
 }
 
 }  // namespace filigree

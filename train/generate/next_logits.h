@@ -13,18 +13,18 @@ namespace filigree {
 class NextLogits {
  public:
   virtual ~NextLogits() = default;
-  // A text takes this place, from its first token on; the logits after it, f32 [V] on the CPU.
-  virtual Tensor begin(std::int64_t place, const std::vector<std::int32_t>& text) = 0;
-  // One token more in each of these places: f32 [places, V].
-  virtual Tensor next(std::span<const std::int64_t> places, const std::vector<std::int32_t>& tokens) = 0;
+  // Text number `text` begins anew with these tokens; the logits after it, f32 [V] on the CPU.
+  virtual Tensor begin(std::int64_t text, const std::vector<std::int32_t>& tokens) = 0;
+  // One token more of each of these texts: f32 [texts, V].
+  virtual Tensor next(std::span<const std::int64_t> texts, const std::vector<std::int32_t>& tokens) = 0;
 };
 
-// Keeps keys and values (layers/decoder_cache.h); models on the CPU. `layouts`: one per layer, for the
-// longest text.
-std::unique_ptr<NextLogits> cached_logits(const Transformer& model, std::vector<LayoutPtr> layouts,
-                                          std::int64_t places);
+// For `n_texts` texts at once, none of more than `longest` tokens.
+// Keeps keys and values (layers/decoder_cache.h); models on the CPU.
+std::unique_ptr<NextLogits> cached_logits(const Transformer& model, std::int64_t longest,
+                                          std::int64_t n_texts);
 // Computes each text anew for every token, on any device.
-std::unique_ptr<NextLogits> recomputed_logits(const Transformer& model, std::vector<LayoutPtr> layouts,
-                                              std::int64_t places);
+std::unique_ptr<NextLogits> recomputed_logits(const Transformer& model, std::int64_t longest,
+                                              std::int64_t n_texts);
 
 }  // namespace filigree

@@ -130,13 +130,9 @@ std::vector<TensorToWrite> tensors_to_write(const HfModel& model, const StoredMo
 
 // As the model attends; learned patterns must be static.
 std::vector<LayoutPtr> layouts_of(const StoredModel& stored) {
-  std::vector<LayoutPtr> layouts = build_layouts(stored.config, stored.config.data.seq_len);
-  const LayerPatterns patterns = layer_patterns(stored.config);
-  const auto learns = [&](const PatternPtr& pattern) {
-    return std::ranges::any_of(std::views::iota(0, stored.config.model.n_heads),
-                               [&](int head) { return pattern->learned(head) != nullptr; });
-  };
-  if (std::ranges::none_of(patterns.layers, learns)) return layouts;
+  const LayerPatternsPtr patterns = layer_patterns(stored.config);
+  const std::int64_t n = stored.config.data.seq_len;
+  if (!patterns->learns()) return patterns->layouts(n);
   const LoadedModel loaded = load_model(stored.checkpoint, DeviceChoice::cpu);
   if (!loaded.model->patterns_are_static())
     throw Error(
@@ -144,9 +140,9 @@ std::vector<LayoutPtr> layouts_of(const StoredModel& stored) {
         fmt::format("{}: its learned patterns are not static yet", stored.checkpoint.string()),
         fmt::format("make them so first: filigree harden {} -o hardened.h5", stored.checkpoint.string()));
   std::vector<PatternPtr> attended;
-  for (const auto& connection : loaded.model->connections(layouts))
-    attended.push_back(pattern_of_layout(connection.layout, stored.checkpoint.string()));
-  return build_layer_layouts(attended, patterns.geometry, stored.config.model.n_heads);
+  for (const ConnectivityPtr& layer : loaded.model->connectivities())
+    attended.push_back(pattern_of_layout(layer->connect({n}).layout, stored.checkpoint.string()));
+  return build_layer_layouts(attended, patterns->training(), stored.config.model.n_heads);
 }
 
 }  // namespace

@@ -374,18 +374,16 @@ void load_tensors_into(const NamedTensors& targets, const NamedTensors& source, 
 
 NamedTensors pattern_state(const Transformer& model) {
   NamedTensors all;
-  for (std::size_t i = 0; i < static_cast<std::size_t>(model.config().n_layers); ++i)
-    if (const LearnedLayer* layer = model.learned(i))
-      for (auto& entry : layer->state()) all.push_back(std::move(entry));
+  for (const ConnectivityPtr& layer : model.connectivities())
+    for (auto& entry : layer->state()) all.push_back(std::move(entry));
   return all;
 }
 
 void load_patterns(Transformer& model, const Config& config, const NamedTensors& patterns,
                    const std::string& origin) {
   try {
-    for (std::size_t i = 0; i < static_cast<std::size_t>(model.config().n_layers); ++i)
-      if (LearnedLayer* layer = model.learned(i))
-        layer->load_state(patterns, static_cast<std::uint64_t>(config.seed));
+    for (const ConnectivityPtr& layer : model.connectivities())
+      layer->load_state(patterns, static_cast<std::uint64_t>(config.seed));
   } catch (const Error& e) {
     fail(ErrorKind::data, "{}: {}", origin, e.what());
   }

@@ -1,7 +1,5 @@
 #include "train/report/head_layouts.h"
 
-#include <algorithm>
-
 #include "train/config/layouts.h"
 #include "train/evaluate/evaluate.h"
 #include "train/record/loaded_model.h"
@@ -10,18 +8,8 @@
 namespace filigree {
 namespace {
 
-bool learns(const Config& config) {
-  const ModelConfig& model = config.model;
-  const auto patterns = make_layer_patterns(config.pattern, model.n_layers, model.n_heads);
-  return std::ranges::any_of(patterns, [&](const PatternPtr& pattern) {
-    for (int head = 0; head < model.n_heads; ++head)
-      if (pattern->learned(head)) return true;
-    return false;
-  });
-}
-
 // Lets the model read one sequence, after which its routers remember what they chose.
-void read_first_sequence(const LoadedModel& loaded, const std::vector<LayoutPtr>& layouts) {
+void read_first_sequence(const LoadedModel& loaded) {
   Config config = loaded.config;
   config.train.micro_batch_size = 1;
   const OpenedData data = open_trained_data(loaded, config);
@@ -29,29 +17,24 @@ void read_first_sequence(const LoadedModel& loaded, const std::vector<LayoutPtr>
   LoaderOptions options = loader_options(config);
   options.shuffle = false;
   const auto batch = Loader(*data.validation, options).next();
-  loaded.model->forget_evaluated_patterns();
   const NoGrad no_tape;
-  loaded.model->forward(model_input(*batch, layouts, loaded.model->device()), {});
+  loaded.model->forward(model_input(*batch, loaded.model->device()), {});
 }
 
 }  // namespace
 
 HeadLayouts head_layouts(const std::filesystem::path& run, const Config& config) {
-  HeadLayouts out{build_layouts(config, config.data.seq_len), ""};
-  if (!learns(config)) return out;
+  const LayerPatternsPtr patterns = layer_patterns(config);
+  if (!patterns->learns()) return {patterns->layouts(config.data.seq_len), ""};
   const LoadedModel loaded = load_model(run, DeviceChoice::cpu);
-  const auto connections = loaded.model->connections(out.layers);
-  if (loaded.model->routes()) {
-    read_first_sequence(loaded, out.layers);
+  HeadLayouts out{{}, "As learned."};
+  if (loaded.model->reads_text()) {
+    read_first_sequence(loaded);
     out.note = "The tiles that its routers choose for the first sequence of the validation data.";
-  } else {
-    out.note = "As learned.";
   }
-  const auto routed = loaded.model->training_layouts(out.layers);
-  for (std::size_t i = 0; i < out.layers.size(); ++i) {
-    const LearnedLayer* layer = loaded.model->learned(i);
-    out.layers[i] = layer && layer->routes() ? routed[i] : connections[i].layout;
-  }
+  for (const ConnectivityPtr& layer : loaded.model->connectivities())
+    out.layers.push_back(layer->reads_text() ? layer->computed()
+                                             : layer->connect({config.data.seq_len}).layout);
   return out;
 }
 

@@ -1,7 +1,6 @@
 #include "train/run/memory_plan.h"
 
 #include <cmath>
-#include <map>
 
 #include "core/build_info.h"
 #include "core/cpu/gemm.h"
@@ -35,29 +34,15 @@ Batch meta_batch(const Config& config, Device device) {
   return batch;
 }
 
-// A copy has nothing on any device: what the plan puts on the meta device goes with it.
-std::vector<LayoutPtr> own_copies(const std::vector<LayoutPtr>& layouts) {
-  std::map<LayoutPtr, LayoutPtr> copies;
-  std::vector<LayoutPtr> result;
-  for (const LayoutPtr& layout : layouts) {
-    LayoutPtr& copy = copies[layout];
-    if (!copy) copy = std::make_shared<const TileLayout>(*layout);
-    result.push_back(copy);
-  }
-  return result;
-}
-
 // A run on the meta device.
 class Rehearsal {
  public:
-  Rehearsal(const Config& config, const std::vector<LayoutPtr>& layouts, Device device, Transformer& model,
-            Optimizer& optimizer)
+  Rehearsal(const Config& config, Device device, Transformer& model, Optimizer& optimizer)
       : config_(config),
-        layouts_(layouts),
         device_(device),
         model_(model),
         options_(options()),
-        stepper_(model, optimizer, layouts, options_) {
+        stepper_(model, optimizer, options_) {
     // On a GPU each micro batch has tensors there; on a CPU the loader makes one more ahead.
     const std::int64_t batches = config.train.accumulation() + !device.like_cuda();
     for (std::int64_t i = options_.micro_batches; i < batches; ++i)
@@ -74,7 +59,7 @@ class Rehearsal {
 
   void evaluate_once(const Dataset& data) {
     try {
-      evaluate(model_, config_, layouts_, data, 1, {}, [](const EvaluatedBatch&) {});
+      evaluate(model_, config_, data, 1, {}, [](const EvaluatedBatch&) {});
       evaluate_lengths(model_, config_, 1);
     } catch (const Error& e) {
       if (e.kind() != ErrorKind::data) throw;  // this batch has no targets, or the run will say what is wrong
@@ -92,7 +77,6 @@ class Rehearsal {
   }
 
   const Config& config_;
-  const std::vector<LayoutPtr>& layouts_;
   Device device_;
   Transformer& model_;
   StepOptions options_;
@@ -102,8 +86,7 @@ class Rehearsal {
 
 }  // namespace
 
-MemoryPlan plan_memory(const Config& config, const std::vector<LayoutPtr>& run_layouts,
-                       const Dataset* validation) {
+MemoryPlan plan_memory(const Config& config, const LayerPatternsPtr& patterns, const Dataset* validation) {
   const bool cuda = config.device == DeviceChoice::cuda;
   const Device device = cuda ? Device::meta_cuda() : Device::meta();
   Allocator& meta = allocator(device);
@@ -111,12 +94,13 @@ MemoryPlan plan_memory(const Config& config, const std::vector<LayoutPtr>& run_l
   meta.reset_peak();
   MemoryPlan plan;
   {
-    const std::vector<LayoutPtr> layouts = cuda ? own_copies(run_layouts) : run_layouts;
-    Transformer model(config.model, 0, device, DType::f32, compute_dtype(config), layer_patterns(config));
+    // What the plan puts on the meta device must go with it: it has layouts of its own.
+    Transformer model(config.model, 0, device, DType::f32, compute_dtype(config),
+                      cuda ? layer_patterns(config) : patterns);
     plan.parameters = meta.statistics().in_use;
     Optimizer optimizer(config.train, model.parameters());
     plan.optimizer = meta.statistics().in_use - plan.parameters;
-    Rehearsal run(config, layouts, device, model, optimizer);
+    Rehearsal run(config, device, model, optimizer);
     // A second micro batch meets the gradients of the first, a second step the allocator's cached blocks or
     // is captured as a graph; where patterns are learned it is one that learns, with everything on.
     const auto at_share = [&](double share) {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "train/config/config.h"
 #include "train/run/step.h"
@@ -19,9 +18,8 @@ struct MemoryPlan {
   std::int64_t process = 0;
 };
 
-// To be called when the data and the layouts are loaded and the model is not yet made. `config.model` has its
+// To be called when the data is loaded, the layouts are made and the model is not. `config.model` has its
 // vocab_size and n_classes. `validation`: null if the run is never evaluated.
-MemoryPlan plan_memory(const Config& config, const std::vector<LayoutPtr>& layouts,
-                       const Dataset* validation);
+MemoryPlan plan_memory(const Config& config, const LayerPatternsPtr& patterns, const Dataset* validation);
 
 }  // namespace filigree

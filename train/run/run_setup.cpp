@@ -110,14 +110,15 @@ RunSetup set_up_run(const Config& config, std::shared_ptr<const Tokenizer> train
     require_targets(setup.config, *setup.data.validation, setup.config.train.eval_batches);
     require_length_targets(setup.config, setup.config.train.eval_batches);
   }
-  setup.layouts = build_layouts(setup.config, setup.config.data.seq_len);
-  setup.flops_per_token = model_flops_per_token(setup.config.model, setup.layouts);
+  setup.patterns = layer_patterns(setup.config);
+  setup.flops_per_token =
+      model_flops_per_token(setup.config.model, setup.patterns->layouts(setup.config.data.seq_len));
   setup.matrix_rate = MatrixRate::of(device_of(given), compute_dtype(given));
   allocator(device_of(given)).release_cached();  // what the measurement took is no part of the run
   allocator(device_of(given)).reset_peak();
   reset_peak_resident_bytes();
   setup.memory =
-      plan_memory(setup.config, setup.layouts, setup.data.validation ? &*setup.data.validation : nullptr);
+      plan_memory(setup.config, setup.patterns, setup.data.validation ? &*setup.data.validation : nullptr);
   return setup;
 }
 
@@ -138,7 +139,7 @@ std::string describe(const RunSetup& setup, bool every_parameter) {
                       every_parameter ? shape.parameter_table() : "");
   text += fmt::format("work      {}FLOP per token of a training step, {} tokens a step\n",
                       human_count(setup.flops_per_token), config.train.batch_size * config.data.seq_len);
-  text += describe_layouts(config, setup.layouts);
+  text += describe_layouts(config, setup.patterns->layouts(config.data.seq_len));
   text += fmt::format("memory    expected peak {}: weights {}, optimizer {}, all tensors {}; {} are free\n",
                       mib(setup.memory.process), mib(setup.memory.parameters), mib(setup.memory.optimizer),
                       mib(setup.memory.tensors), mib(free_memory(device)));

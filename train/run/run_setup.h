@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/tile_layout.h"
+#include "attention/connectivity.h"
 #include "data/open_data.h"
 #include "train/config/config.h"
 #include "train/run/matrix_rate.h"
@@ -16,7 +16,7 @@ namespace filigree {
 struct RunSetup {
   Config config;  // vocab_size, n_classes, tokenizer, steps and warm-up filled in
   OpenedData data;
-  std::vector<LayoutPtr> layouts;
+  LayerPatternsPtr patterns;
   MemoryPlan memory;
   double flops_per_token = 0;  // of a training step
   MatrixRate matrix_rate;      // of this machine

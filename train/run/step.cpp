@@ -35,11 +35,9 @@ std::int64_t staged_bytes(const Batch& batch) {
 
 }  // namespace
 
-Stepper::Stepper(Transformer& model, Optimizer& optimizer, const std::vector<LayoutPtr>& layouts,
-                 const StepOptions& options)
+Stepper::Stepper(Transformer& model, Optimizer& optimizer, const StepOptions& options)
     : model_(model),
       optimizer_(optimizer),
-      layouts_(layouts),
       options_(options),
       device_(model.device()),
       scalars_(Tensor::zeros({4}, DType::f64, device_)),
@@ -94,7 +92,7 @@ ForwardContext Stepper::context(std::int64_t micro_batch) const {
 void Stepper::run() {
   Tensor total;
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
-    const Var loss = model_.loss(model_input(inputs_[i], layouts_, device_), inputs_[i].targets,
+    const Var loss = model_.loss(model_input(inputs_[i], device_), inputs_[i].targets,
                                  context(static_cast<std::int64_t>(i)), {scalars_.slice(3, 4), nullptr});
     if (i == 0)
       total = loss.value().clone();
@@ -126,7 +124,7 @@ void Stepper::submit(std::vector<Batch> batches, std::int64_t step, double lr) {
   }
   upload(pending);
   const bool is_static = model_.patterns_are_static();
-  model_.advance_patterns(
+  model_.advance(
       {step, static_cast<double>(step) / static_cast<double>(std::max<std::int64_t>(1, options_.steps)),
        options_.seed});
   if (options_.graph && warm_) {
@@ -171,7 +169,7 @@ void Stepper::stop_not_finite(const Pending& pending) {
   std::string what, where;
   for (std::size_t i = 0; i < inputs_.size() && what.empty(); ++i) {
     const ForwardContext forward = context(static_cast<std::int64_t>(i));
-    const ModelInput input = model_input(inputs_[i], layouts_, device_);
+    const ModelInput input = model_input(inputs_[i], device_);
     const Var loss = model_.loss(input, inputs_[i].targets, forward, {scalars_.slice(3, 4), nullptr});
     if (std::isfinite(loss.value().item())) {
       backward(loss);

@@ -37,9 +37,8 @@ struct StepResult {
 
 class Stepper {
  public:
-  // All are used as long as the stepper lives.
-  Stepper(Transformer& model, Optimizer& optimizer, const std::vector<LayoutPtr>& layouts,
-          const StepOptions& options);
+  // Both are used as long as the stepper lives.
+  Stepper(Transformer& model, Optimizer& optimizer, const StepOptions& options);
 
   // Enqueues step number `step`. Batches of all steps have the same shapes. The gradient is that of the mean
   // loss over all targets, however they are spread over the micro batches.
@@ -69,7 +68,6 @@ class Stepper {
 
   Transformer& model_;
   Optimizer& optimizer_;
-  const std::vector<LayoutPtr>& layouts_;
   StepOptions options_;
   Device device_;
   std::vector<Batch> inputs_;  // on the device, refilled by every step

@@ -96,9 +96,9 @@ class Trainer {
         config_(setup_.config),
         folder_(config_.train.out, run_mode(request), config_.train.steps),
         model_(config_.model, static_cast<std::uint64_t>(config_.seed), device_of(config_), DType::f32,
-               compute_dtype(config_), layer_patterns(config_)),
+               compute_dtype(config_), setup_.patterns),
         optimizer_(config_.train, model_.parameters()),
-        stepper_(model_, optimizer_, setup_.layouts, step_options()),
+        stepper_(model_, optimizer_, step_options()),
         loader_(setup_.data.train, train_loader_options()) {
     at_.on = trained_on(setup_.data);
     at_.tokenizer = setup_.data.train.vocabulary().tokenizer;
@@ -137,7 +137,7 @@ class Trainer {
       if (save) folder_.save(at_.step, contents(), config_.checkpoint.keep);
       if (stop) return stopped(log);
     }
-    write_summary(folder_.path(), model_.training_layouts(setup_.layouts), data_identity());
+    write_summary(folder_.path(), model_.computed_layouts(), data_identity());
     folder_.finish();
     log.note(summary());
     return 0;
@@ -290,8 +290,7 @@ class Trainer {
     load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
     load_patterns(model_, config_, checkpoint.patterns, origin);
     special_tokens_json_ = checkpoint.special_tokens_json;
-    for (std::size_t i = 0; i < setup_.layouts.size(); ++i)
-      if (model_.learned(i)) require_same_phases(schedule, model_.patterns_are_static(), kind, origin);
+    if (model_.learns()) require_same_phases(schedule, model_.patterns_are_static(), kind, origin);
     optimizer_.set_steps(saved.step);
     loader_.seek(saved.position);
     const TrainedOn on = at_.on;  // older checkpoints tell less of it
@@ -371,7 +370,7 @@ class Trainer {
 
   // Of the layouts that the step just submitted computes.
   double flops_per_token() {
-    auto layouts = model_.training_layouts(setup_.layouts);
+    auto layouts = model_.computed_layouts();
     if (layouts != layouts_) {
       layouts_ = std::move(layouts);
       flops_per_token_ = model_flops_per_token(config_.model, layouts_);
@@ -416,10 +415,10 @@ class Trainer {
   void log_patterns(TrainLog& log) {
     Json layers = Json::array();
     std::string text;
-    for (std::size_t i = 0; i < setup_.layouts.size(); ++i) {
-      const LearnedLayer* layer = model_.learned(i);
-      if (!layer) continue;
-      const LearnTelemetry t = layer->telemetry();
+    for (std::size_t i = 0; i < model_.connectivities().size(); ++i) {
+      const auto told = model_.connectivities()[i]->telemetry();
+      if (!told) continue;
+      const LearnTelemetry& t = *told;
       layers.push_back({{"layer", i},
                         {"target_tiles", t.target_tiles},
                         {"expected_tiles", t.expected_tiles},
@@ -451,13 +450,12 @@ class Trainer {
       positions.add(evaluated.batch, evaluated.row_losses);
     };
     const auto result =
-        evaluate(model_, config_, setup_.layouts, *setup_.data.validation, config_.train.eval_batches, stop,
+        evaluate(model_, config_, *setup_.data.validation, config_.train.eval_batches, stop,
                  by_position ? watch : std::function<void(const EvaluatedBatch&)>{});
     if (!result) return false;
     std::optional<Evaluation> hard;
     if (evaluates_twice()) {
-      hard = evaluate(model_, config_, model_.hardened_layouts(setup_.layouts), *setup_.data.validation,
-                      config_.train.eval_batches, stop, {}, true);
+      hard = evaluate(model_.as_hardened(), config_, *setup_.data.validation, config_.train.eval_batches, stop);
       if (!hard) return false;
     }
     std::vector<LengthScore> lengths;

@@ -1,0 +1,168 @@
+// What the heads of a layer attend with. A model has a Connectivity per layer, and whoever runs, trains,
+// stores, hardens or decodes it asks nothing else: for sequences of n tokens it gives a layout and, where it
+// learns, the gates of the layout's tiles.
+//
+//   Fixed       the layouts of a pattern, by length
+//   learned     attention/learned: parameters decide, by gates that do not depend on the text or by a router
+//
+// Another kind is a class of its own and a pattern (LearnedPattern) that makes it; the defaults below are
+// those of a connectivity that never changes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "attention/pattern.h"
+#include "core/module.h"
+
+namespace filigree {
+
+struct Connected {
+  LayoutPtr layout;  // of the layer's H heads, or of B H heads where each sequence has its own
+  Var gate;          // of the layout's tiles (see AttentionOptions); undefined: 1
+};
+
+// The sequences of a batch, as a connectivity sees them.
+struct Sequences {
+  std::int64_t n = 0;  // tokens of each
+  bool training = false;
+  // Only where the connectivity reads_text(): q [B, N, H, D] and k [B, N, G, D] before positions are applied,
+  // row bounds as in AttentionOptions.
+  Var q = {}, k = {};
+  Tensor row_bounds = {};
+};
+
+// Where a training run stands.
+struct TrainingStage {
+  std::int64_t step = 0;  // steps done
+  double progress = 0;    // step / steps of the run
+  std::uint64_t seed = 0;
+};
+
+// Values that a checkpoint holds beside the parameters.
+using ConnectivityState = std::vector<std::pair<std::string, Tensor>>;
+// The value of that name; Error(data) if there is none.
+const Tensor& find_state(const ConnectivityState& state, std::string_view name);
+
+// What the learned heads of a layer have come to, for metrics.jsonl.
+struct LearnTelemetry {
+  double target_tiles = 0;                   // what learning aims at now
+  double expected_tiles = 0;                 // by the probabilities
+  std::int64_t actual_tiles = 0;             // whose gate is not 0, without noise
+  std::array<std::int64_t, 10> histogram{};  // of the gates of units, ten equal ranges of [0, 1]
+  std::int64_t units = 0, dead_units = 0;    // dead: at gate 0 in every head
+  double head_imbalance = 1;                 // tiles of the head with most, over the mean
+};
+
+// Reads one text that grows, for a connectivity whose tiles depend on it.
+class TextReader {
+ public:
+  virtual ~TextReader() = default;
+  // The next rows of the text, qkv [rows, H + 2 G, D] before positions are applied. Returns the gates of the
+  // last row's tiles, f64 [H, key tiles]; 0: not computed.
+  virtual Tensor read(const Tensor& qkv) = 0;
+};
+
+class Connectivity : public Module {
+ public:
+  explicit Connectivity(const Geometry& training) : training_(training) {}
+  const Geometry& training_geometry() const { return training_; }
+
+  virtual Connected connect(const Sequences& sequences) const = 0;
+  // Whether tiles depend on the text now.
+  virtual bool reads_text() const { return false; }
+  void visit(const Visitor&) override {}
+
+  // Training. `advance` comes before each step.
+  virtual bool learns() const { return false; }  // some heads learn, or have learned
+  virtual void advance(const TrainingStage&) {}
+  virtual bool is_static() const { return true; }  // no layout changes any more
+  virtual double warmup() const { return 0; }      // the share of a run's steps after which it learns
+  virtual bool has_warmed_up() const { return true; }
+  virtual std::optional<LearnTelemetry> telemetry() const { return {}; }
+  // What a step of training computes now; where tiles depend on the text, of the newest sequence.
+  virtual LayoutPtr computed() const { return connect({training_.n, true}).layout; }
+
+  // Hardening: a static layout of what was learned. Where tiles depend on the text, count_choices() comes
+  // first, and then some forward passes.
+  virtual bool can_harden() const { return true; }
+  virtual void count_choices() {}
+  virtual void harden() {}
+  virtual LayoutPtr hardened(std::int64_t n) const { return connect({n, false}).layout; }  // as it would be
+  // Tiles of all heads once everything is hardened, at the length of training; at most, where they go on to
+  // depend on the text.
+  virtual std::int64_t budget_tiles() const { return hardened(training_.n)->gate_size(); }
+
+  // Checkpoints. `load_state` gets the values of all layers, and the run's seed; Error(data) if its own are
+  // not there or do not fit.
+  virtual ConnectivityState state() const { return {}; }
+  virtual void load_state(const ConnectivityState&, std::uint64_t /*seed*/) {}
+
+  // Texts that grow token by token up to n tokens: all that their rows may compute, and, where tiles depend
+  // on the text, who reads one of them.
+  virtual Connected growing(std::int64_t n) const { return connect({n, false}); }
+  virtual std::unique_ptr<TextReader> reader(std::int64_t /*n*/) const { return nullptr; }
+
+ private:
+  Geometry training_;
+};
+using ConnectivityPtr = std::shared_ptr<Connectivity>;
+
+// The same for every sequence of a length: made at first use, and kept.
+class Fixed final : public Connectivity {
+ public:
+  using Make = std::function<Connected(std::int64_t n)>;
+  Fixed(const Geometry& training, Make make) : Connectivity(training), make_(std::move(make)) {}
+  Connected connect(const Sequences& sequences) const override;
+
+ private:
+  Make make_;
+  mutable std::map<std::int64_t, Connected> made_;
+};
+
+// The patterns of a model's layers, and the layouts of what they allow: everything, where a head learns.
+// Layouts are made once for each length; layers that allow the same pairs share one.
+class LayerPatterns {
+ public:
+  LayerPatterns(std::vector<PatternPtr> layers, const Geometry& training, int n_heads)
+      : layers_(std::move(layers)), training_(training), n_heads_(n_heads) {}
+
+  const std::vector<PatternPtr>& layers() const { return layers_; }
+  const Geometry& training() const { return training_; }
+  int n_heads() const { return n_heads_; }
+  bool learns(std::size_t layer) const;
+  bool learns() const;
+  std::vector<LayoutPtr> layouts(std::int64_t n) const;
+
+ private:
+  std::vector<PatternPtr> layers_;
+  Geometry training_;
+  int n_heads_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::int64_t, std::vector<LayoutPtr>> layouts_;
+};
+using LayerPatternsPtr = std::shared_ptr<const LayerPatterns>;
+
+// The layers' layouts, whatever their heads learn.
+std::vector<ConnectivityPtr> fixed_connectivities(const LayerPatternsPtr& patterns);
+
+// What it would attend with if it were hardened now.
+ConnectivityPtr as_hardened(const ConnectivityPtr& connectivity);
+
+// The layout of the first n tokens; n is a multiple of the tile or the whole length. Causal layouts only.
+LayoutPtr leading_layout(const LayoutPtr& layout, std::int64_t n);
+
+// What the first tokens of a text of `longest` tokens attend with, as its own rows do: what is drawn, listed
+// or hardened for a length is not that of a shorter one. Itself where it reads the text.
+ConnectivityPtr as_beginning(const ConnectivityPtr& connectivity, std::int64_t longest);
+
+}  // namespace filigree
