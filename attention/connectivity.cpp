@@ -25,6 +25,18 @@ const Tensor& find_state(const ConnectivityState& state, std::string_view name) 
   fail(ErrorKind::data, "the checkpoint lacks {}", name);
 }
 
+LearnTelemetry& LearnTelemetry::operator+=(const LearnTelemetry& o) {
+  target_tiles += o.target_tiles;
+  expected_tiles += o.expected_tiles;
+  actual_tiles += o.actual_tiles;
+  for (std::size_t i = 0; i < histogram.size(); ++i) histogram[i] += o.histogram[i];
+  units += o.units;
+  dead_units += o.dead_units;
+  heads += o.heads;
+  most_tiles = std::max(most_tiles, o.most_tiles);
+  return *this;
+}
+
 Connected Fixed::connect(const Sequences& sequences) const {
   Connected& made = made_[sequences.n];
   if (!made.layout) made = make_(sequences.n);
@@ -50,12 +62,15 @@ std::vector<LayoutPtr> LayerPatterns::layouts(std::int64_t n) const {
   return made;
 }
 
+ConnectivityPtr fixed_connectivity(const LayerPatternsPtr& patterns, std::size_t layer) {
+  return std::make_shared<Fixed>(patterns->training(), [patterns, layer](std::int64_t n) {
+    return Connected{patterns->layouts(n)[layer], {}};
+  });
+}
+
 std::vector<ConnectivityPtr> fixed_connectivities(const LayerPatternsPtr& patterns) {
   std::vector<ConnectivityPtr> all;
-  for (std::size_t i = 0; i < patterns->layers().size(); ++i)
-    all.push_back(std::make_shared<Fixed>(patterns->training(), [patterns, i](std::int64_t n) {
-      return Connected{patterns->layouts(n)[i], {}};
-    }));
+  for (std::size_t i = 0; i < patterns->layers().size(); ++i) all.push_back(fixed_connectivity(patterns, i));
   return all;
 }
 
@@ -63,6 +78,22 @@ ConnectivityPtr as_hardened(const ConnectivityPtr& connectivity) {
   return std::make_shared<Fixed>(connectivity->training_geometry(), [connectivity](std::int64_t n) {
     return Connected{connectivity->hardened(n), {}};
   });
+}
+
+LayoutPtr heads_of(const TileLayout& layout, int first, int count) {
+  std::vector<TilePattern> patterns;
+  std::vector<std::int32_t> head_pattern, known(layout.patterns().size(), -1);
+  for (int head = first; head < first + count; ++head) {
+    std::int32_t& at = known[layout.head_pattern()[head]];
+    if (at < 0) {
+      at = static_cast<std::int32_t>(patterns.size());
+      patterns.push_back(layout.of_head(head));
+    }
+    head_pattern.push_back(at);
+  }
+  return std::make_shared<const TileLayout>(layout.n_queries(), layout.n_keys(), layout.tile(),
+                                            layout.causal(), std::move(patterns), std::move(head_pattern),
+                                            layout.masks());
 }
 
 LayoutPtr leading_layout(const LayoutPtr& layout, std::int64_t n) {

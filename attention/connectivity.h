@@ -3,7 +3,9 @@
 // learns, the gates of the layout's tiles.
 //
 //   Fixed       the layouts of a pattern, by length
-//   learned     attention/learned: parameters decide, by gates that do not depend on the text or by a router
+//   Gated       parameters decide by gates that do not depend on the text (attention/learned)
+//   Routed      a router decides for each text (attention/learned)
+//   per head    several of these for the heads of a layer (per_head.cpp)
 //
 // Another kind is a class of its own and a pattern (LearnedPattern) that makes it; the defaults below are
 // those of a connectivity that never changes.
@@ -60,7 +62,14 @@ struct LearnTelemetry {
   std::int64_t actual_tiles = 0;             // whose gate is not 0, without noise
   std::array<std::int64_t, 10> histogram{};  // of the gates of units, ten equal ranges of [0, 1]
   std::int64_t units = 0, dead_units = 0;    // dead: at gate 0 in every head
-  double head_imbalance = 1;                 // tiles of the head with most, over the mean
+  std::int64_t heads = 0, most_tiles = 0;    // most_tiles: of a head
+
+  // Tiles of the head with most, over the mean.
+  double head_imbalance() const {
+    if (actual_tiles == 0) return 1;
+    return static_cast<double>(most_tiles * heads) / static_cast<double>(actual_tiles);
+  }
+  LearnTelemetry& operator+=(const LearnTelemetry& other);
 };
 
 // Reads one text that grows, for a connectivity whose tiles depend on it.
@@ -152,8 +161,38 @@ class LayerPatterns {
 };
 using LayerPatternsPtr = std::shared_ptr<const LayerPatterns>;
 
-// The layers' layouts, whatever their heads learn.
+// The heads of a layer that learn together.
+struct LearnedHeads {
+  std::string name;  // begins the names of its parameters
+  int n_heads = 0;
+  int n_kv_heads = 0;  // 0: not all heads of some kv heads
+  std::int64_t head_dim = 0;
+  Geometry geometry = {};  // of training
+  std::string layer = {};  // name of the whole layer's
+  int first = 0;           // of the layer's heads
+};
+
+// A pattern that is learned. It allows everything: what a model has learned is in the model.
+class LearnedPattern : public Pattern {
+ public:
+  bool allows(const Geometry&, int, std::int64_t, std::int64_t) const override { return true; }
+  void row(const Geometry& g, int, std::int64_t, Intervals& out) const override { out.assign(1, {0, g.n}); }
+  const LearnedPattern* learned(int) const override { return this; }
+  virtual ConnectivityPtr make(const LearnedHeads& heads, const ParameterFactory& make) const = 0;
+};
+
+// What a layer attends with. `name` begins the names of parameters: "<name>.<first head>" where not all heads
+// learn together. Error(usage) for a budget or dictionary that does not fit.
+ConnectivityPtr make_connectivity(const ParameterFactory& make, const std::string& name,
+                                  const LayerPatternsPtr& patterns, std::size_t layer, int n_kv_heads,
+                                  std::int64_t head_dim);
+
+// The layouts of a layer, or of all of them, whatever their heads learn.
+ConnectivityPtr fixed_connectivity(const LayerPatternsPtr& patterns, std::size_t layer);
 std::vector<ConnectivityPtr> fixed_connectivities(const LayerPatternsPtr& patterns);
+
+// Heads [first, first + count) of a layout, with all its masks.
+LayoutPtr heads_of(const TileLayout& layout, int first, int count);
 
 // What it would attend with if it were hardened now.
 ConnectivityPtr as_hardened(const ConnectivityPtr& connectivity);

@@ -36,7 +36,7 @@ class Pattern {
   virtual void row(const Geometry& g, int head, std::int64_t i, Intervals& out) const = 0;
   // Heads with the same class share one TilePattern. Most patterns treat all heads alike.
   virtual int head_class(int /*head*/) const { return 0; }
-  // Where a head learns its pattern (attention/learned/mechanism.h): what it learns by.
+  // Where a head learns its pattern (attention/connectivity.h): what it learns by.
   virtual const LearnedPattern* learned(int /*head*/) const { return nullptr; }
   // Throws Error(usage) where the pattern does not fit this length or head count.
   virtual void validate(const Geometry&, int /*n_heads*/) const {}

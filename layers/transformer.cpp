@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "attention/learned/learned_layer.h"
 #include "core/ops.h"
 #include "core/parallel.h"
 #include "layers/initial.h"
@@ -67,12 +66,9 @@ Transformer::Transformer(const ModelConfig& config, std::uint64_t seed, Device d
   for (int i = 0; i < config_.n_layers; ++i) blocks_.emplace_back(make, fmt::format("blocks.{}", i), config_);
   if (!patterns) patterns = full_attention(config_);
   require_fitting(*patterns, config_);
-  connectivities_ = fixed_connectivities(patterns);
   for (std::size_t i = 0; i < blocks_.size(); ++i)
-    if (patterns->learns(i))
-      connectivities_[i] = std::make_shared<LearnedLayer>(
-          make, fmt::format("blocks.{}.pattern", i), patterns->layers()[i], patterns->training(),
-          config_.n_heads, config_.n_kv_heads, config_.head_dim);
+    connectivities_.push_back(make_connectivity(make, fmt::format("blocks.{}.pattern", i), patterns, i,
+                                                config_.n_kv_heads, config_.head_dim));
 
   const bool classifier = config_.type == ModelType::encoder_classifier;
   if (config_.type == ModelType::encoder_mlm) {
@@ -234,7 +230,14 @@ double Transformer::warmup() const {
 // All layers at once: each that learns waits for the device and makes a layout, while the device has nothing
 // to do.
 void Transformer::advance(const TrainingStage& stage) {
-  parallel_tasks(std::ssize(connectivities_), [&](std::int64_t i) { connectivities_[i]->advance(stage); });
+  parallel_tasks(std::ssize(connectivities_), [&](std::int64_t i) {
+    Connectivity& layer = *connectivities_[i];
+    const bool was_static = layer.is_static();
+    layer.advance(stage);
+    // Now, while the device is idle, and not in the middle of the forward pass.
+    if (!was_static && device_.like_cuda() && !layer.reads_text())
+      layer.computed()->on(device_, config_.n_kv_heads);
+  });
 }
 
 std::vector<LayoutPtr> Transformer::computed_layouts() const {

@@ -14,10 +14,8 @@ namespace {
 using namespace test;
 
 template <class M>
-std::unique_ptr<M> mechanism(const std::string& yaml, const LearnedHeads& h, DType type = DType::f64) {
-  const PatternPtr made = pattern(yaml, h.n_heads);
-  std::unique_ptr<Mechanism> m = made->learned(0)->make(h, factory(type));
-  return std::unique_ptr<M>(dynamic_cast<M*>(m.release()));
+std::shared_ptr<M> mechanism(const std::string& yaml, const LearnedHeads& h, DType type = DType::f64) {
+  return std::dynamic_pointer_cast<M>(pattern(yaml, h.n_heads)->learned(0)->make(h, factory(type)));
 }
 
 void set_parameters(Module& module, const std::function<double(const std::string&)>& value) {
@@ -87,8 +85,7 @@ TEST(UnitDictionary, ALongerSequenceHasTheSameUnits) {
 TEST(UnitDictionary, SaysWhatItCannotCover) {
   const LearnedHeads h = heads(512, 2);
   const std::string text = message([&] {
-    mechanism<GatedMechanism>("learned_layout: {budget: 0.5, distances: 2, bands: 0, sinks: 1, columns: []}",
-                              h);
+    mechanism<Gated>("learned_layout: {budget: 0.5, distances: 2, bands: 0, sinks: 1, columns: []}", h);
   });
   EXPECT_NE(text.find("no unit covers the tiles at distance 3"), std::string::npos) << text;
   EXPECT_NE(text.find("give more distances, bands, or a stride"), std::string::npos) << text;
@@ -103,7 +100,7 @@ TEST(LearnedBudget, HardeningKeepsExactlyTheBudgetAndTheDiagonal) {
     const LearnedHeads h =
         heads(random.size(40, 500), static_cast<int>(random.range(1, 4)), 0, 16, random.coin());
     const double budget = 0.2 + 0.8 * random.stream().uniform();
-    const auto m = mechanism<GatedMechanism>(
+    const auto m = mechanism<Gated>(
         fmt::format("{}: {{budget: {}}}", span ? "learned_span" : "learned_layout", std::max(budget, 0.6)),
         h);
     set_parameters(*m, [&](const std::string&) { return random.stream().normal(); });
@@ -125,7 +122,7 @@ TEST(LearnedBudget, HardeningKeepsExactlyTheBudgetAndTheDiagonal) {
 
 TEST(LearnedBudget, ASpanIsCutPerHead) {
   const LearnedHeads h = heads(320, 3);  // 20 tiles a side
-  const auto m = mechanism<GatedMechanism>("learned_span: {tiles: 260}", h);
+  const auto m = mechanism<Gated>("learned_span: {tiles: 260}", h);
   double value = 0;
   set_parameters(*m, [&](const std::string& name) { return name == "p.span" ? (value += 0.3) - 0.3 : 0; });
   std::vector<int> longest(3);
@@ -139,11 +136,11 @@ TEST(LearnedBudget, ASpanIsCutPerHead) {
 TEST(LearnedBudget, ErrorsHaveTheNumbers) {
   const LearnedHeads h = heads(512, 2);  // 32 tiles a side, 64 on the diagonal of 1056
   EXPECT_EQ(
-      message([&] { mechanism<GatedMechanism>("learned_layout: {tiles: 63}", h); }),
+      message([&] { mechanism<Gated>("learned_layout: {tiles: 63}", h); }),
       "p: a budget of 63 tiles cannot hold the diagonal, 64 tiles (2 heads of 512 tokens in tiles of 16) | "
       "take a budget of at least 0.06061, or smaller tiles");
   EXPECT_NE(message([&] {
-              mechanism<GatedMechanism>("learned_layout: {tiles: 2000}", h);
+              mechanism<Gated>("learned_layout: {tiles: 2000}", h);
             }).find("a budget of 2000 tiles is more than full attention computes, 1056"),
             std::string::npos);
   const auto yaml_error = [](const std::string& yaml) { return message([&] { pattern(yaml, 2); }); };
@@ -167,8 +164,7 @@ TEST(LearnedBudget, ErrorsHaveTheNumbers) {
 }
 
 TEST(LearnedBudget, TheTargetFallsFromAllToTheBudget) {
-  const auto m =
-      mechanism<GatedMechanism>("learned_layout: {budget: 0.25, warmup: 0.2, anneal: 0.6}", heads(512, 2));
+  const auto m = mechanism<Gated>("learned_layout: {budget: 0.25, warmup: 0.2, anneal: 0.6}", heads(512, 2));
   EXPECT_EQ(m->target_share(0.1), 1);
   EXPECT_EQ(m->target_share(0.2), 1);
   EXPECT_NEAR(m->target_share(0.4), 0.5, 1e-12);
@@ -182,17 +178,17 @@ TEST(LearnedBudget, AimingHoldsTheExpectedShare) {
     const std::string name = random.coin() ? "learned_span" : "learned_layout";
     const LearnedHeads h =
         heads(random.size(80, 500), static_cast<int>(random.range(1, 4)), 0, 16, random.coin());
-    const auto m = mechanism<GatedMechanism>(name + ": {budget: 0.5}", h);
+    const auto m = mechanism<Gated>(name + ": {budget: 0.5}", h);
     set_parameters(*m, [&](const std::string&) { return random.stream().normal(); });
     const double progress = random.stream().uniform();
     m->aim(progress);
     EXPECT_NEAR(m->expected_share().value().item(), std::min(0.99, m->target_share(progress)), 1e-9)
         << name << ", " << h.geometry.n << " tokens, progress " << progress;
-    const auto copy = mechanism<GatedMechanism>(name + ": {budget: 0.5}", h);  // as a checkpoint restores it
+    const auto copy = mechanism<Gated>(name + ": {budget: 0.5}", h);  // as a checkpoint restores it
     std::size_t i = 0;
     const auto values = leaves_of(*m);
     copy->visit([&](Parameter& p) { p.var.value().copy_from(values[i++].value()); });
-    copy->load_state(m->state());
+    copy->load_state(m->state(), 1);
     EXPECT_EQ(copy->expected_share().value().item(), m->expected_share().value().item());
   }
 }
@@ -200,7 +196,7 @@ TEST(LearnedBudget, AimingHoldsTheExpectedShare) {
 // --- gradients ---
 
 // Every tile, with its gate from the mechanism's table.
-Var attend_all(const GatedMechanism& m, const Inputs& in, const LayoutPtr& layout) {
+Var attend_all(const Gated& m, const Inputs& in, const LayoutPtr& layout) {
   std::vector<int32_t> index;
   for (int head = 0; head < layout->n_heads(); ++head)
     for (int64_t q = 0; q < layout->query_tiles(); ++q)
@@ -218,16 +214,16 @@ Var attend_all(const GatedMechanism& m, const Inputs& in, const LayoutPtr& layou
   return sparse_attention(in.q, in.k, in.v, layout, options);
 }
 
-TEST(LearnedGradients, OfGatedMechanismsThroughTheKernel) {
+TEST(LearnedGradients, OfGatedsThroughTheKernel) {
   Random random(test_seed(), 3);
   for (const std::string name : {"learned_layout", "learned_span"})
     for (int round = 0; round < 10; ++round) {
       const LearnedHeads h =
           heads(random.size(33, 90), static_cast<int>(random.range(1, 3)), 0, 16, random.coin());
-      const auto m = mechanism<GatedMechanism>(
-          name + (name == "learned_span" ? ": {budget: 0.9, ramp: 2.5}"
-                                         : ": {budget: 0.9, distances: 2, columns: [2]}"),
-          h);
+      const auto m =
+          mechanism<Gated>(name + (name == "learned_span" ? ": {budget: 0.9, ramp: 2.5}"
+                                                          : ": {budget: 0.9, distances: 2, columns: [2]}"),
+                           h);
       // Off the clips: log_alpha is kept as its distance from 2.5; a ramp of 2.5 tiles bends at halves of
       // tiles.
       const int64_t spans = m->query_tiles(h.geometry.n) - 1;
@@ -251,8 +247,7 @@ TEST(LearnedGradients, CountWhatMakesRoom) {
   Random random(test_seed(), 8);
   for (int round = 0; round < 10; ++round) {
     const LearnedHeads h = heads(random.size(49, 90), static_cast<int>(random.range(1, 3)));
-    const auto m =
-        mechanism<GatedMechanism>("learned_layout: {budget: 0.9, distances: 2, columns: [2], sinks: 0}", h);
+    const auto m = mechanism<Gated>("learned_layout: {budget: 0.9, distances: 2, columns: [2], sinks: 0}", h);
     set_parameters(*m, [&](const std::string&) { return 0.2 * (random.stream().uniform() - 0.5); });
     const Var weights(random.normal({m->entries()}));
     EXPECT_TRUE(gradients_agree(
@@ -271,7 +266,7 @@ TEST(LearnedGradients, AtGateZeroIsTheOneSidedDerivative) {
   Random random(test_seed(), 4);
   for (int round = 0; round < 10; ++round) {
     const LearnedHeads h = heads(64, 2);
-    const auto m = mechanism<GatedMechanism>("learned_layout: {budget: 0.9, distances: 3, sinks: 0}", h);
+    const auto m = mechanism<Gated>("learned_layout: {budget: 0.9, distances: 3, sinks: 0}", h);
     const double edge = std::log(1.0 / 11) - 2.5 - 1e-12;  // sigmoid(log_alpha) = 1 / 12
     set_parameters(*m, [&](const std::string&) { return edge; });
     const Tensor gates = m->gates(false).value();

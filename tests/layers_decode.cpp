@@ -179,8 +179,7 @@ TEST(Decode, AgreesForLearnedPatterns) {
       model.advance({0, progress, 1});
       const NoGrad no_tape;
       const Tensor tokens = random.integers({1, n}, 0, config.vocab_size - 1);
-      const Tensor expected =
-          model.logits({tokens, {}, {}}, {}).value().reshape({n, config.vocab_size});
+      const Tensor expected = model.logits({tokens, {}, {}}, {}).value().reshape({n, config.vocab_size});
       DecoderCache cache(model, n, 1);
       const std::int64_t prompt = random.size(1, n - 1);
       const std::int64_t one[] = {0};
@@ -199,7 +198,8 @@ TEST(Decode, AgreesForLearnedPatterns) {
 TEST(Decode, TextsDoNotTouchEachOther) {
   Random random(test_seed(), 33);
   const ModelConfig config = small_config();
-  Transformer model = make_model(config, 3, make_patterns(config, 40, "{longformer: {window: 5, global: 1}}"));
+  Transformer model =
+      make_model(config, 3, make_patterns(config, 40, "{longformer: {window: 5, global: 1}}"));
   randomize(model, random, 0.3);
   const Tensor prompt = random.integers({7}, 0, 10);
   DecoderCache alone(model, 40, 1), together(model, 40, 4);
@@ -231,7 +231,8 @@ TEST(Decode, RefusesWhatDoesNotFit) {
   contains(error([&] { DecoderCache(model, 41, 1); }), "max_seq_len 40");
   ModelConfig encoder = config;
   encoder.type = ModelType::encoder_mlm;
-  contains(error([&] { DecoderCache(make_model(encoder, 3, make_patterns(encoder, 20)), 20, 1); }), "only a decoder");
+  contains(error([&] { DecoderCache(make_model(encoder, 3, make_patterns(encoder, 20)), 20, 1); }),
+           "only a decoder");
 }
 
 }  // namespace

@@ -132,10 +132,9 @@ TEST_F(LayersGradcheck, AttentionLayer) {
       Tensor row_bounds;
       if (random.coin()) row_bounds = random_documents(random, batch, n);
       const Tensor x = random.normal({batch, n, c.dim});
-      ASSERT_TRUE(check_layer(layer, random, x, [&](const Var& v) {
-        return layer.forward(v, *seen, row_bounds, true);
-      })) << x.shape().str()
-          << " heads " << c.n_heads << " kv " << c.n_kv_heads << " D " << c.head_dim;
+      ASSERT_TRUE(check_layer(layer, random, x,
+                              [&](const Var& v) { return layer.forward(v, *seen, row_bounds, true); }))
+          << x.shape().str() << " heads " << c.n_heads << " kv " << c.n_kv_heads << " D " << c.head_dim;
     }
 }
 

@@ -30,7 +30,9 @@ inline LayerPatternsPtr make_patterns(const ModelConfig& config, std::int64_t n,
 
 inline ConnectivityPtr connectivity_of(const LayoutPtr& layout) {
   return std::make_shared<Fixed>(Geometry{layout->n_queries(), layout->causal(), layout->tile()},
-                                 [layout](std::int64_t) { return Connected{layout, {}}; });
+                                 [layout](std::int64_t) {
+                                   return Connected{layout, {}};
+                                 });
 }
 
 inline Transformer make_model(const ModelConfig& config, std::uint64_t seed, const LayerPatternsPtr& patterns,

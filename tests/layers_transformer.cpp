@@ -364,7 +364,8 @@ TEST(Transformer, RefusesInputThatDoesNotFit) {
   other.type = ModelType::encoder_mlm;
   EXPECT_THROW(make_model(c, 3, make_patterns(other, 20)), Error);  // not causal
   const LayoutPtr of_another_length = make_layout("{full: {}}", 21, 3, true);
-  const Transformer odd = model.attending_with({connectivity_of(of_another_length), connectivity_of(of_another_length)});
+  const Transformer odd =
+      model.attending_with({connectivity_of(of_another_length), connectivity_of(of_another_length)});
   EXPECT_THROW(odd.forward(random_input(random, c, 1, 20), {}), Error);
 }
 

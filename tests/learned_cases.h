@@ -3,7 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include "attention/learned/learned_layer.h"
+#include "attention/learned/gated.h"
+#include "attention/learned/routed.h"
 #include "attention/sparse_attention.h"
 #include "core/ops.h"
 #include "tests/gradcheck.h"
@@ -22,13 +23,14 @@ inline ParameterFactory factory(DType type = DType::f64) {
 
 inline LearnedHeads heads(int64_t n, int n_heads, int n_kv_heads = 0, int tile = 16, bool causal = true,
                           int64_t dim = 8) {
-  return {"p", n_heads, n_kv_heads ? n_kv_heads : n_heads, dim, {n, causal, tile}};
+  return {"p", n_heads, n_kv_heads ? n_kv_heads : n_heads, dim, {n, causal, tile}, "p", 0};
 }
 
-inline ConnectivityPtr layer(const std::string& yaml, const Geometry& g, int n_heads,
-                                           int n_kv_heads = 0, DType type = DType::f64) {
-  return std::make_shared<LearnedLayer>(factory(type), "p", pattern(yaml, n_heads), g, n_heads,
-                                        n_kv_heads ? n_kv_heads : n_heads, 8);
+inline ConnectivityPtr layer(const std::string& yaml, const Geometry& g, int n_heads, int n_kv_heads = 0,
+                             DType type = DType::f64) {
+  const auto patterns =
+      std::make_shared<const LayerPatterns>(std::vector{pattern(yaml, n_heads)}, g, n_heads);
+  return make_connectivity(factory(type), "p", patterns, 0, n_kv_heads ? n_kv_heads : n_heads, 8);
 }
 
 struct Inputs {

@@ -19,12 +19,12 @@
 // nothing: so in training a share `explore` of the query tiles tries one more, the best that a random row was
 // not given, for that row alone and with gate 0. Its gate's gradient is what the row would gain, and goes to
 // the logarithm of its share (without it recall is not learned: tests/bench/LEARNED.md).
+#include "attention/learned/block_topk.h"
+
 #include <cmath>
-#include <numeric>
 #include <optional>
 
 #include "attention/kernels.h"
-#include "attention/learned/mechanism.h"
 #include "attention/registry.h"
 #include "core/ops.h"
 #include "core/stream.h"
@@ -32,22 +32,12 @@
 namespace filigree {
 namespace {
 
-struct RouterOptions {
-  std::int64_t topk = 4, sinks = 1;
-  std::int64_t dim = 0;  // 0: head_dim
-  std::int64_t parts = 1;
-  double explore = 1;
-  double wanted = 0.5;  // what the threshold aims at: proposals above it, over places
-};
-
-constexpr double kFirstShare = 0.5;    // the threshold begins there
-constexpr double kAdaptation = 0.1;    // of the threshold, nats per step at most
-constexpr double kLeastShare = 1e-20;  // has a logarithm
-constexpr double kTriedSlope = 0.5;    // of a tried gate by its log share: that of a gate just taken
-constexpr float kForget = 0.99f;       // of the counts, per step
+constexpr double kFirstShare = 0.5;  // the threshold begins there
+constexpr double kAdaptation = 0.1;  // of the threshold, nats per step at most
+constexpr double kTriedSlope = 0.5;  // of a tried gate by its log share: that of a gate just taken
 
 // Tiles that heads compute at most.
-std::int64_t most_tiles_of(const LearnedHeads& heads, const RouterOptions& options, std::int64_t n) {
+std::int64_t most_tiles_of(const LearnedHeads& heads, const TopkOptions& options, std::int64_t n) {
   const std::int64_t side = (n + heads.geometry.tile - 1) / heads.geometry.tile;
   std::int64_t tiles = 0;
   for (std::int64_t q = 0; q < side; ++q)
@@ -55,31 +45,31 @@ std::int64_t most_tiles_of(const LearnedHeads& heads, const RouterOptions& optio
   return tiles * heads.n_heads;
 }
 
-// Room on the host for results of the device that come at every step.
+// A workspace on the host for results of the device that come at every step.
 class OnHost {
  public:
   // Where t's bytes will be once the device is synchronized.
   const void* fetch(const Tensor& t) {
-    if (!room_ || room_->bytes() < t.bytes()) room_.emplace(t.bytes(), t.device());
-    copy_async(*room_, t);
-    return room_->data<void>();
+    if (!workspace_ || workspace_->bytes() < t.bytes()) workspace_.emplace(t.bytes(), t.device());
+    copy_async(*workspace_, t);
+    return workspace_->data<void>();
   }
 
  private:
-  std::optional<HostBuffer> room_;
+  std::optional<HostBuffer> workspace_;
 };
 
 // Without a budget, a hardened layout has as many tiles as the router may choose.
-TileBudget budget_or_most(const TileBudget& budget, const LearnedHeads& heads, const RouterOptions& options) {
+TileBudget budget_or_most(const TileBudget& budget, const LearnedHeads& heads, const TopkOptions& options) {
   return budget.share || budget.tiles ? budget
                                       : TileBudget{0, most_tiles_of(heads, options, heads.geometry.n)};
 }
 
-class BlockTopk final : public RoutedMechanism {
+class BlockTopk final : public Routed {
  public:
   BlockTopk(const LearnedHeads& heads, const TileBudget& budget, const LearnSchedule& schedule,
-            const RouterOptions& options, const ParameterFactory& make)
-      : RoutedMechanism(heads, budget_or_most(budget, heads, options), schedule),
+            const TopkOptions& options, const ParameterFactory& make)
+      : Routed(heads, budget_or_most(budget, heads, options), schedule),
         options_(options),
         dim_(options.dim ? options.dim : heads.head_dim),
         group_(query_heads_each(heads)),
@@ -105,7 +95,7 @@ class BlockTopk final : public RoutedMechanism {
     if (tiles == 0) return routing;
     const std::int64_t parts = tiles * options_.parts;
     const Var rows = project(q, query_, N),
-              keys = ops::scale(project(pooled(k, parts), key_, parts), scale());
+              keys = ops::scale(project(pooled(k, parts), key_, parts), topk_scale(dim_));
     TileChoice in{Tensor::empty({B * heads().n_kv_heads, N, tiles}, DType::f32, q.device()),
                   row_bounds,
                   {},
@@ -118,7 +108,7 @@ class BlockTopk final : public RoutedMechanism {
     if (training) in.tried_rows = draw_tried_rows(in);
     {
       const NoGrad no_tape;
-      choose(ops::matmul(rows, keys, false, true).value().to(DType::f32), in, training, routing);
+      choose_by(ops::matmul(rows, keys, false, true).value().to(DType::f32), in, training, routing);
     }
     routing.gates = gates_of(rows, keys, in, routing);
     if (!heads().geometry.causal)  // then all rows of the tile see it
@@ -128,59 +118,36 @@ class BlockTopk final : public RoutedMechanism {
     return routing;
   }
 
-  void read_row(const double* q, const double* k, bool choose, RouterMemory& m) const override {
-    const std::int64_t G = heads().n_kv_heads, D = heads().head_dim, T = heads().geometry.tile;
-    if (m.length == 0) {
-      m.query_weights = query_.var.value().to(DType::f64).to(Device::cpu());
-      m.key_weights = key_.var.value().to(DType::f64).to(Device::cpu());
-      m.keys.assign(G, {});
-      m.sums.assign(G, std::vector<double>(D));
-      m.chosen.assign(G, {});
-    }
-    const std::int64_t row = m.length % T, part = T / options_.parts;
-    for (std::int64_t g = 0; g < G; ++g) {
-      auto& sums = m.sums[g];
-      auto& chosen = m.chosen[g];
-      if (row == 0) chosen.clear();
-      if (choose) choose_row(q + g * group_ * D, g, m, m.length / T, chosen);
-      for (std::int64_t d = 0; d < D; ++d) sums[d] += k[g * D + d] / static_cast<double>(part);
-      if ((row + 1) % part != 0) continue;
-      const std::vector<double> key = times(sums.data(), m.key_weights, g);
-      auto& keys = m.keys[g];
-      keys.insert(keys.end(), key.begin(), key.end());
-      std::ranges::fill(sums, 0.0);
-    }
-    ++m.length;
+  std::unique_ptr<RowRouter> row_router() const override {
+    return make_topk_row_router(heads(), options_, {query_.var.value(), key_.var.value(), thresholds_});
   }
 
+  void visit(const Visitor& visitor) override {
+    visitor(query_);
+    visitor(key_);
+  }
+
+ protected:
   void adapt(const TrainingStage& stage) override {
-    stage_ = stage;
+    Routed::adapt(stage);
     for (std::size_t g = 0; g < wants_.size(); ++g) {
       const ChoiceSums w = std::exchange(wants_[g], ChoiceSums{});
       if (w.query_tiles == 0) continue;
       const double wanted = w.wanted / w.query_tiles / (options_.wanted * static_cast<double>(options_.topk));
       thresholds_[g] += kAdaptation * std::clamp(wanted - 1, -1.0, 1.0);
     }
-    for (float& c : counts_) c *= kForget;
   }
 
-  bool can_harden() const override { return !counts_.empty(); }
-
-  void start_counting() override {
-    const std::int64_t side = query_tiles(heads().geometry.n);
-    counts_.assign(heads().n_kv_heads * side * side, 0.0f);
-  }
-
-  ConnectivityState state() const override {
-    ConnectivityState all{{"thresholds", Tensor::of({std::ssize(thresholds_)}, thresholds_)}};
-    if (!counts_.empty()) all.emplace_back("counts", Tensor::of({std::ssize(counts_)}, counts_));
+  ConnectivityState own_state() const override {
     std::vector<double> wants;
     for (const ChoiceSums& w : wants_) wants.insert(wants.end(), {w.wanted, w.query_tiles});
+    ConnectivityState all = Routed::own_state();
+    all.emplace_back("thresholds", Tensor::of({std::ssize(thresholds_)}, thresholds_));
     all.emplace_back("wants", Tensor::of({std::ssize(wants_), kChoiceFields}, wants));
     return all;
   }
 
-  void load_state(const ConnectivityState& state) override {
+  void load_own_state(const ConnectivityState& state) override {
     const Tensor& thresholds = find_state(state, "thresholds");
     const Tensor& wants = find_state(state, "wants");
     if (thresholds.dtype() != DType::f64 || thresholds.numel() != std::ssize(thresholds_) ||
@@ -191,43 +158,10 @@ class BlockTopk final : public RoutedMechanism {
       const double* w = wants.data<double>() + kChoiceFields * g;
       wants_[g] = {w[0], w[1]};
     }
-    const auto counts = std::ranges::find(state, "counts", &ConnectivityState::value_type::first);
-    if (counts == state.end()) return;
-    start_counting();
-    if (counts->second.dtype() != DType::f32 || counts->second.numel() != std::ssize(counts_))
-      fail(ErrorKind::data, "the checkpoint's counts of {} are for another length", heads().name);
-    std::ranges::copy(counts->second.values<float>(), counts_.begin());
-  }
-
-  void visit(const Visitor& visitor) override {
-    visitor(query_);
-    visitor(key_);
-  }
-
- protected:
-  void prepare_scores() override {
-    require(!counts_.empty(),
-            "{}: block_topk hardens by how often tiles were chosen, and nothing was counted", heads().name);
-    const std::int64_t side = query_tiles(heads().geometry.n);
-    by_distance_.assign(heads().n_kv_heads * side, 0.0f);
-    for (std::int64_t g = 0; g < heads().n_kv_heads; ++g)
-      for (std::int64_t q = 0; q < side; ++q)
-        for (std::int64_t k = 0; k < side; ++k)
-          by_distance_[g * side + std::abs(q - k)] +=
-              counts_[(g * side + q) * side + k] / static_cast<float>(side - std::abs(q - k));
-  }
-  // How often it was chosen; at other lengths, how often tiles at its distance were.
-  float score(int head, std::int64_t q, std::int64_t k) const override {
-    const std::int64_t side = query_tiles(heads().geometry.n), g = head / group_;
-    if (k < options_.sinks) return std::numeric_limits<float>::max();
-    if (q < side && k < side) return counts_[(g * side + q) * side + k];
-    const std::int64_t d = std::abs(q - k);
-    return d < side ? by_distance_[g * side + d] : 0.0f;
+    Routed::load_own_state(state);
   }
 
  private:
-  double scale() const { return 1 / std::sqrt(static_cast<double>(dim_)); }
-
   // [G, in, dim]: for each kv group `share` times the identity, block by block, and a little noise.
   Parameter projection(const ParameterFactory& make, const std::string& name, std::int64_t in,
                        double share) const {
@@ -276,7 +210,7 @@ class BlockTopk final : public RoutedMechanism {
     const std::int64_t GB = in.shares.dim(0), Q = in.query_tiles();
     if (options_.explore == 0) return {};
     if (in.shares.device().is_meta()) return Tensor::empty({GB, Q}, DType::i32, in.shares.device());
-    RandomStream random(RandomKey{stage_.seed, site_, static_cast<std::uint32_t>(stage_.step)});
+    RandomStream random(RandomKey{stage().seed, site_, static_cast<std::uint32_t>(stage().step)});
     std::vector<std::int32_t> rows(GB * Q, -1);
     for (std::int64_t i = 0; i < GB * Q; ++i) {
       const std::int64_t height = std::min(in.tile, in.rows() - i % Q * in.tile);
@@ -356,7 +290,7 @@ class BlockTopk final : public RoutedMechanism {
   }
 
   // scores [G * B, N, tiles * parts]. Waits for the device.
-  void choose(const Tensor& scores, TileChoice& in, bool training, Routing& routing) const {
+  void choose_by(const Tensor& scores, TileChoice& in, bool training, Routing& routing) const {
     const Device device = scores.device();
     Tensor chosen = Tensor::empty({scores.dim(0), in.query_tiles(), in.places() + 1, 2}, DType::i32, device);
     Tensor sums = Tensor::empty({scores.dim(0), kChoiceFields}, DType::f64, device);
@@ -371,7 +305,6 @@ class BlockTopk final : public RoutedMechanism {
     const std::int64_t G = heads().n_kv_heads, B = in.batch(), per_sample = chosen.numel() / (G * B);
     for (std::int64_t gb = 0; gb < G * B; ++gb)
       read_choice(in, pairs + gb * per_sample, tiles_of(routing, gb, G));
-    count(routing);
     if (!training) return;
     for (std::int64_t gb = 0; gb < G * B; ++gb)  // in a fixed order
       wants_[gb / B] += of_samples[gb];
@@ -389,48 +322,6 @@ class BlockTopk final : public RoutedMechanism {
     }
   }
 
-  void count(const Routing& routing) const {
-    if (counts_.empty()) return;
-    const std::int64_t side = query_tiles(heads().geometry.n), G = heads().n_kv_heads;
-    for (std::size_t bg = 0; bg < routing.tiles.size(); ++bg)
-      for (const RoutedTile& t : routing.tiles[bg])
-        if (!t.tried && t.q < side && t.k < side)
-          counts_[(static_cast<std::int64_t>(bg) % G * side + t.q) * side + t.k] += 1;
-  }
-
-  // x [in] times the weights [G, in, dim] of one kv head.
-  std::vector<double> times(const double* x, const Tensor& weights, std::int64_t g) const {
-    const std::int64_t in = weights.dim(1);
-    std::vector<double> y(dim_);
-    for (std::int64_t i = 0; i < in; ++i)
-      for (std::int64_t d = 0; d < dim_; ++d) y[d] += x[i] * weights.data<double>()[(g * in + i) * dim_ + d];
-    return y;
-  }
-
-  // One step of choose_tiles (kernels.inc), for a row of query tile q that comes alone.
-  void choose_row(const double* q, std::int64_t g, const RouterMemory& m, std::int64_t query_tile,
-                  std::vector<RouterMemory::Chosen>& chosen) const {
-    if (std::ssize(chosen) >= options_.topk) return;
-    const std::vector<double> query = times(q, m.query_weights, g);
-    const double* key = m.keys[g].data() + options_.sinks * options_.parts * dim_;
-    std::vector<double> sums;  // of each candidate's e^score
-    double total = 0;
-    for (std::int64_t t = options_.sinks; t < query_tile; ++t) {
-      double sum = 0;
-      for (std::int64_t part = 0; part < options_.parts; ++part, key += dim_)
-        sum += std::exp(scale() * std::inner_product(query.begin(), query.end(), key, 0.0));
-      sums.push_back(sum);
-      total += sum;
-    }
-    for (const RouterMemory::Chosen& c : chosen) sums[c.tile - options_.sinks] = -1;
-    const auto best = std::ranges::max_element(sums);
-    if (best == sums.end() || *best < 0) return;
-    const double above = std::log(*best / total + kLeastShare) - thresholds_[g];
-    if (above > 0)
-      chosen.push_back(
-          {static_cast<std::int32_t>(best - sums.begin() + options_.sinks), 2 / (1 + std::exp(-above))});
-  }
-
   static int query_heads_each(const LearnedHeads& heads) {
     require(heads.n_kv_heads > 0,
             "{}: block_topk routes whole kv groups, its heads must be all those of some kv heads",
@@ -438,17 +329,14 @@ class BlockTopk final : public RoutedMechanism {
     return heads.n_heads / heads.n_kv_heads;
   }
 
-  RouterOptions options_;
+  TopkOptions options_;
   std::int64_t dim_;
   int group_;              // query heads of a kv head
   Parameter query_, key_;  // [G, group D, dim], [G, D, dim]
   std::uint32_t site_;
-  TrainingStage stage_;
   std::vector<double> thresholds_;         // of the logarithms of shares
   mutable std::vector<ChoiceSums> wants_;  // since the last adapt()
-  mutable std::vector<float> counts_;      // [G, side, side]; empty: not counted
-  std::vector<float> by_distance_;
-  mutable Tensor part_rows_;  // i32 [B parts, 2]: all rows of a part
+  mutable Tensor part_rows_;               // i32 [B parts, 2]: all rows of a part
   mutable OnHost chosen_, sums_;
 };
 
@@ -456,7 +344,7 @@ class BlockTopk final : public RoutedMechanism {
 
 PatternPtr make_block_topk(const YamlNode& body, const PatternContext&) {
   MapReader map(body, "block_topk");
-  RouterOptions options;
+  TopkOptions options;
   options.topk = map.integer("topk", 1, 4096, options.topk);
   options.sinks = map.integer("sinks", 0, 1024, options.sinks);
   options.dim = map.integer("dim", 0, 1024, options.dim);
@@ -470,7 +358,7 @@ PatternPtr make_block_topk(const YamlNode& body, const PatternContext&) {
   TileBudget budget;
   if (schedule.harden < 1 || map.has("budget") || map.has("tiles")) budget = read_budget(map);
   map.done();
-  return std::make_shared<LearnedPatternOf<BlockTopk, RouterOptions>>(budget, schedule, options);
+  return std::make_shared<LearnedPatternOf<BlockTopk, TopkOptions>>(budget, schedule, options);
 }
 
 }  // namespace filigree

@@ -6,7 +6,7 @@
 // is off learns from the tiles that are explored at gate 0.
 #include <cmath>
 
-#include "attention/learned/mechanism.h"
+#include "attention/learned/gated.h"
 #include "attention/learned/unit_dictionary.h"
 #include "attention/registry.h"
 #include "core/ops.h"
@@ -20,11 +20,11 @@ constexpr double kLeastOff = 1e-6;      // of 1 - z, so that its logarithm is fi
 constexpr double kInitial = 2.5;        // of log_alpha: the gate begins at 1
 constexpr double kInitialSpread = 0.1;  // heads begin a little different
 
-class LearnedLayout final : public GatedMechanism {
+class LearnedLayout final : public Gated {
  public:
   LearnedLayout(const LearnedHeads& heads, const TileBudget& budget, const LearnSchedule& schedule,
                 const UnitOptions& units, const ParameterFactory& make)
-      : GatedMechanism(heads, budget, schedule),
+      : Gated(heads, budget, schedule),
         dictionary_(units, heads.geometry),
         site_(random_site(heads.name + ".noise")),
         log_alpha_(
@@ -115,13 +115,16 @@ class LearnedLayout final : public GatedMechanism {
     return at;
   }
 
-  void prepare_scores() override { scores_ = log_alpha_.var.value().to(DType::f32).to(Device::cpu()); }
-  float score(int head, std::int64_t q, std::int64_t k) const override {
-    dictionary_.units_of(q, k, units_);
-    float best = -std::numeric_limits<float>::infinity();
-    for (const std::int32_t u : units_)
-      best = std::max(best, scores_.data<float>()[head * dictionary_.n_units() + u]);
-    return best;
+  TileScore scores() const override {
+    const Tensor scores = log_alpha_.var.value().to(DType::f32).to(Device::cpu());
+    return [this, scores, units = std::vector<std::int32_t>{}](int head, std::int64_t q,
+                                                               std::int64_t k) mutable {
+      dictionary_.units_of(q, k, units);
+      float best = -std::numeric_limits<float>::infinity();
+      for (const std::int32_t u : units)
+        best = std::max(best, scores.data<float>()[head * dictionary_.n_units() + u]);
+      return best;
+    };
   }
 
  private:
@@ -163,8 +166,6 @@ class LearnedLayout final : public GatedMechanism {
   Parameter log_alpha_;  // [H, U], minus kInitial
   Tensor cover_, share_, initial_;
   Tensor noise_;
-  Tensor scores_;
-  mutable std::vector<std::int32_t> units_;
 };
 
 void read_moduli(MapReader& map, std::string_view key, std::vector<std::int64_t>& moduli) {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention/learned/mechanism.h"
+#include "attention/learned/gated.h"
 #include "attention/registry.h"
 #include "core/ops.h"
 
@@ -16,11 +16,11 @@ struct SpanOptions {
   double initial = 1;  // z
 };
 
-class LearnedSpan final : public GatedMechanism {
+class LearnedSpan final : public Gated {
  public:
   LearnedSpan(const LearnedHeads& heads, const TileBudget& budget, const LearnSchedule& schedule,
               const SpanOptions& options, const ParameterFactory& make)
-      : GatedMechanism(heads, budget, schedule),
+      : Gated(heads, budget, schedule),
         ramp_(options.ramp),
         side_(query_tiles(heads.geometry.n)),
         span_(make.constant(heads.name + ".span", {heads.n_heads, 1}, options.initial)) {
@@ -71,9 +71,11 @@ class LearnedSpan final : public GatedMechanism {
     }
     return at;
   }
-  void prepare_scores() override { scores_ = span_.var.value().to(DType::f32).to(Device::cpu()); }
-  float score(int head, std::int64_t q, std::int64_t k) const override {
-    return scores_.data<float>()[head] * static_cast<float>(side_ - 1) - static_cast<float>(std::abs(q - k));
+  TileScore scores() const override {
+    const Tensor spans = span_.var.value().to(DType::f32).to(Device::cpu());
+    return [spans, furthest = static_cast<float>(side_ - 1)](int head, std::int64_t q, std::int64_t k) {
+      return spans.data<float>()[head] * furthest - static_cast<float>(std::abs(q - k));
+    };
   }
 
  private:
@@ -89,7 +91,6 @@ class LearnedSpan final : public GatedMechanism {
   std::int64_t side_;
   Parameter span_;  // z, [H, 1]
   Tensor spans_, rest_, share_;
-  Tensor scores_;
 };
 
 }  // namespace

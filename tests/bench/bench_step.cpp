@@ -66,7 +66,8 @@ struct Step {
         c.n_heads);
   }
   double flops() const {
-    return model_flops_per_token(model.config(), model.computed_layouts()) * static_cast<double>(input.tokens.numel());
+    return model_flops_per_token(model.config(), model.computed_layouts()) *
+           static_cast<double>(input.tokens.numel());
   }
 };
 

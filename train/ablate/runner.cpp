@@ -258,7 +258,8 @@ class Ablation {
     if (!request_.time_alone) return;
     std::vector<std::pair<const Cell*, Config>> untimed;
     for (const Cell& cell : sweep_.cells) {
-      if (!finished_.contains(&cell) || !beside_.contains(cell.name) || layer_patterns(cell.config)->learns()) continue;
+      if (!finished_.contains(&cell) || !beside_.contains(cell.name) || layer_patterns(cell.config)->learns())
+        continue;
       Config probe = probe_config(cell, kTimedSteps);
       if (alone_.value(cell.name, Json::object()).value("config", "") != timing_hash(probe))
         untimed.emplace_back(&cell, std::move(probe));

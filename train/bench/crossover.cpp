@@ -83,8 +83,6 @@ Tensor normal(const Shape& shape, DType type, Device device, std::uint64_t seed)
   return Tensor::of(shape, values).to(device).to(type);
 }
 
-
-
 // The attention of every layer, one after the other, without anything between.
 class AttentionWork : public Work {
  public:

@@ -9,7 +9,7 @@
 #include "train/evaluate/length_scores.h"
 #include "train/evaluate/logits_file.h"
 #include "train/evaluate/loss_by_position.h"
-#include "train/evaluate/planted_score.h"
+#include "train/evaluate/planted_recovery.h"
 #include "train/record/loaded_model.h"
 #include "train/record/token_ids.h"
 #include "train/run/train_log.h"
@@ -163,7 +163,7 @@ void run(const EvalArguments& arguments) {
   for (const GroupScore& group : result->groups)
     if (group.targets > 0)
       fmt::print("  {:<28} accuracy {:.1f} % of {}\n", group.name, 100 * group.accuracy(), group.targets);
-  if (const auto score = score_planted(*loaded.model, data, config.data.seq_len))
+  if (const auto score = planted_recovery(*loaded.model, data, config.data.seq_len))
     fmt::print("planted tiles: precision {} ({} of {} chosen), recall {} ({} of {})\n",
                share(score->chosen_planted, score->chosen), score->chosen_planted, score->chosen,
                share(score->planted_found, score->planted), score->planted_found, score->planted);

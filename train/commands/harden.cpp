@@ -7,7 +7,7 @@
 #include <cmath>
 #include <filesystem>
 
-#include "attention/learned/static_layout.h"
+#include "attention/learned/tile_choice.h"
 #include "core/file.h"
 #include "core/ops.h"
 #include "data/loader.h"

@@ -44,8 +44,8 @@ struct EvaluatedBatch {
 std::int64_t evaluated_batches(const Config& config, const Dataset& data, std::int64_t max_batches);
 
 // Reads the first `max_batches` micro batches (0: all). `stop` is asked before each one; nullopt if it said
-// so. `watch`, if given, sees each one. Error(numeric) if the loss is not finite, Error(data) if no target was
-// read: a mean over none is no number.
+// so. `watch`, if given, sees each one. Error(numeric) if the loss is not finite, Error(data) if no target
+// was read: a mean over none is no number.
 std::optional<Evaluation> evaluate(const Transformer& model, const Config& config, const Dataset& data,
                                    std::int64_t max_batches, const std::function<bool()>& stop = {},
                                    const std::function<void(const EvaluatedBatch&)>& watch = {});

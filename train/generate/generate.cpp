@@ -5,7 +5,7 @@
 
 #include "core/ops.h"
 #include "train/config/layouts.h"
-#include "train/generate/next_logits.h"
+#include "train/generate/next_token_logits.h"
 
 namespace filigree {
 namespace {
@@ -109,7 +109,7 @@ class Generation {
   const GenerateCallbacks& callbacks_;
   std::int64_t length_;
   std::vector<std::optional<TextUnderWay>> texts_;
-  std::unique_ptr<NextLogits> logits_;
+  std::unique_ptr<NextTokenLogits> logits_;
   std::size_t next_prompt_ = 0;
 };
 

@@ -124,9 +124,9 @@ void Stepper::submit(std::vector<Batch> batches, std::int64_t step, double lr) {
   }
   upload(pending);
   const bool is_static = model_.patterns_are_static();
-  model_.advance(
-      {step, static_cast<double>(step) / static_cast<double>(std::max<std::int64_t>(1, options_.steps)),
-       options_.seed});
+  model_.advance({step,
+                  static_cast<double>(step) / static_cast<double>(std::max<std::int64_t>(1, options_.steps)),
+                  options_.seed});
   if (options_.graph && warm_) {
     if (!graph_) {
       // A step before has made what stays (layouts, plans of products); the graph gets memory of its own.

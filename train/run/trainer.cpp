@@ -10,10 +10,7 @@
 #include <optional>
 #include <utility>
 
-#include "core/file.h"
-#include "core/output_check.h"
 #include "data/entropy.h"
-#include "data/sources.h"
 #include "layers/flops.h"
 #include "train/config/device_choice.h"
 #include "train/config/layouts.h"
@@ -25,6 +22,8 @@
 #include "train/record/summary.h"
 #include "train/run/continuation.h"
 #include "train/run/initial_weights.h"
+#include "train/run/metrics_lines.h"
+#include "train/run/resume.h"
 #include "train/run/run_setup.h"
 #include "train/run/schedule.h"
 #include "train/run/signals.h"
@@ -39,54 +38,6 @@ using Json = nlohmann::ordered_json;
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-// What a checkpoint holds beside tensors: enough to make the next step the one that would have come.
-struct Progression {
-  std::int64_t step = 0;  // steps done
-  LoaderPosition position;
-  double best_loss = std::numeric_limits<double>::infinity();
-  bool evaluation_due = false;  // stopped between a step and its evaluation
-  TrainedOn on;
-  std::string tokenizer;     // of the data; empty: unknown
-  std::string layout_files;  // see layout_files_sum
-
-  std::string to_json() const {
-    const bool has_best = std::isfinite(best_loss);
-    Json json{{"step", step},
-              {"epoch", position.epoch},
-              {"next_sample", position.next_sample},
-              {"best_loss", has_best ? Json(best_loss) : Json(nullptr)},
-              {"evaluation_due", evaluation_due},
-              {"data", on.data},
-              {"validation", on.validation},
-              {"tokenizer", tokenizer},
-              {"layout_files", layout_files}};
-    if (!on.classes.empty()) json["classes"] = on.classes;
-    return json.dump();
-  }
-
-  static Progression from_json(const std::string& text, const std::string& origin) {
-    try {
-      const Json j = Json::parse(text);
-      Progression p;
-      p.step = j.at("step");
-      p.position = {j.at("epoch"), j.at("next_sample")};
-      if (!j.at("best_loss").is_null()) p.best_loss = j.at("best_loss");
-      p.evaluation_due = j.at("evaluation_due");
-      p.on = trained_on(text, origin);
-      p.tokenizer = j.at("tokenizer");
-      p.layout_files = j.at("layout_files");
-      return p;
-    } catch (const Json::exception& e) {
-      fail(ErrorKind::data, "{}: its state is not one of a training run ({})", origin, e.what());
-    }
-  }
-};
-
-RunMode run_mode(const TrainRequest& request) {
-  if (request.overwrite) return RunMode::overwrite;
-  return request.resume == "never" ? RunMode::start : RunMode::resume;
 }
 
 class Trainer {
@@ -104,10 +55,16 @@ class Trainer {
     at_.tokenizer = setup_.data.train.vocabulary().tokenizer;
     at_.layout_files = layout_files_sum(config_);
     at_.position = loader_.position();
-    resume(request);
-    require_room_for_checkpoints();
+    resumed_ = find_resumed(folder_, request, config_, at_);
+    if (const auto& found = resumed_.checkpoint)
+      load(found->contents, found->path.string());
+    else
+      take_initial_weights();
+    resumed_.checkpoint.reset();  // its tensors are in the model
+    require_room_for_checkpoints(folder_, config_, at_.step, checkpoint_bytes(contents()),
+                                 setup_.data.validation.has_value());
     folder_.begin(config_, request.command_line, at_.step,
-                  {at_.tokenizer.empty() ? "ids" : at_.tokenizer, forked_from_});
+                  {at_.tokenizer.empty() ? "ids" : at_.tokenizer, resumed_.forked_from});
     metrics_ = std::make_unique<MetricsFile>(folder_.metrics_path(), at_.step);
     if (config_.log.tensorboard) events_ = std::make_unique<EventFile>(folder_.events_path(), at_.step);
   }
@@ -183,109 +140,33 @@ class Trainer {
             special_tokens_json_};
   }
 
-  void resume(const TrainRequest& request) {
-    std::optional<RunFolder::Found> found;
-    std::int64_t newest = -1;
-    bool repeats = request.resume == "auto";  // the same command goes on, it does not begin anew
-    if (request.resume != "auto" && request.resume != "never") {
-      found = checkpoint_to_resume(request.resume);
-      if (folder_.has_begun_from(found->path)) {
-        found = folder_.latest();  // a fork that was stopped goes on by what it has itself
-        repeats = true;
-      } else {
-        newest = folder_.newest_step();
-        if (!folder_.is_own(found->path)) forked_from_ = found->path;
-        repeats = !forked_from_.empty() && !request.overwrite;
-      }
-    } else {
-      if (request.resume == "auto") found = stopped_by_this_command();
-      if (!found) found = folder_.latest();
-    }
-    if (!repeats) same_command_ += " without --resume " + request.resume;
-    if (!found) {
-      if (config_.train.init_from.empty()) return;
-      // What patterns are learned by begins anew.
-      const auto is_pattern = [](const auto& entry) { return is_pattern_parameter(entry.first); };
-      InitialWeights from = read_initial_weights(config_, setup_.data);
-      NamedTensors to = weights();
-      std::erase_if(to, is_pattern);
-      std::erase_if(from.weights, is_pattern);
-      load_tensors_into(to, from.weights, config_.train.init_from);
-      special_tokens_json_ = from.special_tokens_json;
-      fmt::print("start     from the weights of {}\n", config_.train.init_from);
-      if (!from.note.empty()) fmt::print("note      {}\n", from.note);
-      return;
-    }
-    for (const std::string& message : found->damaged) fmt::print(stderr, "filigree: {}\n", message);
-    load(found->contents, found->path.string(), newest);
+  void take_initial_weights() {
+    if (config_.train.init_from.empty()) return;
+    // What patterns are learned by begins anew.
+    const auto is_pattern = [](const auto& entry) { return is_pattern_parameter(entry.first); };
+    InitialWeights from = read_initial_weights(config_, setup_.data);
+    NamedTensors to = weights();
+    std::erase_if(to, is_pattern);
+    std::erase_if(from.weights, is_pattern);
+    load_tensors_into(to, from.weights, config_.train.init_from);
+    special_tokens_json_ = from.special_tokens_json;
+    fmt::print("start     from the weights of {}\n", config_.train.init_from);
+    if (!from.note.empty()) fmt::print("note      {}\n", from.note);
   }
 
-  // The run that --overwrite began and a signal or a power cut stopped: nobody means to lose that.
-  std::optional<RunFolder::Found> stopped_by_this_command() {
-    auto found = folder_.begun_by_overwrite(config_);
-    if (!found) return std::nullopt;
-    const std::string origin = found->path.string();
-    try {
-      require_same_data(Progression::from_json(found->contents.state_json, origin), origin);
-    } catch (const Error& e) {
-      fmt::print("overwrite starts anew: {}\n", e.what());
-      return std::nullopt;
-    }
-    folder_.go_on();
-    fmt::print(
-        "overwrite goes on with the unfinished run that it began; --resume never --overwrite starts anew\n");
-    return found;
-  }
-
-  // The bytes that the checkpoints will take at the worst moment, beyond those that are there.
-  void require_room_for_checkpoints() {
-    const CheckpointConfig& kept = config_.checkpoint;
-    const std::int64_t each = checkpoint_bytes(contents());
-    const std::int64_t there = folder_.goes_on() ? folder_.n_checkpoints() : 0;
-    std::int64_t saves = 1;  // the last
-    if (kept.interval > 0) saves += (config_.train.steps - 1) / kept.interval - at_.step / kept.interval;
-    const std::int64_t before = std::max(there, std::min(there + saves - 1, kept.keep));
-    const bool best = kept.best && setup_.data.validation;
-    const std::int64_t files = before + (best ? 1 : 0) + 1;
-    const std::int64_t need = files * each + kCheckpointOverhead - folder_.checkpoint_bytes_there();
-    if (need <= 0) return;
-    require_room(
-        folder_.path(),
-        fmt::format("the run {}, which has up to {} checkpoints of {:.1f} MB at a time ({} kept, {}one being "
-                    "written)",
-                    folder_.path().string(), files, static_cast<double>(each) / 1e6, before,
-                    best ? "the best, " : ""),
-        need, each, "free some space, choose another train.out, or lower checkpoint.keep");
-  }
-
-  // Error(data) unless the checkpoint was made with the tokenizer, data and layout files of this run.
-  void require_same_data(const Progression& saved, const std::string& origin) const {
-    if (saved.tokenizer != at_.tokenizer)
-      throw Error(ErrorKind::data,
-                  fmt::format("{}: the tokenizer has changed since this checkpoint: '{}' then, '{}' now",
-                              origin, saved.tokenizer, at_.tokenizer),
-                  "restore its file, or start a new run with another train.out");
-    require_same_data(saved.on, origin);
-    if (saved.layout_files != at_.layout_files)
-      throw Error(ErrorKind::data,
-                  fmt::format("{}: a layout file of the pattern has changed since this checkpoint", origin),
-                  "restore the file, or start a new run with another train.out");
-  }
-
-  // `newest`: the step of the folder's newest checkpoint, where another one was named.
-  void load(const CheckpointContents& checkpoint, const std::string& origin, std::int64_t newest) {
+  void load(const CheckpointContents& checkpoint, const std::string& origin) {
     const Progression saved = Progression::from_json(checkpoint.state_json, origin);
-    const auto kind = forked_from_.empty() ? Continuation::same_run : Continuation::fork;
+    const auto kind = resumed_.forked_from.empty() ? Continuation::same_run : Continuation::fork;
     const ContinuedSchedule schedule =
         continue_schedule(config_, checkpoint.config_yaml, saved.step, kind, origin);
-    if (schedule.changed && kind == Continuation::same_run && newest > saved.step)
+    if (schedule.changed && kind == Continuation::same_run && resumed_.newest > saved.step)
       throw Error(
           ErrorKind::usage,
           fmt::format("{} is not the newest checkpoint of its run, and with another schedule the newer ones "
                       "would be lost",
                       origin),
           "choose another train.out: there the run goes on from it, and this one stays");
-    require_same_data(saved, origin);
+    require_same_data(saved, at_, origin);
     load_tensors_into(weights(), checkpoint.weights, origin);
     load_tensors_into(optimizer_.state(), checkpoint.optimizer, origin);
     load_patterns(model_, config_, checkpoint.patterns, origin);
@@ -307,21 +188,6 @@ class Trainer {
     fmt::print("schedule  {}, {} steps instead of {}, warmup_steps {}{}\n", word(train.schedule), train.steps,
                schedule.steps_before, *train.warmup_steps,
                train.decay_steps ? fmt::format(", decay_steps {}", *train.decay_steps) : "");
-  }
-
-  // Labels are numbers: the same number must mean the same class. What a checkpoint of an older version does
-  // not tell cannot be compared; its training data's fingerprint covers the names of its classes.
-  void require_same_data(const TrainedOn& saved, const std::string& origin) const {
-    const auto refuse = [&](const std::string& what) {
-      throw Error(ErrorKind::data, fmt::format("{}: {} since this checkpoint", origin, what),
-                  "restore the data, or start a new run with another train.out");
-    };
-    if (!saved.classes.empty() && saved.classes != at_.on.classes)
-      refuse(fmt::format("the classes have changed from {} to {}", fmt::join(saved.classes, ", "),
-                         fmt::join(at_.on.classes, ", ")));
-    if (saved.data != at_.on.data) refuse("the training data has changed");
-    if (!saved.validation.empty() && saved.validation != at_.on.validation)
-      refuse("the validation data has changed");
   }
 
   StepOptions step_options() const {
@@ -387,14 +253,9 @@ class Trainer {
       last_result_ = Clock::now();
       under_way_.pop_front();
       const bool has_loss = result->targets > 0;
-      Json line{{"step", result->step + 1}};
-      if (has_loss)
-        line["loss"] = result->loss;
-      else
-        line["targets"] = 0;
-      line.update(Json{{"grad_norm", result->grad_norm}, {"lr", result->lr}, {"tokens", result->tokens}});
       metrics_->append(
-          line, {{"seconds", cost.seconds}, {"data_wait", cost.data_wait}, {"peak_bytes", cost.peak_bytes}});
+          step_line(*result),
+          {{"seconds", cost.seconds}, {"data_wait", cost.data_wait}, {"peak_bytes", cost.peak_bytes}});
       if (events_) {
         if (has_loss) events_->append(result->step + 1, {{"loss", result->loss}});
         events_->append(result->step + 1,
@@ -411,30 +272,6 @@ class Trainer {
     }
   }
 
-  // What learned patterns have come to, layer by layer.
-  void log_patterns(TrainLog& log) {
-    Json layers = Json::array();
-    std::string text;
-    for (std::size_t i = 0; i < model_.connectivities().size(); ++i) {
-      const auto told = model_.connectivities()[i]->telemetry();
-      if (!told) continue;
-      const LearnTelemetry& t = *told;
-      layers.push_back({{"layer", i},
-                        {"target_tiles", t.target_tiles},
-                        {"expected_tiles", t.expected_tiles},
-                        {"actual_tiles", t.actual_tiles},
-                        {"gate_histogram", t.histogram},
-                        {"units", t.units},
-                        {"dead_units", t.dead_units},
-                        {"head_imbalance", t.head_imbalance}});
-      text += fmt::format("{}layer {}: {} tiles (aim {:.0f}), {} of {} units off", text.empty() ? "" : "; ",
-                          i, t.actual_tiles, t.target_tiles, t.dead_units, t.units);
-    }
-    if (layers.empty()) return;
-    metrics_->append({{"step", at_.step}, {"patterns", layers}}, {});
-    log.note(fmt::format("step {}/{} | patterns: {}", at_.step, config_.train.steps, text));
-  }
-
   // False if a signal came first; the evaluation stays due.
   bool evaluate_now(TrainLog& log) {
     const auto begin = Clock::now();
@@ -449,13 +286,13 @@ class Trainer {
     const auto watch = [&](const EvaluatedBatch& evaluated) {
       positions.add(evaluated.batch, evaluated.row_losses);
     };
-    const auto result =
-        evaluate(model_, config_, *setup_.data.validation, config_.train.eval_batches, stop,
-                 by_position ? watch : std::function<void(const EvaluatedBatch&)>{});
+    const auto result = evaluate(model_, config_, *setup_.data.validation, config_.train.eval_batches, stop,
+                                 by_position ? watch : std::function<void(const EvaluatedBatch&)>{});
     if (!result) return false;
     std::optional<Evaluation> hard;
     if (evaluates_twice()) {
-      hard = evaluate(model_.as_hardened(), config_, *setup_.data.validation, config_.train.eval_batches, stop);
+      hard =
+          evaluate(model_.as_hardened(), config_, *setup_.data.validation, config_.train.eval_batches, stop);
       if (!hard) return false;
     }
     std::vector<LengthScore> lengths;
@@ -467,24 +304,15 @@ class Trainer {
     at_.evaluation_due = false;
     const bool best = result->loss < at_.best_loss;
     if (best) at_.best_loss = result->loss;
-    Json line{{"step", at_.step}, {"val_loss", result->loss}, {"val_targets", result->targets}};
-    if (result->bits_per_byte) line["val_bits_per_byte"] = *result->bits_per_byte;
-    if (result->accuracy) line["val_accuracy"] = *result->accuracy;
-    for (const LossByPosition::Bucket& bucket : positions.buckets())
-      line["val_loss_by_position"].push_back({{"first", bucket.first},
-                                              {"last", bucket.last},
-                                              {"targets", bucket.targets},
-                                              {"loss", bucket.loss}});
-    if (!lengths.empty()) line["val_by_length"] = to_json(lengths);
-    for (const GroupScore& group : result->groups)
-      if (group.targets > 0) line["val_accuracy_of"][group.name] = group.accuracy();
-    if (hard) {
-      line["val_loss_hardened"] = hard->loss;
+    if (hard)
       log.note(fmt::format("step {}/{} | hardened now, validation {}", at_.step, config_.train.steps,
                            describe(*hard)));
+    metrics_->append(evaluation_line(at_.step, *result, positions, lengths, hard),
+                     {{"seconds", seconds_since(begin)}});
+    if (const auto told = tell_patterns(model_)) {
+      metrics_->append({{"step", at_.step}, {"patterns", told->layers}}, {});
+      log.note(fmt::format("step {}/{} | patterns: {}", at_.step, config_.train.steps, told->text));
     }
-    metrics_->append(line, {{"seconds", seconds_since(begin)}});
-    log_patterns(log);
     if (events_) append_evaluation(*result);
     log.evaluation(at_.step, *result, best, seconds_since(begin));
     if (!lengths.empty()) log.note(accuracy_table(lengths));
@@ -505,8 +333,8 @@ class Trainer {
     report_steps(log, true);
     folder_.save(at_.step, contents(), config_.checkpoint.keep);
     folder_.stop();
-    log.note(fmt::format("stopped by a signal after step {}; {} goes on from {}", at_.step, same_command_,
-                         folder_.checkpoint_path(at_.step).string()));
+    log.note(fmt::format("stopped by a signal after step {}; {} goes on from {}", at_.step,
+                         resumed_.same_command, folder_.checkpoint_path(at_.step).string()));
     return kExitResumable;
   }
 
@@ -528,7 +356,6 @@ class Trainer {
   RunSetup setup_;
   const Config& config_;  // of setup_
   RunFolder folder_;
-  std::string same_command_ = "the same command";  // that goes on after a signal
   Transformer model_;
   Optimizer optimizer_;
   Stepper stepper_;
@@ -538,7 +365,7 @@ class Trainer {
   std::unique_ptr<MetricsFile> metrics_;
   std::unique_ptr<EventFile> events_;  // if wanted
   std::optional<Evaluation> last_evaluation_;
-  std::filesystem::path forked_from_;  // a checkpoint of another run; empty: none
+  Resumed resumed_;
 
   struct UnderWay {  // of a step whose results have not come
     double data_wait, flops_per_token;
@@ -549,75 +376,6 @@ class Trainer {
   double flops_per_token_ = 0;
   Clock::time_point last_result_{};
 };
-
-// What --overwrite removes cannot be what the run begins with.
-void refuse_own_checkpoints(const TrainRequest& request) {
-  if (run_mode(request) != RunMode::overwrite) return;
-  const std::filesystem::path out = request.config.train.out;
-  const auto refuse = [&](const std::string& named, const std::string& what, const std::string& hint) {
-    std::error_code ignored;
-    if (named.empty()) return;
-    if (std::filesystem::equivalent(named, out, ignored) ||
-        std::filesystem::equivalent(run_of_file(named), out, ignored))
-      throw Error(ErrorKind::usage,
-                  fmt::format("{} {} is of the run {}, which --overwrite removes", what, named, out.string()),
-                  hint);
-  };
-  if (request.resume != "auto" && request.resume != "never")
-    refuse(request.resume, "--resume", "leave out --overwrite: the run goes on from there");
-  refuse(request.config.train.init_from, "train.init_from", "choose another train.out");
-}
-
-// Reading what the run itself writes would change the data while it trains.
-void refuse_own_folder(const Config& config) {
-  auto run = std::filesystem::weakly_canonical(config.train.out);
-  if (!run.has_filename()) run = run.parent_path();  // written with a slash at its end
-  for (const auto* inputs : {&config.data.train, &config.data.val})
-    for (const auto& path : expand_paths(*inputs)) {
-      const auto input = std::filesystem::weakly_canonical(path);
-      const auto [end, rest] = std::mismatch(run.begin(), run.end(), input.begin(), input.end());
-      require(end != run.end(), "the data {} is in the run's own folder; choose another train.out",
-              path.string());
-    }
-}
-
-// The checkpoint that the run goes on from, if it goes on.
-std::optional<RunFolder::Found> resumed_checkpoint(const TrainRequest& request) {
-  if (run_mode(request) != RunMode::resume) return std::nullopt;
-  if (request.resume != "auto") return checkpoint_to_resume(request.resume);
-  const std::filesystem::path out = request.config.train.out;
-  if (!std::filesystem::exists(out / "run.json")) return std::nullopt;
-  return checkpoint_to_resume(out);
-}
-
-// Of the checkpoint that the run goes on from, where the tokenizer's file is gone; else null.
-std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainRequest& request) {
-  const std::string& name = request.config.data.tokenizer;
-  const bool is_gone = name.starts_with("bpe:") && !std::filesystem::exists(name.substr(4));
-  if (!is_gone) return nullptr;
-  const auto found = resumed_checkpoint(request);
-  if (!found) return nullptr;
-  auto tokenizer = read_tokenizer(found->contents, found->path.string());
-  if (!tokenizer || tokenizer->name() != name)  // a checksum is no file
-    fmt::print("tokenizer {} is gone; taken from {}\n", name.substr(4), found->path.string());
-  return tokenizer;
-}
-
-// Of the checkpoint that a classifier goes on from, or takes its weights from; empty: those of its data.
-std::vector<std::string> known_classes(const TrainRequest& request) {
-  const Config& config = request.config;
-  if (config.model.type != ModelType::encoder_classifier || config.data.task) return {};
-  try {
-    if (const auto found = resumed_checkpoint(request))
-      return trained_on(found->contents.state_json, found->path.string()).classes;
-  } catch (const Error& e) {
-    if (e.kind() != ErrorKind::data || request.resume != "auto") throw;
-    // Nothing is saved yet, or all is damaged, which the run itself will say.
-  }
-  if (config.train.init_from.empty()) return {};
-  const auto path = find_checkpoint(config.train.init_from);
-  return class_names(trained_on(read_state(path), path.string()), path.string());
-}
 
 }  // namespace
 

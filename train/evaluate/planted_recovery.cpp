@@ -1,4 +1,4 @@
-#include "train/evaluate/planted_score.h"
+#include "train/evaluate/planted_recovery.h"
 
 #include <set>
 
@@ -7,10 +7,10 @@
 
 namespace filigree {
 
-std::optional<PlantedScore> score_planted(const Transformer& model, const Dataset& data,
-                                          std::int64_t seq_len) {
+std::optional<PlantedRecovery> planted_recovery(const Transformer& model, const Dataset& data,
+                                                std::int64_t seq_len) {
   if (!data.generated() || data.generated()->task().name() != "planted") return {};
-  PlantedScore score;
+  PlantedRecovery score;
   std::set<std::pair<int, int>> planted, found;
   bool any = false;
   for (const ConnectivityPtr& layer : model.connectivities()) {

@@ -1,4 +1,4 @@
-#include "train/generate/next_logits.h"
+#include "train/generate/next_token_logits.h"
 
 #include <algorithm>
 
@@ -7,7 +7,7 @@
 namespace filigree {
 namespace {
 
-class CachedLogits : public NextLogits {
+class CachedLogits : public NextTokenLogits {
  public:
   CachedLogits(const Transformer& model, std::int64_t longest, std::int64_t n_texts)
       : model_(model), cache_(model, longest, n_texts) {}
@@ -30,7 +30,7 @@ Transformer as_beginning(const Transformer& model, std::int64_t longest) {
   return model.attending_with(std::move(beginnings));
 }
 
-class RecomputedLogits : public NextLogits {
+class RecomputedLogits : public NextTokenLogits {
  public:
   RecomputedLogits(const Transformer& model, std::int64_t longest, std::int64_t n_texts)
       : model_(as_beginning(model, longest)),
@@ -72,13 +72,13 @@ class RecomputedLogits : public NextLogits {
 
 }  // namespace
 
-std::unique_ptr<NextLogits> cached_logits(const Transformer& model, std::int64_t longest,
-                                          std::int64_t n_texts) {
+std::unique_ptr<NextTokenLogits> cached_logits(const Transformer& model, std::int64_t longest,
+                                               std::int64_t n_texts) {
   return std::make_unique<CachedLogits>(model, longest, n_texts);
 }
 
-std::unique_ptr<NextLogits> recomputed_logits(const Transformer& model, std::int64_t longest,
-                                              std::int64_t n_texts) {
+std::unique_ptr<NextTokenLogits> recomputed_logits(const Transformer& model, std::int64_t longest,
+                                                   std::int64_t n_texts) {
   return std::make_unique<RecomputedLogits>(model, longest, n_texts);
 }
 

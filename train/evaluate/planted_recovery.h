@@ -13,13 +13,13 @@ namespace filigree {
 
 // Off the diagonal, which every layout has. `chosen` counts tiles of all heads of the layers with learned
 // heads, a tile of two heads twice; `planted` the tiles that some rule needs.
-struct PlantedScore {
+struct PlantedRecovery {
   std::int64_t chosen = 0, chosen_planted = 0;
   std::int64_t planted = 0, planted_found = 0;  // found by some head
 };
 
 // nullopt if the data is not the planted task or no layer has a static learned layout.
-std::optional<PlantedScore> score_planted(const Transformer& model, const Dataset& data,
-                                          std::int64_t seq_len);
+std::optional<PlantedRecovery> planted_recovery(const Transformer& model, const Dataset& data,
+                                                std::int64_t seq_len);
 
 }  // namespace filigree

@@ -10,9 +10,9 @@
 
 namespace filigree {
 
-class NextLogits {
+class NextTokenLogits {
  public:
-  virtual ~NextLogits() = default;
+  virtual ~NextTokenLogits() = default;
   // Text number `text` begins anew with these tokens; the logits after it, f32 [V] on the CPU.
   virtual Tensor begin(std::int64_t text, const std::vector<std::int32_t>& tokens) = 0;
   // One token more of each of these texts: f32 [texts, V].
@@ -21,10 +21,10 @@ class NextLogits {
 
 // For `n_texts` texts at once, none of more than `longest` tokens.
 // Keeps keys and values (layers/decoder_cache.h); models on the CPU.
-std::unique_ptr<NextLogits> cached_logits(const Transformer& model, std::int64_t longest,
-                                          std::int64_t n_texts);
+std::unique_ptr<NextTokenLogits> cached_logits(const Transformer& model, std::int64_t longest,
+                                               std::int64_t n_texts);
 // Computes each text anew for every token, on any device.
-std::unique_ptr<NextLogits> recomputed_logits(const Transformer& model, std::int64_t longest,
-                                              std::int64_t n_texts);
+std::unique_ptr<NextTokenLogits> recomputed_logits(const Transformer& model, std::int64_t longest,
+                                                   std::int64_t n_texts);
 
 }  // namespace filigree
