@@ -102,24 +102,6 @@ void DecodeCache::drop_passed(Sequence& sequence) const {
     std::erase_if(sequence.heads[g], [&](const auto& block) { return last_use_[g][block.first] <= passed; });
 }
 
-// Rotary positions, halves paired, as ops::rope.
-template <class T>
-void DecodeCache::turn(T* heads, std::int64_t n_heads, std::int64_t position) const {
-  const std::size_t half = frequencies_.size();
-  std::vector<T> cosine(half), sine(half);
-  for (std::size_t i = 0; i < half; ++i) {
-    const double angle = static_cast<double>(position) * frequencies_[i];
-    cosine[i] = static_cast<T>(std::cos(angle));
-    sine[i] = static_cast<T>(std::sin(angle));
-  }
-  for (std::int64_t h = 0; h < n_heads; ++h, heads += head_dim_)
-    for (std::size_t i = 0; i < half; ++i) {
-      const T a = heads[i], b = heads[i + half];
-      heads[i] = a * cosine[i] - b * sine[i];
-      heads[i + half] = b * cosine[i] + a * sine[i];
-    }
-}
-
 template <class T>
 void DecodeCache::attend_head(const Sequence& sequence, std::int64_t r, std::int64_t h, const T* q,
                               const AttentionOptions& options, const Tensor& row_gates, T* o) const {
@@ -187,21 +169,15 @@ Tensor DecodeCache::attend(const Tensor& qkv, std::span<const std::int64_t> sequ
     check(row_gates.shape() == Shape{qkv.dim(0), layout_->n_heads(), layout_->key_tiles()} &&
               row_gates.dtype() == dtype_ && !options.gate.defined(),
           "row gates that do not fit");
-  if (rope_theta != theta_) {
-    theta_ = rope_theta;
-    frequencies_.clear();
-    for (std::int64_t i = 0; i < (theta_ != 0 ? head_dim_ / 2 : 0); ++i)
-      frequencies_.push_back(
-          std::pow(theta_, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim_)));
-  }
   const std::int64_t H = layout_->n_heads(), G = n_kv_heads_, D = head_dim_;
-  Tensor turned = qkv.clone();
+  Tensor rotated = qkv.clone();
   Tensor o = Tensor::empty({qkv.dim(0), 1, H, D}, dtype_);
   with_float(dtype_, [&]<class T>(T) {
     for (std::size_t r = 0; r < sequences.size(); ++r) {
       Sequence& sequence = sequences_[sequences[r]];
-      T* row = turned.data<T>() + static_cast<std::int64_t>(r) * (H + 2 * G) * D;
-      turn(row, H + G, sequence.length);
+      Tensor qkv_row = rotated.slice(static_cast<std::int64_t>(r), static_cast<std::int64_t>(r) + 1);
+      if (rope_theta != 0) rope(cpu::Context{}, qkv_row, H + G, rope_theta, sequence.length, false, qkv_row);
+      const T* row = qkv_row.data<T>();
       drop_passed(sequence);
       for (std::int64_t g = 0; g < G; ++g)
         if (last_use_[g][sequence.length / layout_->tile()] >= 0)
@@ -210,7 +186,7 @@ Tensor DecodeCache::attend(const Tensor& qkv, std::span<const std::int64_t> sequ
     }
     parallel_tasks(std::ssize(sequences) * H, [&](std::int64_t i) {
       const std::int64_t r = i / H, h = i % H;
-      attend_head(sequences_[sequences[r]], r, h, turned.data<T>() + (r * (H + 2 * G) + h) * D, options,
+      attend_head(sequences_[sequences[r]], r, h, rotated.data<T>() + (r * (H + 2 * G) + h) * D, options,
                   row_gates, o.data<T>() + i * D);
     });
   });

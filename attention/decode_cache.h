@@ -23,12 +23,12 @@ class DecodeCache {
   DecodeCache(LayoutPtr layout, std::int64_t n_sequences, std::int64_t n_kv_heads, std::int64_t head_dim,
               DType dtype);
 
-  // Sequence s begins anew with the first `rows` keys and values of these, [1, N >= rows, G heads, D], turned
-  // by their positions.
+  // Sequence s begins anew with the first `rows` keys and values of these, [1, N >= rows, G heads, D],
+  // rotated by their positions.
   void begin(std::int64_t s, const Heads& k, const Heads& v, std::int64_t rows);
 
   // One more row of each of these sequences, all different: qkv [R, 1, H + 2 G, D] as a projection leaves it,
-  // row r that of sequences[r]; q and k are turned by their positions first if rope_theta is not 0. Keeps k
+  // row r that of sequences[r]; q and k are rotated by their positions first if rope_theta is not 0. Keeps k
   // and v and returns o [R, 1, H, D]. The gate is [gate_size] or [R, gate_size]; options hold no row bounds
   // and ask for no lse.
   // Instead of a gate: `row_gates` [R, H, key tiles], those of the new rows' tiles.
@@ -55,8 +55,6 @@ class DecodeCache {
   template <class T>
   void store(Sequence& sequence, std::int64_t g, std::int64_t row, const T* k, const T* v) const;
   template <class T>
-  void turn(T* heads, std::int64_t n_heads, std::int64_t position) const;
-  template <class T>
   void attend_head(const Sequence& sequence, std::int64_t r, std::int64_t h, const T* q,
                    const AttentionOptions& options, const Tensor& row_gates, T* o) const;
 
@@ -65,8 +63,6 @@ class DecodeCache {
   DType dtype_;
   std::vector<std::vector<std::int32_t>> last_use_;  // [G][key tiles]: row of tiles, -1 where none
   std::vector<Sequence> sequences_;
-  double theta_ = 0;
-  std::vector<double> frequencies_;  // of the rotations, for theta_
 };
 
 }  // namespace filigree

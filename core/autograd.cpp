@@ -4,7 +4,7 @@
 #include <queue>
 #include <unordered_set>
 
-#include "core/ops.h"
+#include "core/tensor_ops.h"
 
 namespace filigree {
 namespace {

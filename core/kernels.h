@@ -2,28 +2,36 @@
 // core/cuda/*.cu in namespace cuda. A kernel without a body on a device that is built in is a link error.
 //
 // A kernel's first argument is its device's Context, so a call inside on_device() finds the right body:
-//   on_device(x.device(), [&](auto context) { gelu_forward(context, x, kind, y); });
+//   on_device(x.device(), [&](auto context) { softmax_forward(context, x, y); });
 // Kernels trust their callers: ops check shapes and dtypes. Outputs are allocated by the caller. CUDA kernels
 // are enqueued on the device's stream and do not wait, unless they return something to the host.
 #pragma once
 
-#include "core/ops.h"
-#include "core/optimizer_step.h"
-#include "core/tensor.h"
+#include <cstdint>
+#include <span>
+
+#include "core/backend.h"
+#include "core/elementwise.h"
+#include "core/optimizers/rules.h"
+#include "core/random.h"
+
+namespace filigree {
+class Tensor;
+struct OptimizerTensors;  // core/optimizers/step.h
+struct StepControl;
+}  // namespace filigree
 
 namespace filigree::cpu {
 struct Context {};
 #include "core/kernels.inc"
 }  // namespace filigree::cpu
 
-#ifdef FILIGREE_CUDA
 namespace filigree::cuda {
 struct Context {
   int device = 0;
 };
 #include "core/kernels.inc"
 }  // namespace filigree::cuda
-#endif
 
 namespace filigree {
 
@@ -36,11 +44,7 @@ void on_device(Device device, F&& f) {
     case Device::Type::cpu:
       return f(cpu::Context{});
     case Device::Type::cuda:
-#ifdef FILIGREE_CUDA
-      return f(cuda::Context{device.index});
-#else
-      break;
-#endif
+      if constexpr (kCudaBuilt) return f(cuda::Context{device.index});
   }
   fail_without_cuda();
 }

@@ -11,7 +11,10 @@
 #include <vector>
 
 #include "core/autograd.h"
+#include "core/elementwise.h"
+#include "core/ignore_index.h"
 #include "core/random.h"
+#include "core/tensor_ops.h"
 
 namespace filigree::ops {
 
@@ -19,23 +22,19 @@ namespace filigree::ops {
 Var add(const Var& a, const Var& b);  // equal shapes, or b's shape is a suffix of a's (bias)
 Var sub(const Var& a, const Var& b);  // equal shapes
 Var mul(const Var& a, const Var& b);  // equal shapes, or b's shape is a suffix of a's
-Var div(const Var& a, const Var& b);  // equal shapes
 Var scale(const Var& x, double factor);
 Var exp(const Var& x);
 Var log(const Var& x);
 Var sigmoid(const Var& x);
-Var tanh(const Var& x);
-Var relu(const Var& x);
 // x cut to [low, high]. The gradient of what was cut is 0, or `through`: as if it had not been cut (the
 // straight-through estimator, Bengio et al. 2013).
 enum class Cut { stop, through };
 Var clamp(const Var& x, double low, double high, Cut gradient = Cut::stop);
 // x; its gradient cut to [-limit, limit].
 Var limit_gradient(const Var& x, double limit);
-enum class Gelu { erf, tanh };
+using elementwise::Gelu;
 Var gelu(const Var& x, Gelu kind = Gelu::erf);  // Hendrycks & Gimpel 2016
 Var silu(const Var& x);
-Var swiglu(const Var& gate, const Var& up);  // silu(gate) * up (Shazeer 2020)
 // Inverted dropout; draw i decides element i. p = 0 returns x.
 // `step`, u32 [1] on x's device, if defined, is added to key.step when the kernel runs.
 Var dropout(const Var& x, double p, RandomKey key, const Tensor& step = {});
@@ -47,11 +46,9 @@ Var slice(const Var& x, std::int64_t begin, std::int64_t end);                  
 std::vector<Var> split_last(const Var& x, std::span<const std::int64_t> sizes);  // along the last dimension
 Var concat_last(std::span<const Var> parts);                                     // along the last dimension
 Var permute(const Var& x, std::span<const int> order);  // a copy with dimensions reordered
-Var repeat_heads(const Var& x, std::int64_t times);     // [B, N, G, D] -> [B, N, G * times, D]
 
 // --- reductions ---
-Var sum(const Var& x);  // scalar, shape [1]
-Var mean(const Var& x);
+Var sum(const Var& x);                                  // scalar, shape [1]
 Var sum_last(const Var& x);                             // [..., C] -> [...]
 Var mean_rows(const Var& x, const Tensor& row_bounds);  // [B, N, C] -> [B, C]: mean over n in
                                                         // [lo, hi) of row_bounds i32 [B, 2]
@@ -84,10 +81,6 @@ Var softmax(const Var& x);  // over the last dimension
 // table [V, C], ids i32 [...] -> [..., C], of the table's dtype or bf16 beside an f32 table.
 Var embedding(const Var& table, const Tensor& ids);
 Var embedding(const Var& table, const Tensor& ids, DType type);
-// Rotary positions (Su et al. 2021) on x [B, N, H, D], D even, halves paired (i, i + D/2) as in Llama's
-// Hugging Face layout; position n0 + n for row n.
-Var rope(const Var& x, double theta = 10000.0, std::int64_t n0 = 0);
-inline constexpr std::int32_t kIgnoreIndex = -100;
 // Mean over targets that are not kIgnoreIndex of -log softmax(logits)[target]; logits [R, V], targets i32
 // [R]. 0 with zero gradients where every target is ignored.
 Var cross_entropy(const Var& logits, const Tensor& targets);
@@ -96,12 +89,5 @@ Var cross_entropy(const Var& logits, const Tensor& targets);
 // f64 [1] on x's device: what the sum is divided by; undefined means the number of targets that count.
 Var linear_cross_entropy(const Var& x, const Var& w, const Var& bias, const Tensor& targets,
                          const Tensor& denominator = {}, Tensor* row_losses = nullptr);
-
-// --- not recorded ---
-void add_in_place(Tensor& into, const Tensor& x);  // into += x
-void scale_in_place(Tensor& x, double factor);
-double sum_of_squares(const Tensor& x);                                 // accumulated in f64, order fixed
-Tensor sum_of_squares(std::span<const Tensor> tensors, Device device);  // of all, f64 [1] on their device
-bool all_finite(const Tensor& x);
 
 }  // namespace filigree::ops

@@ -48,6 +48,20 @@ Tensor computed(const Shape& shape, const Tensor& x, F&& f) {
   return y;
 }
 
+// The same of x's shape.
+template <class F>
+Tensor computed_like(const Tensor& x, F&& f) {
+  return computed(x.shape(), x, f);
+}
+
+// Functions of each element (core/elementwise.h); b's shape is a's or a suffix of it.
+inline Tensor mapped(const elementwise::Unary& f, const Tensor& x) {
+  return computed_like(x, [&](auto context, Tensor& y) { map(context, f, x, y); });
+}
+inline Tensor mapped(const elementwise::Binary& f, const Tensor& a, const Tensor& b) {
+  return computed_like(a, [&](auto context, Tensor& y) { map(context, f, a, b, y); });
+}
+
 // y = op(a) op(b) + beta y, and y = x w^T + bias. To be called instead of the kernels: on meta these take and
 // give back the memory that the CPU's products need.
 void matmul_into(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, double beta,
@@ -60,7 +74,7 @@ inline Tensor as_rows(const Tensor& x) {
   return x.reshape({x.shape().drop_last().numel(), x.dim(-1)});
 }
 
-// What a backward keeps: the tensor, if it is needed.
+// A backward keeps the tensor only if it needs it.
 inline Tensor kept_if(bool needed, const Tensor& x) {
   return needed ? x : Tensor{};
 }

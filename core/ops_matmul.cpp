@@ -1,20 +1,20 @@
 // Matrix products, linear layers and the position-wise networks made of them.
-#include "core/cpu/gemm.h"
 #include "core/ops_common.h"
 
 namespace filigree::ops {
 namespace {
 
-void take_partial_sums(const Tensor& y, std::int64_t k) {
-  if (y.device() != Device::meta()) return;
-  if (y.rank() > 2 && y.shape().drop_last().drop_last().numel() >= cpu::kSmallBatch) return;
-  const std::int64_t n = cpu::gemm_partial_sums(y.dim(-2), y.dim(-1), k);
-  if (n > 0) Tensor::empty({n}, y.dtype(), y.device());
+// On the meta device, where no kernel runs, what the CPU's product takes of the allocator is taken and given
+// back here.
+void take_workspace(const Tensor& y, std::int64_t elements) {
+  if (elements > 0) Tensor::empty({elements}, y.dtype(), y.device());
 }
-
-// The same for y = x w^T + bias.
-void take_linear_partial_sums(const Tensor& y, std::int64_t in) {
-  if (y.dim(0) > cpu::kFewRows) take_partial_sums(y, in);
+void take_product_workspace(const Tensor& y, std::int64_t k) {
+  const std::int64_t matrix = y.dim(-2) * y.dim(-1), batch = matrix ? y.numel() / matrix : 0;
+  take_workspace(y, backend(y.device()).product_workspace(batch, y.dim(-2), y.dim(-1), k));
+}
+void take_linear_workspace(const Tensor& y, std::int64_t in) {
+  take_workspace(y, backend(y.device()).linear_workspace(y.dim(0), y.dim(1), in));
 }
 
 // The last two dimensions of y = op(a) op(b), with a's leading ones.
@@ -51,7 +51,7 @@ struct Rounded {
     bias = weights.bias.value().to(x.dtype());
   }
 
-  // What a backward keeps: the weight only if x's gradient is wanted.
+  // A backward keeps the weight only if x's gradient is wanted.
   Rounded kept(bool wants_x) const {
     Rounded copy = *this;
     copy.bias = {};
@@ -83,17 +83,17 @@ struct Rounded {
 
 void matmul_into(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, double beta,
                  Tensor& y) {
-  take_partial_sums(y, a.dim(transpose_a ? -2 : -1));
+  take_product_workspace(y, a.dim(transpose_a ? -2 : -1));
   on_device(y.device(), [&](auto context) { matmul(context, a, b, transpose_a, transpose_b, beta, y); });
 }
 
 void linear_into(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& y) {
-  take_linear_partial_sums(y, x.dim(-1));
+  take_linear_workspace(y, x.dim(-1));
   on_device(y.device(), [&](auto context) { linear(context, x, w, bias, y); });
 }
 
 void linear_backward_weight_into(const Tensor& dy, const Tensor& x, double beta, Tensor& dw, Tensor& dbias) {
-  take_partial_sums(dw, x.dim(0));
+  take_product_workspace(dw, x.dim(0));
   on_device(dw.device(), [&](auto context) { linear_backward_weight(context, dy, x, beta, dw, dbias); });
 }
 
@@ -145,7 +145,7 @@ Var gelu_mlp(const Var& x, const Weights& up, const Weights& down, Gelu kind) {
   Tensor before = Tensor::empty({x_rows.dim(0), first.w.dim(0)}, x.dtype(), x.device()), y;
   {
     Tensor hidden = Tensor::empty_like(before);
-    take_linear_partial_sums(before, x_rows.dim(1));
+    take_linear_workspace(before, x_rows.dim(1));
     on_device(x.device(),
               [&](auto context) { linear_gelu(context, x_rows, first.w, first.bias, kind, before, hidden); });
     y = second.forward(hidden).reshape(x.shape().with(-1, down.w.dim(0)));
@@ -156,13 +156,11 @@ Var gelu_mlp(const Var& x, const Weights& up, const Weights& down, Gelu kind) {
                        const Tensor dy_rows = as_rows(dy);
                        std::vector<Tensor> of_second, grads(1);
                        {
-                         const Tensor hidden = computed(
-                             before.shape(), before,
-                             [&](auto context, Tensor& out) { gelu_forward(context, before, kind, out); });
+                         const Tensor hidden = mapped(elementwise::gelu(kind), before);
                          second.append_gradients(dy_rows, hidden, of_second);
                        }
                        Tensor dbefore = Tensor::empty_like(before);
-                       take_partial_sums(dbefore, dy_rows.dim(1));
+                       take_product_workspace(dbefore, dy_rows.dim(1));
                        on_device(dy.device(), [&](auto context) {
                          matmul_gelu_backward(context, dy_rows, second.w, before, kind, dbefore);
                        });
@@ -181,17 +179,14 @@ Var swiglu_mlp(const Var& x, const Weights& gate, const Weights& up, const Weigh
           up.w.shape().str());
   const Tensor x_rows = as_rows(x.value());
   const Tensor g = gating.forward(x_rows), u = rising.forward(x_rows);
-  const auto activation = [](const Tensor& a, const Tensor& b) {
-    return computed(a.shape(), a, [&](auto context, Tensor& y) { swiglu_forward(context, a, b, y); });
-  };
-  Tensor y = last.forward(activation(g, u)).reshape(x.shape().with(-1, down.w.dim(0)));
+  Tensor y = last.forward(mapped(elementwise::Swiglu{}, g, u)).reshape(x.shape().with(-1, down.w.dim(0)));
   return make_result("swiglu_mlp", std::move(y), {x, gate.w, gate.bias, up.w, up.bias, down.w, down.bias},
                      [gating = gating.kept(x.requires_grad()), rising = rising.kept(x.requires_grad()),
-                      last = last.kept(true), x_rows, g, u, activation, x_shape = x.shape(),
+                      last = last.kept(true), x_rows, g, u, x_shape = x.shape(),
                       wants_x = x.requires_grad()](const Tensor& dy) {
                        const Tensor dy_rows = as_rows(dy);
                        std::vector<Tensor> of_last, grads(1);
-                       last.append_gradients(dy_rows, activation(g, u), of_last);
+                       last.append_gradients(dy_rows, mapped(elementwise::Swiglu{}, g, u), of_last);
                        Tensor dg = product(dy_rows, last.w, false, false), du = Tensor::empty_like(u);
                        on_device(dy.device(),
                                  [&](auto context) { swiglu_backward(context, dg, g, u, dg, du); });

@@ -35,13 +35,13 @@ Statistics make_statistics(const NormKind& kind, const Var& x, const Var& weight
   return {kind.centred ? Tensor::empty_like(rstd) : Tensor{}, rstd};
 }
 
-// What a backward needs. x, which is alive anyhow, and two numbers per row.
+// A backward needs x, which is alive anyhow, and two numbers per row.
 struct Saved {
   Tensor x, weight;
   Statistics rows;
   bool wants_x, wants_weight, has_bias, wants_bias;
 
-  // Of x (dsum, if defined, added), weight and, if there is one, bias.
+  // The gradients of x (dsum, if defined, added), weight and, if there is one, bias.
   std::vector<Tensor> gradients(const Tensor& dy, const Tensor& dsum) const {
     Tensor dx, dweight, dbias;
     if (wants_x) dx = Tensor::empty_like(x);

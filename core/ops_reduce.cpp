@@ -3,31 +3,21 @@
 namespace filigree::ops {
 namespace {
 
-// x [R] times factor, repeated along a new last dimension.
-Tensor repeated(const Tensor& x, double factor, const Shape& shape) {
+// x [R], repeated along a new last dimension.
+Tensor repeated(const Tensor& x, const Shape& shape) {
   const std::int64_t rows = x.numel(), width = rows ? shape.numel() / rows : 0;
-  return computed({rows, width}, x, [&](auto context, Tensor& y) { broadcast_last(context, x, factor, y); })
+  return computed({rows, width}, x, [&](auto context, Tensor& y) { broadcast_last(context, x, y); })
       .reshape(shape);
-}
-
-Var scaled_sum(const char* op, const Var& x, double factor) {
-  require_computing(op, x.value());
-  const Tensor y =
-      computed({1}, x.value(), [&](auto context, Tensor& out) { sum(context, x.value(), factor, out); });
-  return make_result(op, y, {x}, [factor, shape = x.shape()](const Tensor& dy) {
-    return std::vector<Tensor>{repeated(dy, factor, shape)};
-  });
 }
 
 }  // namespace
 
 Var sum(const Var& x) {
-  return scaled_sum("sum", x, 1);
-}
-
-Var mean(const Var& x) {
-  require(x.numel() > 0, "[mean] of no elements: {}", x.shape().str());
-  return scaled_sum("mean", x, 1.0 / static_cast<double>(x.numel()));
+  require_computing("sum", x.value());
+  const Tensor y = computed({1}, x.value(), [&](auto context, Tensor& out) { sum(context, x.value(), out); });
+  return make_result("sum", y, {x}, [shape = x.shape()](const Tensor& dy) {
+    return std::vector<Tensor>{repeated(dy, shape)};
+  });
 }
 
 Var sum_last(const Var& x) {
@@ -36,7 +26,7 @@ Var sum_last(const Var& x) {
   const Tensor y = computed(x.shape().drop_last(), x.value(),
                             [&](auto context, Tensor& out) { sum_last(context, as_rows(x.value()), out); });
   return make_result("sum_last", y, {x}, [shape = x.shape()](const Tensor& dy) {
-    return std::vector<Tensor>{repeated(dy, 1, shape)};
+    return std::vector<Tensor>{repeated(dy, shape)};
   });
 }
 

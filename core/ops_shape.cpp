@@ -114,17 +114,4 @@ Var permute(const Var& x, std::span<const int> order) {
                      [inverse](const Tensor& dy) { return std::vector<Tensor>{permuted(dy, inverse)}; });
 }
 
-Var repeat_heads(const Var& x, std::int64_t times) {
-  require_computing("repeat_heads", x.value());
-  require(x.rank() == 4 && times >= 1, "[repeat_heads] {} {} times", x.shape().str(), times);
-  if (times == 1) return x;
-  const Tensor y = computed(x.shape().with(2, x.dim(2) * times), x.value(), [&](auto context, Tensor& out) {
-    repeat_heads_forward(context, x.value(), times, out);
-  });
-  return make_result("repeat_heads", y, {x}, [times, shape = x.shape()](const Tensor& dy) {
-    return std::vector<Tensor>{computed(
-        shape, dy, [&](auto context, Tensor& dx) { repeat_heads_backward(context, dy, times, dx); })};
-  });
-}
-
 }  // namespace filigree::ops

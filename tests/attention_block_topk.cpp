@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "tests/learned_cases.h"
+#include "tests/test_ops.h"
 
 namespace filigree {
 namespace {

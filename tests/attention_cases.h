@@ -1,4 +1,4 @@
-// Random problems for sparse_attention, its dense oracle in fp64 (attention/reference.h), and how far a
+// Random problems for sparse_attention, its dense oracle in fp64 (tests/attention_reference.h), and how far a
 // result may be from it. Used by the tests of every device.
 #pragma once
 
@@ -7,8 +7,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "attention/reference.h"
 #include "core/kernels.h"
+#include "tests/attention_reference.h"
 #include "tests/gradcheck.h"
 #include "tests/random_patterns.h"
 

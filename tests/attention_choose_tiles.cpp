@@ -9,6 +9,7 @@
 #include "core/ops.h"
 #include "tests/attention_cases.h"
 #include "tests/cuda_device.h"
+#include "tests/test_ops.h"
 
 namespace filigree {
 namespace {

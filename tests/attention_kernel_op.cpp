@@ -5,9 +5,9 @@
 #include <cstring>
 
 #include "attention/device_layout.h"
-#include "attention/reference.h"
 #include "core/parallel.h"
 #include "tests/attention_cases.h"
+#include "tests/attention_reference.h"
 
 namespace filigree {
 namespace {

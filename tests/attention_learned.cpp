@@ -276,7 +276,7 @@ TEST(LearnedGradients, AtGateZeroIsTheOneSidedDerivative) {
     const Inputs in = random_inputs(random, 1, h);
     const Var weights(random.normal({1, 64, 2, 8}));
     const auto f = [&] { return ops::sum(ops::mul(attend_all(*m, in, all), weights)); };
-    m->zero_grad();
+    m->visit([](Parameter& p) { p.var.zero_grad(); });
     backward(f());
     Var alpha = leaves_of(*m)[0];
     for (int64_t i = 0; i < alpha.numel(); ++i) {

@@ -1,5 +1,5 @@
-// sparse_attention against dense masked attention in fp64 (attention/reference.h) on random problems: output,
-// lse and every gradient.
+// sparse_attention against dense masked attention in fp64 (tests/attention_reference.h) on random problems:
+// output, lse and every gradient.
 #include "tests/attention_cases.h"
 
 namespace filigree {

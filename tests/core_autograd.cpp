@@ -37,7 +37,7 @@ TEST(Autograd, DiamondsAndLongPathsMeet) {
         [](const auto& v) {
           const Var top = ops::matmul(v[0], v[1]);
           Var left = top;
-          for (int i = 0; i < 5; ++i) left = ops::tanh(ops::add(left, v[1]));  // the deep side
+          for (int i = 0; i < 5; ++i) left = ops::sigmoid(ops::add(left, v[1]));  // the deep side
           const Var right = ops::scale(top, 0.5);
           return ops::matmul(left, ops::add(right, left));
         },
@@ -118,7 +118,7 @@ TEST(Autograd, RefusesWhatHasNoMeaning) {
 
 // A chain of n ops on `elements` numbers each.
 Var chain(Var x, int n) {
-  for (int i = 0; i < n; ++i) x = ops::tanh(ops::scale(x, 0.9));
+  for (int i = 0; i < n; ++i) x = ops::sigmoid(ops::scale(x, 0.9));
   return x;
 }
 
@@ -130,7 +130,7 @@ TEST(Autograd, TheTapeIsFreedDuringBackward) {
   {
     const Var loss = ops::sum(chain(x, 20));
     const int64_t recorded = memory.statistics().in_use - before;
-    EXPECT_LE(recorded, 22 * kBytes) << "more is kept than x and the output of each tanh";
+    EXPECT_LE(recorded, 22 * kBytes) << "more is kept than x and the output of each sigmoid";
     memory.reset_peak();
     backward(loss);
     // Beside the tape at most three gradients live at once: backward frees as it goes.
@@ -205,7 +205,7 @@ TEST(Checkpoint, NestsAndPassesTheGradientCheck) {
   for (int round = 0; round < 20; ++round)
     EXPECT_TRUE(gradients_agree(
         [](const auto& v) {
-          const auto inner = [w = v[1]](const Var& x) { return ops::tanh(ops::mul(x, w)); };
+          const auto inner = [w = v[1]](const Var& x) { return ops::sigmoid(ops::mul(x, w)); };
           const auto outer = [inner](const Var& x) { return ops::mul(checkpoint(inner, ops::exp(x)), x); };
           return checkpoint(outer, v[0]);
         },

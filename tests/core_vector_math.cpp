@@ -33,8 +33,6 @@ const std::vector<Function>& functions() {
        [](float v) { return math::exp(v); }, [](double v) { return std::exp(v); }, 1.1},
       {"log", [](const Array& x) { return apply(x, [](float v) { return math::log(v); }); },
        [](float v) { return math::log(v); }, [](double v) { return std::log(v); }, 1.0},
-      {"tanh", [](const Array& x) { return apply(x, [](float v) { return math::tanh(v); }); },
-       [](float v) { return math::tanh(v); }, [](double v) { return std::tanh(v); }, 2.6},
       {"erf", [](const Array& x) { return apply(x, [](float v) { return math::erf(v); }); },
        [](float v) { return math::erf(v); }, [](double v) { return std::erf(v); }, 3.3},
       {"sigmoid", [](const Array& x) { return apply(x, [](float v) { return math::sigmoid(v); }); },
@@ -123,10 +121,7 @@ TEST(VectorMath, SpecialValues) {
   EXPECT_EQ(math::log(infinity), infinity);
   EXPECT_TRUE(std::isnan(math::log(-1.0f)));
   EXPECT_TRUE(std::isnan(math::log(-infinity)));
-  EXPECT_TRUE(std::signbit(math::tanh(-0.0f)));
   EXPECT_TRUE(std::signbit(math::erf(-0.0f)));
-  EXPECT_EQ(math::tanh(infinity), 1.0f);
-  EXPECT_EQ(math::tanh(-infinity), -1.0f);
   EXPECT_EQ(math::erf(infinity), 1.0f);
   EXPECT_EQ(math::erf(-infinity), -1.0f);
   EXPECT_EQ(math::sigmoid(0.0f), 0.5f);

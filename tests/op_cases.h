@@ -4,6 +4,7 @@
 
 #include "core/ops.h"
 #include "tests/op_case.h"
+#include "tests/test_ops.h"
 
 namespace filigree::op_cases {
 
@@ -46,10 +47,6 @@ inline const std::vector<OpCase>& elementwise() {
       {"exp", one_normal, [](const auto& v) { return ops::exp(v[0]); }},
       {"log", one_positive, [](const auto& v) { return ops::log(v[0]); }},
       {"sigmoid", one_normal, [](const auto& v) { return ops::sigmoid(v[0]); }},
-      {"tanh", one_normal, [](const auto& v) { return ops::tanh(v[0]); }},
-      {"relu",
-       [](Random& random, const Shape& shape) { return std::vector<Tensor>{off_zero(random, shape)}; },
-       [](const auto& v) { return ops::relu(v[0]); }},
       {"clamp",
        [](Random& random, const Shape& shape) {
          Tensor t = off_zero(random, shape);  // and off the limits

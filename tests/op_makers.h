@@ -8,6 +8,7 @@
 
 #include "core/ops.h"
 #include "tests/gradcheck.h"
+#include "tests/test_ops.h"
 
 namespace filigree {
 
@@ -136,9 +137,6 @@ inline OpInstance embedding(Random& r, int64_t n) {
 inline OpInstance sum(Random& r, int64_t n) {
   return {[](const Vars& v, const Tensors&) { return ops::sum(v[0]); }, {r.normal(r.shape(3, n))}};
 }
-inline OpInstance mean(Random& r, int64_t n) {
-  return {[](const Vars& v, const Tensors&) { return ops::mean(v[0]); }, {r.normal(r.shape(3, n))}};
-}
 inline OpInstance sum_last(Random& r, int64_t n) {
   const Shape rows = r.coin() ? r.shape(2, n) : Shape{r.size(0, n)};
   return {[](const Vars& v, const Tensors&) { return ops::sum_last(v[0]); },
@@ -216,7 +214,6 @@ inline constexpr std::array kAll{
     OpMaker{"linear_cross_entropy", linear_cross_entropy},
     OpMaker{"embedding", embedding},
     OpMaker{"sum", sum},
-    OpMaker{"mean", mean},
     OpMaker{"sum_last", sum_last},
     OpMaker{"mean_rows", mean_rows},
     OpMaker{"reshape", reshape},

@@ -1,9 +1,10 @@
-// Kernels that only move elements, and the sum that undoes a repetition.
+// Kernels that only move elements.
 #include <algorithm>
 #include <array>
 
 #include "core/cpu/partition.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree::cpu {
 
@@ -74,38 +75,6 @@ void permute(Context, const Tensor& x, std::span<const int> order, Tensor& y) {
           std::copy_n(from, n, to);
         } else {
           for (std::int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
-        }
-      }
-    });
-  });
-}
-
-void repeat_heads_forward(Context, const Tensor& x, std::int64_t times, Tensor& y) {
-  with_float(x.dtype(), [&]<class T>(T) {
-    const std::int64_t width = x.dim(-1), rows = x.shape().drop_last().numel();
-    const T* source = x.data<T>();
-    T* target = y.data<T>();
-    parallel_rows(rows, width * times, [=](std::int64_t first, std::int64_t last) {
-      for (std::int64_t r = first; r < last; ++r)
-        for (std::int64_t i = 0; i < times; ++i)
-          std::copy_n(source + r * width, width, target + (r * times + i) * width);
-    });
-  });
-}
-
-void repeat_heads_backward(Context, const Tensor& dy, std::int64_t times, Tensor& dx) {
-  with_float(dy.dtype(), [&]<class T>(T) {
-    const std::int64_t width = dx.dim(-1), rows = dx.shape().drop_last().numel();
-    const T* source = dy.data<T>();
-    T* target = dx.data<T>();
-    parallel_rows(rows, width * times, [=](std::int64_t first, std::int64_t last) {
-      for (std::int64_t r = first; r < last; ++r) {
-        T* out = target + r * width;
-        std::copy_n(source + r * times * width, width, out);
-        for (std::int64_t i = 1; i < times; ++i) {
-          const T* row = source + (r * times + i) * width;
-#pragma omp simd
-          for (std::int64_t c = 0; c < width; ++c) out[c] += row[c];
         }
       }
     });

@@ -4,14 +4,16 @@
 #include "core/cpu/partition.h"
 #include "core/cpu/reduce.h"
 #include "core/cpu/vector_math.h"
+#include "core/ignore_index.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree::cpu {
 namespace {
 
 constexpr std::int64_t kStrip = 1024;  // elements that stay in the L1 cache between two passes
 
-// What is subtracted from a row before exp. 0 where all is -inf, so that the loss becomes inf, not NaN.
+// Subtracted from a row before exp: 0 where all is -inf, so that the loss becomes inf, not NaN.
 template <class T>
 T row_shift(const T* x, std::int64_t n) {
   const T greatest = lane_max(x, n);
@@ -147,7 +149,7 @@ void divide_sum(Context, const Tensor& x, const Tensor& divisor, Tensor& y) {
 
 void scale_by(Context context, const Tensor& factor, Tensor& x) {
   const double f = factor.item();
-  if (f != 1) scale_in_place(context, f, x);
+  if (f != 1) map(context, elementwise::Scale{f}, x, x);
 }
 
 }  // namespace filigree::cpu

@@ -2,6 +2,7 @@
 #include "core/cpu/gemm.h"
 #include "core/cpu/partition.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree::cpu {
 
@@ -49,16 +50,16 @@ void linear_backward_weight(Context context, const Tensor& dy, const Tensor& x, 
   if (dbias.defined()) sum_leading(context, dy, dbias);
 }
 
-void linear_gelu(Context context, const Tensor& x, const Tensor& w, const Tensor& bias, ops::Gelu kind,
-                 Tensor& before, Tensor& y) {
+void linear_gelu(Context context, const Tensor& x, const Tensor& w, const Tensor& bias,
+                 elementwise::Gelu kind, Tensor& before, Tensor& y) {
   linear(context, x, w, bias, before);
-  gelu_forward(context, before, kind, y);
+  map(context, elementwise::gelu(kind), before, y);
 }
 
 void matmul_gelu_backward(Context context, const Tensor& dy, const Tensor& w, const Tensor& before,
-                          ops::Gelu kind, Tensor& dbefore) {
+                          elementwise::Gelu kind, Tensor& dbefore) {
   matmul(context, dy, w, false, false, 0, dbefore);
-  gelu_backward(context, dbefore, before, kind, dbefore);
+  map(context, elementwise::gelu_gradient(kind), dbefore, before, dbefore);
 }
 
 }  // namespace filigree::cpu

@@ -4,6 +4,7 @@
 #include "core/cpu/partition.h"
 #include "core/cpu/reduce.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree::cpu {
 namespace {
@@ -84,7 +85,7 @@ void norm_forward(Context, const Tensor& x, const Tensor& weight, const Tensor& 
 
 void add_norm_forward(Context context, const Tensor& x, const Tensor& branch, const Tensor& weight,
                       const Tensor& bias, double eps, Tensor& sum, Tensor& y, Tensor& mean, Tensor& rstd) {
-  add(context, x, branch, sum);
+  map(context, elementwise::Add{}, x, branch, sum);
   norm_forward(context, sum, weight, bias, eps, y, mean, rstd);
 }
 

@@ -1,12 +1,52 @@
-// Sums over everything, over the last dimension and over ranges of rows; and the broadcasts that undo them.
+// Sums over everything, over leading and last dimensions and over ranges of rows; and the broadcasts that
+// undo them.
 #include "core/cpu/reduce.h"
+
+#include <bit>
+#include <type_traits>
 
 #include "core/cpu/partition.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree::cpu {
 
-void sum(Context, const Tensor& x, double factor, Tensor& y) {
+void sum_of_squares(Context, std::span<const Tensor> tensors, Tensor& result) {
+  double total = 0;
+  for (const Tensor& x : tensors)
+    with_float(x.dtype(), [&]<class T>(T) {
+      const T* values = x.data<T>();
+      const auto sums = partial_results<double>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
+        return lane_sum<double>(end - begin, [from = values + begin](std::int64_t i) {
+          const double v = from[i];
+          return v * v;
+        });
+      });
+      double sum = 0;
+      for (const double s : sums) sum += s;
+      total += sum;
+    });
+  result.data<double>()[0] = total;
+}
+
+void all_finite(Context, const Tensor& x, bool& result) {
+  with_float(x.dtype(), [&]<class T>(T) {
+    const T* values = x.data<T>();
+    using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+    // A float is infinite or NaN where all bits of its exponent, those of infinity, are set.
+    constexpr Bits kExponent = std::bit_cast<Bits>(std::numeric_limits<T>::infinity());
+    const auto bad = partial_results<int>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
+      const auto greater = [](Bits a, Bits b) { return a > b ? a : b; };
+      const auto exponent = [=](std::int64_t i) {
+        return std::bit_cast<Bits>(values[begin + i]) & kExponent;
+      };
+      return static_cast<int>(lane_reduce(end - begin, Bits{0}, greater, exponent) == kExponent);
+    });
+    result = std::ranges::find(bad, 1) == bad.end();
+  });
+}
+
+void sum(Context, const Tensor& x, Tensor& y) {
   with_float(x.dtype(), [&]<class T>(T) {
     const T* values = x.data<T>();
     const auto sums = partial_results<double>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
@@ -14,7 +54,35 @@ void sum(Context, const Tensor& x, double factor, Tensor& y) {
     });
     double total = 0;
     for (const double s : sums) total += s;
-    y.data<T>()[0] = static_cast<T>(factor * total);
+    y.data<T>()[0] = static_cast<T>(total);
+  });
+}
+
+void sum_leading(Context, const Tensor& x, Tensor& y) {
+  with_float(x.dtype(), [&]<class T>(T) {
+    const std::int64_t width = y.numel(), rows = width ? x.numel() / width : 0;
+    const T* values = x.data<T>();
+    sum_over_rows(rows, width, y.data<T>(), [=](std::int64_t begin, std::int64_t end, T* partial) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const T* row = values + r * width;
+#pragma omp simd
+        for (std::int64_t c = 0; c < width; ++c) partial[c] += row[c];
+      }
+    });
+  });
+}
+
+void multiply_sum_leading(Context, const Tensor& a, const Tensor& b, Tensor& y) {
+  with_float(a.dtype(), [&]<class T>(T) {
+    const std::int64_t width = y.numel(), rows = width ? a.numel() / width : 0;
+    const T *pa = a.data<T>(), *pb = b.data<T>();
+    sum_over_rows(rows, width, y.data<T>(), [=](std::int64_t begin, std::int64_t end, T* partial) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const T *row_a = pa + r * width, *row_b = pb + r * width;
+#pragma omp simd
+        for (std::int64_t c = 0; c < width; ++c) partial[c] += row_a[c] * row_b[c];
+      }
+    });
   });
 }
 
@@ -30,15 +98,15 @@ void sum_last(Context, const Tensor& x, Tensor& y) {
   });
 }
 
-void broadcast_last(Context, const Tensor& x, double factor, Tensor& y) {
+void broadcast_last(Context, const Tensor& x, Tensor& y) {
   with_float(x.dtype(), [&]<class T>(T) {
     const std::int64_t n = y.dim(1);
     const T* values = x.data<T>();
     T* out = y.data<T>();
-    parallel_elements(y.numel(), [=, f = static_cast<T>(factor)](std::int64_t begin, std::int64_t end) {
+    parallel_elements(y.numel(), [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end;) {  // row by row; a long row is shared by tasks
         const std::int64_t r = i / n, count = std::min(end, (r + 1) * n) - i;
-        std::fill_n(out + i, count, values[r] * f);
+        std::fill_n(out + i, count, values[r]);
         i += count;
       }
     });

@@ -2,12 +2,14 @@
 // products from those at powers of two, and applies them to all its batch elements and heads: sines and
 // cosines cost next to nothing, and no table of length N is held.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <complex>
 #include <vector>
 
 #include "core/cpu/partition.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree::cpu {
 namespace {
@@ -27,19 +29,21 @@ struct Rotations {
 // frequencies[i] = theta^(-2i / D), half = D / 2 of them.
 class RotationTable {
  public:
-  RotationTable(std::int64_t half, double theta) : half_(half), powers_(kLevels * half) {
+  // For at() of up to `most` positions.
+  RotationTable(std::int64_t half, double theta, std::int64_t most)
+      : half_(half), levels_(std::bit_width(static_cast<std::uint64_t>(most - 1))), powers_(levels_ * half) {
     for (std::int64_t i = 0; i < half; ++i)
       frequency_.push_back(std::pow(theta, -static_cast<double>(i) / static_cast<double>(half)));
-    for (int level = 0; level < kLevels; ++level)
+    for (int level = 0; level < levels_; ++level)
       for (std::int64_t i = 0; i < half; ++i)
         powers_.set(level * half + i, static_cast<double>(1 << level) * frequency_[i]);
   }
 
-  // Those of positions n, n + 1, ..., n + count - 1, [count, half], count <= kPositions.
+  // Those of positions n, n + 1, ..., n + count - 1, [count, half].
   Rotations at(std::int64_t n, std::int64_t count) const {
     Rotations r(count * half_);
     for (std::int64_t i = 0; i < half_; ++i) r.set(i, static_cast<double>(n) * frequency_[i]);
-    for (int level = 0; level < kLevels; ++level) {
+    for (int level = 0; level < levels_; ++level) {
       const std::int64_t step = std::int64_t{1} << level;
       for (std::int64_t row = step; row < std::min(2 * step, count); ++row)
         multiply(r, row, row - step, level);
@@ -48,9 +52,6 @@ class RotationTable {
   }
 
  private:
-  static constexpr int kLevels = 6;
-  static_assert(kPositions == 1 << kLevels);
-
   // Row `to` = row `from` times the rotation by 2^level positions.
   void multiply(Rotations& r, std::int64_t to, std::int64_t from, int level) const {
     const double *c = r.cosine.data() + from * half_, *s = r.sine.data() + from * half_;
@@ -64,6 +65,7 @@ class RotationTable {
   }
 
   std::int64_t half_;
+  int levels_;
   std::vector<double> frequency_;
   Rotations powers_;
 };
@@ -88,7 +90,7 @@ void rope(Context, const Tensor& x, std::int64_t n_heads, double theta, std::int
   const std::int64_t batch = x.dim(0), positions = x.dim(1), half = x.dim(3) / 2;
   const std::int64_t row = x.dim(2) * x.dim(3);
   if (x.numel() == 0 || n_heads == 0) return;
-  const RotationTable table(half, theta);
+  const RotationTable table(half, theta, std::min(positions, kPositions));
   const std::int64_t blocks = (positions + kPositions - 1) / kPositions;
   // Enough batch elements per task to pay for the rotations.
   const std::int64_t per_element = std::min(positions, kPositions) * n_heads * 2 * half;

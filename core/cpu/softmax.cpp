@@ -3,6 +3,7 @@
 #include "core/cpu/reduce.h"
 #include "core/cpu/vector_math.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree::cpu {
 

@@ -1,4 +1,4 @@
-// exp, log, tanh, erf and sigmoid of one f32, without branches, calls or tables: GCC turns a plain loop
+// exp, log, erf and sigmoid of one f32, without branches, calls or tables: GCC turns a plain loop
 // over them into AVX2 or AVX-512 code (-O3; no -ffast-math), and a loop's scalar tail gives the same bits as
 // its vector body.
 //   for (std::int64_t i = 0; i < n; ++i) y[i] = math::exp(x[i] - max);
@@ -105,14 +105,6 @@ inline float log(float x) {
   return x == kInfinity ? kInfinity : y;
 }
 
-// (e^2a - 1) / (e^2a + 1), a = abs(x): accurate near 0 as well.
-inline float tanh(float x) {
-  const float magnitude = __builtin_fabsf(x);
-  const float a = magnitude > 10.0f ? 10.0f : magnitude;  // tanh(10) rounds to 1
-  const float t = detail::expm1(a + a);
-  return __builtin_copysignf(t / (t + 2.0f), x);
-}
-
 // erf(a) = 1 - e^-(a P(a)), a = abs(x), where a P(a) = -log erfc(a).
 inline float erf(float x) {
   const float magnitude = __builtin_fabsf(x);
@@ -141,9 +133,6 @@ inline double exp(double x) {
 inline double log(double x) {
   return std::log(x);
 }
-inline double tanh(double x) {
-  return std::tanh(x);
-}
 inline double erf(double x) {
   return std::erf(x);
 }
@@ -152,3 +141,16 @@ inline double sigmoid(double x) {
 }
 
 }  // namespace filigree::cpu::math
+
+namespace filigree::cpu {
+
+// The mathematics of core/elementwise.h and of optimizers.
+struct Math {
+  static auto exp(auto x) { return math::exp(x); }
+  static auto log(auto x) { return math::log(x); }
+  static auto erf(auto x) { return math::erf(x); }
+  static auto sqrt(auto x) { return std::sqrt(x); }
+  static auto sigmoid(auto x) { return math::sigmoid(x); }
+};
+
+}  // namespace filigree::cpu

@@ -1,4 +1,4 @@
-// Kernels that only move elements, and the sum that undoes a repetition.
+// Kernels that only move elements.
 #include <algorithm>
 
 #include "core/cuda/elementwise.cuh"
@@ -53,43 +53,6 @@ struct Permute {
   }
 };
 
-template <class T>
-struct RepeatRows {
-  const T* x;
-  T* y;
-  std::int64_t times, width;
-  bool wide;
-
-  __device__ void operator()(std::int64_t row, std::int64_t column) const {
-    const std::int64_t from = divide_index(row, times).quotient;
-    store_pack(y + row * width + column, load_pack(x + from * width + column, width - column, wide),
-               width - column, wide);
-  }
-};
-
-template <class T>
-struct SumRepeatedRows {
-  const T* dy;
-  T* dx;
-  std::int64_t times, width;
-  bool wide;
-
-  __device__ void operator()(std::int64_t row, std::int64_t column) const {
-    constexpr int kSize = kPackSize<T>;
-    const T* from = dy + row * times * width + column;
-    compute_t<T> sum[kSize] = {};
-    for (std::int64_t t = 0; t < times; ++t) {
-      const Pack<T> pack = load_pack(from + t * width, width - column, wide);
-#pragma unroll
-      for (int i = 0; i < kSize; ++i) sum[i] += pack[i];
-    }
-    Pack<T> out;
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) out.set(i, sum[i]);
-    store_pack(dx + row * width + column, out, width - column, wide);
-  }
-};
-
 }  // namespace
 
 void copy_columns(Context context, const Tensor& x, std::int64_t from, std::int64_t n, std::int64_t to,
@@ -121,26 +84,6 @@ void permute(Context context, const Tensor& x, std::span<const int> order, Tenso
       f.x_strides[i] = strides[order[i]];
     }
     for_row_packs<kPackSize<T>>(context, y.numel() / n, n, f);
-  });
-}
-
-void repeat_heads_forward(Context context, const Tensor& x, std::int64_t times, Tensor& y) {
-  const std::int64_t width = x.dim(-1), rows = y.shape().drop_last().numel();
-  with_stored(x.dtype(), [&]<class T>(T) {
-    const T* px = data<T>(x);
-    T* py = data<T>(y);
-    for_row_packs<kPackSize<T>>(context, rows, width,
-                                RepeatRows<T>{px, py, times, width, wide_rows(width, px, py)});
-  });
-}
-
-void repeat_heads_backward(Context context, const Tensor& dy, std::int64_t times, Tensor& dx) {
-  const std::int64_t width = dx.dim(-1), rows = dx.shape().drop_last().numel();
-  with_stored(dy.dtype(), [&]<class T>(T) {
-    const T* pdy = data<T>(dy);
-    T* pdx = data<T>(dx);
-    for_row_packs<kPackSize<T>>(context, rows, width,
-                                SumRepeatedRows<T>{pdy, pdx, times, width, wide_rows(width, pdy, pdx)});
   });
 }
 

@@ -1,96 +1,83 @@
-// In-place arithmetic and scans of gradients and parameters.
-#include "core/cuda/chunk_table.cuh"
-#include "core/cuda/runtime.h"
-#include "core/cuda/scalar_sum.cuh"
+// Functions of each element (core/elementwise.h), and swiglu's gradients.
+#include "core/cuda/elementwise.cuh"
+#include "core/cuda/math.cuh"
 
 namespace filigree::cuda {
 namespace {
 
-struct Square {
-  template <class T>
-  __device__ double operator()(T x) const {
-    const auto wide = static_cast<double>(x);
-    return wide * wide;
+// y = f(a, b) where each row of a [rows, width] meets the same b [width].
+template <class T, class F>
+struct Broadcast {
+  const T *a, *b;
+  T* y;
+  std::int64_t width;
+  bool wide;
+  F f;
+
+  __device__ void operator()(std::int64_t row, std::int64_t column) const {
+    const std::int64_t at = row * width + column, count = width - column;
+    const Pack<T> pa = load_pack(a + at, count, wide), pb = load_pack(b + column, count, wide);
+    Pack<T> out;
+#pragma unroll
+    for (int i = 0; i < kPackSize<T>; ++i) out.set(i, f(Math{}, pa[i], pb[i]));
+    store_pack(y + at, out, count, wide);
   }
 };
 
-struct IsNotFinite {
-  template <class T>
-  __device__ double operator()(T x) const {
-    return isfinite(x) ? 0 : 1;
-  }
-};
-
-struct Store {
-  double* y;
-  __device__ void operator()(double sum) const { *y = sum; }
-};
-
 template <class T>
-struct Entry {
-  const T* x;
-  std::int64_t n;
-};
-template <class T>
-using Table = ChunkTable<Entry<T>, 1000>;
-
-// partial[chunk] = its sum of squares
-template <class T>
-__global__ void __launch_bounds__(kChunkThreads)
-    sum_of_squares_kernel(const __grid_constant__ Table<T> table, double* partial) {
+__global__ void __launch_bounds__(kMapThreads)
+    swiglu_backward_kernel(std::int64_t n, bool wide, const T* dy, const T* gate, const T* up, T* dgate,
+                           T* dup) {
   constexpr int kSize = kPackSize<T>;
-  const int i = table.find(static_cast<int>(blockIdx.x));
-  const Entry<T>& t = table.entries[i];
-  const std::int64_t begin = (static_cast<int>(blockIdx.x) - table.first_chunk[i]) * kChunk;
-  const std::int64_t end = std::min(t.n, begin + kChunk);
-  const bool wide = reinterpret_cast<std::uintptr_t>(t.x) % 16 == 0;
-  const double sum =
-      team_sum(sum_of_terms(t.x, begin + threadIdx.x * kSize, end, kChunkThreads * kSize, wide, Square{}));
-  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+  const std::int64_t at = (std::int64_t{blockIdx.x} * kMapThreads + threadIdx.x) * kSize;
+  const Pack<T> d = load_pack(dy + at, n - at, wide), g = load_pack(gate + at, n - at, wide),
+                u = load_pack(up + at, n - at, wide);
+  Pack<T> out_gate, out_up;
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    compute_t<T> of_gate, of_up;
+    elementwise::swiglu_gradient(Math{}, d[i], g[i], u[i], of_gate, of_up);
+    out_gate.set(i, of_gate);
+    out_up.set(i, of_up);
+  }
+  store_pack(dgate + at, out_gate, n - at, wide);
+  store_pack(dup + at, out_up, n - at, wide);
 }
 
 }  // namespace
 
-void add_in_place(Context context, const Tensor& x, Tensor& into) {
-  add(context, into, x, into);
+void map(Context context, const elementwise::Unary& function, const Tensor& x, Tensor& y) {
+  std::visit([&](auto f) { map_tensors(context, y, f, x); }, function);
 }
 
-void scale_in_place(Context context, double factor, Tensor& x) {
-  scale(context, factor, x, x);
-}
-
-void sum_of_squares(Context context, std::span<const Tensor> tensors, Tensor& result) {
-  std::int64_t chunks = 0, done = 0;
-  for (const Tensor& x : tensors) chunks += divide_up(x.numel(), kChunk);
-  Tensor partial = workspace<double>(context, chunks);
-  const auto add_chunks_of = [&]<class T>(T, DType type) {
-    for_chunk_tables<Table<T>>(
-        tensors, [=](const Tensor& x) { return x.dtype() == type; },
-        [](const Tensor& x) {
-          return Entry<T>{data<T>(x), x.numel()};
-        },
-        [&](const Table<T>& table) {
-          sum_of_squares_kernel<T>
-              <<<static_cast<unsigned>(table.chunks), kChunkThreads, 0, stream(context)>>>(
-                  table, data<double>(partial) + done);
-          check_launch();
-          done += table.chunks;
+void map(Context context, const elementwise::Binary& function, const Tensor& a, const Tensor& b, Tensor& y) {
+  const std::int64_t n = a.numel(), width = b.numel();
+  if (n == 0) return;
+  std::visit(
+      [&]<class F>(F f) {
+        if (n == width) return map_tensors(context, y, f, a, b);
+        with_stored(a.dtype(), [&]<class T>(T) {
+          const T *pa = data<T>(a), *pb = data<T>(b);
+          T* py = data<T>(y);
+          for_row_packs<kPackSize<T>>(context, n / width, width,
+                                      Broadcast<T, F>{pa, pb, py, width, wide_rows(width, pa, pb, py), f});
         });
-  };
-  add_chunks_of(float{}, DType::f32);
-  add_chunks_of(double{}, DType::f64);
-  add_chunks_of(bfloat16{}, DType::bf16);
-  finish_sum(context, chunks, data<double>(partial), Store{data<double>(result)});
+      },
+      function);
 }
 
-void all_finite(Context context, const Tensor& x, bool& result) {
-  Tensor bad = Tensor::empty({1}, DType::f64, Device::cuda(context.device));
-  with_stored(x.dtype(), [&]<class T>(T) {
-    scalar_sum(context, x.numel(), data<T>(x), IsNotFinite{}, Store{data<double>(bad)});
+void swiglu_backward(Context context, const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
+                     Tensor& dup) {
+  const std::int64_t n = gate.numel();
+  if (n == 0) return;
+  with_stored(gate.dtype(), [&]<class T>(T) {
+    const T *d = data<T>(dy), *g = data<T>(gate), *u = data<T>(up);
+    T *dg = data<T>(dgate), *du = data<T>(dup);
+    const std::int64_t block = kMapThreads * kPackSize<T>;
+    swiglu_backward_kernel<<<static_cast<unsigned>(divide_up(n, block)), kMapThreads, 0, stream(context)>>>(
+        n, wide(d, g, u, dg, du), d, g, u, dg, du);
+    check_launch();
   });
-  double count = 0;
-  copy_to_host(context.device, &count, data<double>(bad), sizeof count);
-  result = count == 0;
 }
 
 }  // namespace filigree::cuda

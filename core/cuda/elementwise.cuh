@@ -1,7 +1,8 @@
-// Launchers of elementwise kernels. What is done to an element is a functor, because a lambda of host code
-// cannot be a kernel's template argument.
+// Launchers of elementwise kernels. The function of an element is a functor of core/elementwise.h, because a
+// lambda of host code cannot be a kernel's template argument.
 #pragma once
 
+#include "core/cuda/math.cuh"
 #include "core/cuda/pack.cuh"
 
 namespace filigree::cuda {
@@ -16,17 +17,12 @@ struct MapInputs {
 
 template <class T, class F>
 __device__ inline compute_t<T> apply_map(const F& f, const Pack<T> (&x)[1], int i) {
-  return f(x[0][i]);
+  return f(Math{}, x[0][i]);
 }
 template <class T, class F>
 __device__ inline compute_t<T> apply_map(const F& f, const Pack<T> (&x)[2], int i) {
-  return f(x[0][i], x[1][i]);
+  return f(Math{}, x[0][i], x[1][i]);
 }
-template <class T, class F>
-__device__ inline compute_t<T> apply_map(const F& f, const Pack<T> (&x)[3], int i) {
-  return f(x[0][i], x[1][i], x[2][i]);
-}
-
 template <class T, int kInputs, class F>
 __global__ void __launch_bounds__(kMapThreads)
     map_kernel(std::int64_t n, bool wide, MapInputs<T, kInputs> x, T* y, F f) {
@@ -49,22 +45,20 @@ __global__ void __launch_bounds__(kMapThreads)
   }
 }
 
-// y[i] = f(x[i], ...) for i < n, in the type that T is computed in. y may be one of the x.
-template <class T, class F, class... In>
-void map(Context context, std::int64_t n, T* y, F f, const In*... x) {
-  if (n == 0) return;
-  const MapInputs<T, sizeof...(In)> inputs{{x...}};
-  const std::int64_t block = kMapThreads * kMapPacks * kPackSize<T>;
-  map_kernel<T, sizeof...(In), F>
-      <<<static_cast<unsigned>(divide_up(n, block)), kMapThreads, 0, stream(context)>>>(n, wide(y, x...),
-                                                                                        inputs, y, f);
-  check_launch();
-}
-
-// The same for tensors of one dtype and size.
+// y[i] = f(x[i], ...) in the type that the tensors' is computed in; all have one dtype and size. y may be one
+// of the x.
 template <class F, class... In>
 void map_tensors(Context context, Tensor& y, F f, const In&... x) {
-  with_stored(y.dtype(), [&]<class T>(T) { map(context, y.numel(), data<T>(y), f, data<T>(x)...); });
+  const std::int64_t n = y.numel();
+  if (n == 0) return;
+  with_stored(y.dtype(), [&]<class T>(T) {
+    const MapInputs<T, sizeof...(In)> inputs{{data<T>(x)...}};
+    const std::int64_t block = kMapThreads * kMapPacks * kPackSize<T>;
+    map_kernel<T, sizeof...(In), F>
+        <<<static_cast<unsigned>(divide_up(n, block)), kMapThreads, 0, stream(context)>>>(
+            n, wide(data<T>(y), data<T>(x)...), inputs, data<T>(y), f);
+    check_launch();
+  });
 }
 
 struct Quotient {

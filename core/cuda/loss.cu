@@ -2,6 +2,7 @@
 // softmax's shift and sum, and then, out of the L2 cache, where its gradient is written.
 #include "core/cuda/online_softmax.cuh"
 #include "core/cuda/scalar_sum.cuh"
+#include "core/ignore_index.h"
 
 namespace filigree::cuda {
 namespace {

@@ -33,11 +33,11 @@ bool multiply_fused(Context context, Product p, Epilogue epilogue, const Tensor&
 
 // On Hopper cuBLASLt's gelu is part of the product's kernel. On cards before and after it, others measured a
 // kernel of its own to be faster (karpathy/llm.c #338 and #591, sgl-project/sglang #34350).
-bool fuses_gelu(Context context, const Tensor& before, ops::Gelu kind) {
+bool fuses_gelu(Context context, const Tensor& before, elementwise::Gelu kind) {
   int major = 0;
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, context.device));
-  return major == 9 && kind == ops::Gelu::tanh && before.dtype() == DType::bf16 && before.dim(1) % 8 == 0 &&
-         reinterpret_cast<std::uintptr_t>(before.raw_data()) % 16 == 0;
+  return major == 9 && kind == elementwise::Gelu::tanh && before.dtype() == DType::bf16 &&
+         before.dim(1) % 8 == 0 && reinterpret_cast<std::uintptr_t>(before.raw_data()) % 16 == 0;
 }
 
 }  // namespace
@@ -50,14 +50,14 @@ void matmul(Context context, const Tensor& a, const Tensor& b, bool transpose_a,
   else if (beta == 0)
     fill(context, 0, y);
   else
-    scale_in_place(context, beta, y);
+    map(context, elementwise::Scale{beta}, y, y);
 }
 
 void linear(Context context, const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& y) {
   if (bias.defined() && multiply_fused(context, product(x, w, false, true, 0, y), Epilogue::bias, bias, {}))
     return;
   matmul(context, x, w, false, true, 0, y);
-  if (bias.defined()) add(context, y, bias, y);
+  if (bias.defined()) map(context, elementwise::Add{}, y, bias, y);
 }
 
 void linear_backward_weight(Context context, const Tensor& dy, const Tensor& x, double beta, Tensor& dw,
@@ -67,22 +67,22 @@ void linear_backward_weight(Context context, const Tensor& dy, const Tensor& x, 
   if (dbias.defined()) sum_leading(context, dy, dbias);
 }
 
-void linear_gelu(Context context, const Tensor& x, const Tensor& w, const Tensor& bias, ops::Gelu kind,
-                 Tensor& before, Tensor& y) {
+void linear_gelu(Context context, const Tensor& x, const Tensor& w, const Tensor& bias,
+                 elementwise::Gelu kind, Tensor& before, Tensor& y) {
   if (fuses_gelu(context, before, kind) &&
       multiply_fused(context, product(x, w, false, true, 0, y), Epilogue::gelu, bias, before))
     return;
   linear(context, x, w, bias, before);
-  gelu_forward(context, before, kind, y);
+  map(context, elementwise::gelu(kind), before, y);
 }
 
 void matmul_gelu_backward(Context context, const Tensor& dy, const Tensor& w, const Tensor& before,
-                          ops::Gelu kind, Tensor& dbefore) {
+                          elementwise::Gelu kind, Tensor& dbefore) {
   if (fuses_gelu(context, before, kind) &&
       multiply_fused(context, product(dy, w, false, false, 0, dbefore), Epilogue::gelu_gradient, {}, before))
     return;
   matmul(context, dy, w, false, false, 0, dbefore);
-  gelu_backward(context, dbefore, before, kind, dbefore);
+  map(context, elementwise::gelu_gradient(kind), dbefore, before, dbefore);
 }
 
 }  // namespace filigree::cuda

@@ -1,6 +1,8 @@
-// Sums over everything, over the last dimension and over ranges of rows; and the broadcasts that undo them.
+// Sums over everything, over leading and last dimensions and over ranges of rows; and the broadcasts that
+// undo them.
 #include <limits>
 
+#include "core/cuda/chunk_table.cuh"
 #include "core/cuda/column_sum.cuh"
 #include "core/cuda/elementwise.cuh"
 #include "core/cuda/scalar_sum.cuh"
@@ -8,11 +10,72 @@
 namespace filigree::cuda {
 namespace {
 
+struct Square {
+  template <class T>
+  __device__ double operator()(T x) const {
+    const auto wide = static_cast<double>(x);
+    return wide * wide;
+  }
+};
+
+struct IsNotFinite {
+  template <class T>
+  __device__ double operator()(T x) const {
+    return isfinite(x) ? 0 : 1;
+  }
+};
+
+struct Store {
+  double* y;
+  __device__ void operator()(double sum) const { *y = sum; }
+};
+
 template <class T>
-struct StoreScaled {
-  double factor;
+struct Entry {
+  const T* x;
+  std::int64_t n;
+};
+template <class T>
+using Table = ChunkTable<Entry<T>, 1000>;
+
+// partial[chunk] = its sum of squares
+template <class T>
+__global__ void __launch_bounds__(kChunkThreads)
+    sum_of_squares_kernel(const __grid_constant__ Table<T> table, double* partial) {
+  constexpr int kSize = kPackSize<T>;
+  const int i = table.find(static_cast<int>(blockIdx.x));
+  const Entry<T>& t = table.entries[i];
+  const std::int64_t begin = (static_cast<int>(blockIdx.x) - table.first_chunk[i]) * kChunk;
+  const std::int64_t end = std::min(t.n, begin + kChunk);
+  const bool wide = reinterpret_cast<std::uintptr_t>(t.x) % 16 == 0;
+  const double sum =
+      team_sum(sum_of_terms(t.x, begin + threadIdx.x * kSize, end, kChunkThreads * kSize, wide, Square{}));
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+template <class T>
+struct ProductRows {
+  static constexpr int kSize = kPackSize<T>, kUnroll = 2;
+  using Acc = compute_t<T>;
+  struct Loaded {
+    Pack<T> a, b;
+  };
+
+  MatrixRows<T> a, b;
+
+  __device__ Loaded load(std::int64_t batch, std::int64_t row, std::int64_t column) const {
+    return {a.load(batch, row, column), b.load(batch, row, column)};
+  }
+  __device__ void add(const Loaded& x, Acc (&sum)[kSize]) const {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) sum[i] += x.a[i] * x.b[i];
+  }
+};
+
+template <class T>
+struct StoreNarrow {
   T* y;
-  __device__ void operator()(double sum) const { *y = narrow<T>(static_cast<compute_t<T>>(factor * sum)); }
+  __device__ void operator()(double sum) const { *y = narrow<T>(static_cast<compute_t<T>>(sum)); }
 };
 
 template <class T>
@@ -35,13 +98,12 @@ __global__ void __launch_bounds__(1024)
 template <class T>
 struct BroadcastLast {
   const T* x;  // [rows]
-  compute_t<T> factor;
-  T* y;  // [rows, n]
+  T* y;        // [rows, n]
   std::int64_t n;
   bool wide;
 
   __device__ void operator()(std::int64_t row, std::int64_t column) const {
-    const compute_t<T> value = widen(x[row]) * factor;
+    const compute_t<T> value = widen(x[row]);
     Pack<T> out;
 #pragma unroll
     for (int i = 0; i < kPackSize<T>; ++i) out.set(i, value);
@@ -108,9 +170,61 @@ struct SpreadMean {
 
 }  // namespace
 
-void sum(Context context, const Tensor& x, double factor, Tensor& y) {
+void sum_of_squares(Context context, std::span<const Tensor> tensors, Tensor& result) {
+  std::int64_t chunks = 0, done = 0;
+  for (const Tensor& x : tensors) chunks += divide_up(x.numel(), kChunk);
+  Tensor partial = workspace<double>(context, chunks);
+  const auto add_chunks_of = [&]<class T>(T, DType type) {
+    for_chunk_tables<Table<T>>(
+        tensors, [=](const Tensor& x) { return x.dtype() == type; },
+        [](const Tensor& x) {
+          return Entry<T>{data<T>(x), x.numel()};
+        },
+        [&](const Table<T>& table) {
+          sum_of_squares_kernel<T>
+              <<<static_cast<unsigned>(table.chunks), kChunkThreads, 0, stream(context)>>>(
+                  table, data<double>(partial) + done);
+          check_launch();
+          done += table.chunks;
+        });
+  };
+  add_chunks_of(float{}, DType::f32);
+  add_chunks_of(double{}, DType::f64);
+  add_chunks_of(bfloat16{}, DType::bf16);
+  finish_sum(context, chunks, data<double>(partial), Store{data<double>(result)});
+}
+
+void all_finite(Context context, const Tensor& x, bool& result) {
+  Tensor bad = Tensor::empty({1}, DType::f64, Device::cuda(context.device));
   with_stored(x.dtype(), [&]<class T>(T) {
-    scalar_sum(context, x.numel(), data<T>(x), Identity{}, StoreScaled<T>{factor, data<T>(y)});
+    scalar_sum(context, x.numel(), data<T>(x), IsNotFinite{}, Store{data<double>(bad)});
+  });
+  result = bad.item() == 0;
+}
+
+void sum_leading(Context context, const Tensor& x, Tensor& y) {
+  const std::int64_t width = y.numel(), rows = width ? x.numel() / width : 0;
+  with_stored(x.dtype(), [&]<class T>(T) {
+    const MatrixRows<T> terms{data<T>(x), rows, width, wide_rows(width, data<T>(x))};
+    if (y.dtype() == x.dtype())
+      sum_columns(context, 1, rows, width, terms, StoreSum<T>{data<T>(y), width});
+    else
+      sum_columns(context, 1, rows, width, terms, StoreSum<compute_t<T>>{data<compute_t<T>>(y), width});
+  });
+}
+
+void multiply_sum_leading(Context context, const Tensor& a, const Tensor& b, Tensor& y) {
+  const std::int64_t width = y.numel(), rows = width ? a.numel() / width : 0;
+  with_stored(a.dtype(), [&]<class T>(T) {
+    const bool wide = wide_rows(width, data<T>(a), data<T>(b));
+    const ProductRows<T> terms{{data<T>(a), rows, width, wide}, {data<T>(b), rows, width, wide}};
+    sum_columns(context, 1, rows, width, terms, StoreSum<T>{data<T>(y), width});
+  });
+}
+
+void sum(Context context, const Tensor& x, Tensor& y) {
+  with_stored(x.dtype(), [&]<class T>(T) {
+    scalar_sum(context, x.numel(), data<T>(x), Identity{}, StoreNarrow<T>{data<T>(y)});
   });
 }
 
@@ -126,13 +240,11 @@ void sum_last(Context context, const Tensor& x, Tensor& y) {
   });
 }
 
-void broadcast_last(Context context, const Tensor& x, double factor, Tensor& y) {
+void broadcast_last(Context context, const Tensor& x, Tensor& y) {
   const std::int64_t rows = y.dim(0), n = y.dim(1);
   with_stored(x.dtype(), [&]<class T>(T) {
     T* py = data<T>(y);
-    for_row_packs<kPackSize<T>>(
-        context, rows, n,
-        BroadcastLast<T>{data<T>(x), static_cast<compute_t<T>>(factor), py, n, wide_rows(n, py)});
+    for_row_packs<kPackSize<T>>(context, rows, n, BroadcastLast<T>{data<T>(x), py, n, wide_rows(n, py)});
   });
 }
 

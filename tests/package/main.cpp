@@ -23,7 +23,7 @@ int main() {
     return Var(t, true);
   };
   const Var q = random(0), k = random(1), v = random(2);
-  const Var loss = ops::mean(sparse_attention(q, k, v, layout));
+  const Var loss = ops::sum(sparse_attention(q, k, v, layout));
   backward(loss);
 
   double norm = 0;

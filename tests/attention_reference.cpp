@@ -1,9 +1,9 @@
-#include "attention/reference.h"
+#include "tests/attention_reference.h"
 
 #include <cmath>
 #include <limits>
 
-#include "core/ops.h"
+#include "tests/test_ops.h"
 
 namespace filigree {
 namespace {
