@@ -2,6 +2,7 @@
 // many tensors, optimizer steps, values that are not finite, wrong ids, and tensors of more than 2^31
 // elements.
 #include "core/kernels.h"
+#include "core/optimizers/step.h"
 #include "tests/cuda_device.h"
 #include "tests/op_cases.h"
 
@@ -153,7 +154,6 @@ TEST_F(CudaKernels, AllFiniteFindsOneElement) {
 TEST_F(CudaKernels, LongSumsAreAccurate) {
   const Var ones(Tensor::full({(1 << 24) + 4096}, 1, DType::f32, device));
   EXPECT_EQ(ops::sum(ones).value().item(), (1 << 24) + 4096);
-  EXPECT_EQ(ops::mean(ones).value().item(), 1);
 }
 
 // --- optimizers ---
@@ -167,8 +167,8 @@ std::vector<OptimizerTensors> parameters(Random& random, int n, bool with_m, boo
     OptimizerTensors t;
     t.w = random.normal({size}, type);
     t.grad = random.normal({size}, type);
-    if (with_m) t.m = random.normal({size}, type);
-    if (with_v) t.v = random.uniform({size}, 0.1, 1, type);
+    if (with_m) t.state[0] = random.normal({size}, type);
+    if (with_v) t.state[1] = random.uniform({size}, 0.1, 1, type);
     t.lr_factor = 0.5 + random.stream().uniform();
     t.weight_decay = i % 2 ? 0.1 : 0;
     all.push_back(t);
@@ -190,8 +190,7 @@ std::vector<OptimizerTensors> moved(const std::vector<OptimizerTensors>& all, De
     const bool aligned = device.is_cpu() || i % 3;
     result[i].w = to(all[i].w, aligned);
     result[i].grad = to(all[i].grad, aligned);
-    result[i].m = to(all[i].m, aligned);
-    result[i].v = to(all[i].v, aligned);
+    for (std::size_t s = 0; s < kMostState; ++s) result[i].state[s] = to(all[i].state[s], aligned);
   }
   return result;
 }
@@ -202,23 +201,28 @@ StepControl control(Device device, int step, double norm, double clip, bool halt
           Tensor::full({1}, halted, DType::u32, device), clip};
 }
 
+// The tensors that a step writes.
+std::vector<Tensor> written(const OptimizerTensors& t) {
+  std::vector<Tensor> all{t.w};
+  for (const Tensor& s : t.state)
+    if (s.defined()) all.push_back(s);
+  return all;
+}
+
 void expect_close(const std::vector<OptimizerTensors>& x, const std::vector<OptimizerTensors>& exact) {
   for (std::size_t i = 0; i < x.size(); ++i) {
     const double error = x[i].w.dtype() == DType::f64 ? 1e-13 : 2e-6;
-    for (const auto member : {&OptimizerTensors::w, &OptimizerTensors::m, &OptimizerTensors::v}) {
-      if (!(x[i].*member).defined()) continue;
-      EXPECT_LE(relative_error((x[i].*member).to(Device::cpu()), exact[i].*member, 1), error)
-          << "tensor " << i;
-    }
+    const auto got = written(x[i]), want = written(exact[i]);
+    for (std::size_t t = 0; t < got.size(); ++t)
+      EXPECT_LE(relative_error(got[t].to(Device::cpu()), want[t], 1), error) << "tensor " << i;
   }
 }
 
 bool same_bits(const std::vector<OptimizerTensors>& a, const std::vector<OptimizerTensors>& b) {
   for (std::size_t i = 0; i < a.size(); ++i)
-    for (const auto member : {&OptimizerTensors::w, &OptimizerTensors::m, &OptimizerTensors::v}) {
-      if (!(a[i].*member).defined()) continue;
-      if (!bitwise_equal((a[i].*member).to(Device::cpu()), (b[i].*member).to(Device::cpu()))) return false;
-    }
+    for (std::size_t t = 0; t < written(a[i]).size(); ++t)
+      if (!bitwise_equal(written(a[i])[t].to(Device::cpu()), written(b[i])[t].to(Device::cpu())))
+        return false;
   return true;
 }
 
@@ -241,7 +245,7 @@ TEST_F(CudaKernels, AdamWOverManyTensors) {
   Random random(test_seed(), 225);
   check_steps(parameters(random, 1203, true, true), device,
               [](Device where, const StepControl& control, std::span<const OptimizerTensors> tensors) {
-                on_device(where, [&](auto context) { adamw_step(context, {.control = control}, tensors); });
+                on_device(where, [&](auto context) { optimizer_step(context, AdamW{}, control, tensors); });
               });
 }
 
@@ -250,8 +254,9 @@ TEST_F(CudaKernels, SgdOverManyTensors) {
   for (const double momentum : {0.0, 0.9})
     check_steps(parameters(random, 703, momentum > 0, false), device,
                 [=](Device where, const StepControl& control, std::span<const OptimizerTensors> tensors) {
-                  const SgdStep h{.control = control, .momentum = momentum};
-                  on_device(where, [&](auto context) { sgd_step(context, h, tensors); });
+                  const OptimizerRule rule =
+                      momentum > 0 ? OptimizerRule(MomentumSgd{momentum}) : OptimizerRule(Sgd{});
+                  on_device(where, [&](auto context) { optimizer_step(context, rule, control, tensors); });
                 });
 }
 
@@ -293,9 +298,8 @@ TEST_F(CudaKernels, NotANumberShowsInEveryElementwiseOp) {
 TEST_F(CudaKernels, HugeArgumentsStayFinite) {
   for (const DType type : {DType::f64, DType::f32, DType::bf16})
     for (const OpCase& c : op_cases::elementwise()) {
-      const bool bounded = c.name == "sigmoid" || c.name == "tanh" || c.name == "silu" ||
-                           c.name == "swiglu" || c.name == "gelu_erf" || c.name == "gelu_tanh" ||
-                           c.name == "relu" || c.name == "clamp";
+      const bool bounded = c.name == "sigmoid" || c.name == "silu" || c.name == "swiglu" ||
+                           c.name == "gelu_erf" || c.name == "gelu_tanh" || c.name == "clamp";
       if (!bounded) continue;
       Random random(test_seed(), 228);
       std::vector<Tensor> inputs = c.inputs(random, {6});
@@ -416,10 +420,10 @@ TEST_F(CudaKernels, EmptyTensors) {
 
 TEST_F(CudaKernels, SlowElementsBeyond32Bits) {
   constexpr int64_t kN = (int64_t{1} << 31) + 4099, kNeeded = 5 * kN * 2;
-  if (free_cuda_bytes() < kNeeded) GTEST_SKIP() << "too little memory is free on the GPU";
+  if (backend(device).free_memory() < kNeeded) GTEST_SKIP() << "too little memory is free on the GPU";
   Tensor x = Tensor::full({kN}, 1, DType::bf16, device);
   ops::scale_in_place(x, 3);
-  const Tensor y = ops::relu(Var(x)).value();
+  const Tensor y = ops::clamp(Var(x), 0, 1e9).value();
   ops::add_in_place(x, y);
   EXPECT_EQ(ops::sum_of_squares(x), 36.0 * kN);
   const Tensor z = ops::add(Var(x), Var(y)).value();

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/kernels.h"
+#include "core/optimizers/step.h"
 #include "tests/bench/bench_cuda.h"
 
 namespace filigree {
@@ -33,7 +34,7 @@ void measure_ceilings() {
   Tensor to = Tensor::empty_like(big);
   copy_bytes_per_ms = 2.0 * static_cast<double>(big.bytes()) / median_ms([&] { to.copy_from(big); });
   flops_per_ms = measure_matrix_rate(Device::cuda(), DType::bf16) / 1e3;
-  fmt::print("{}: copy {:.2f} TB/s, product of 8192^3 in bf16 {:.0f} TFLOP/s\n", cuda_description(),
+  fmt::print("{}: copy {:.2f} TB/s, product of 8192^3 in bf16 {:.0f} TFLOP/s\n", device_name(Device::cuda()),
              copy_bytes_per_ms / 1e9, flops_per_ms / 1e9);
 }
 
@@ -49,12 +50,12 @@ void memory_bound() {
        [&](auto c) { add_norm_forward(c, x, branch, w, b, 1e-5, sum, y, mean, rstd); });
   line("residual + norm backward", 4 * row, 0,
        [&](auto c) { norm_backward(c, branch, x, w, mean, rstd, y, dx, dw, db); });
-  line("add", 3 * row, 0, [&](auto c) { add(c, x, branch, y); });
+  line("add", 3 * row, 0, [&](auto c) { map(c, elementwise::Add{}, x, branch, y); });
   const Tensor h = bf16s({kRows, kHidden}, 5), g = bf16s({kRows, kHidden}, 6);
   Tensor act = Tensor::empty_like(h), dh = Tensor::empty_like(h);
-  line("gelu forward", 2 * wide, 0, [&](auto c) { gelu_forward(c, h, ops::Gelu::tanh, act); });
-  line("gelu backward", 3 * wide, 0, [&](auto c) { gelu_backward(c, g, h, ops::Gelu::tanh, dh); });
-  line("swiglu forward", 3 * wide, 0, [&](auto c) { swiglu_forward(c, h, g, act); });
+  line("gelu forward", 2 * wide, 0, [&](auto c) { map(c, elementwise::GeluTanh{}, h, act); });
+  line("gelu backward", 3 * wide, 0, [&](auto c) { map(c, elementwise::GeluTanhGradient{}, g, h, dh); });
+  line("swiglu forward", 3 * wide, 0, [&](auto c) { map(c, elementwise::Swiglu{}, h, g, act); });
   line("swiglu backward", 5 * wide, 0, [&](auto c) { swiglu_backward(c, act, h, g, dh, act); });
   Tensor bias = Tensor::empty({kHidden}, DType::f32, Device::cuda());
   line("bias gradient", wide, 0, [&](auto c) { sum_leading(c, h, bias); });
@@ -87,8 +88,11 @@ void model_ends() {
     for (const Shape& shape : {Shape{3 * kDim, kDim}, Shape{kDim, kDim}, Shape{kHidden, kDim},
                                Shape{kDim, kHidden}, Shape{kDim}, Shape{kHidden}}) {
       const Tensor t = Tensor::zeros(shape, DType::f32, Device::cuda());
-      parameters.push_back({f32s(shape.rank() == 1 ? Shape{1, shape[0]} : shape, 9).reshape(shape), t.clone(),
-                            t.clone(), t.clone(), 1, 0.1});
+      parameters.push_back({f32s(shape.rank() == 1 ? Shape{1, shape[0]} : shape, 9).reshape(shape),
+                            t.clone(),
+                            {t.clone(), t.clone()},
+                            1,
+                            0.1});
     }
   double count = 0;
   std::vector<Tensor> grads;
@@ -99,12 +103,9 @@ void model_ends() {
   Tensor squares = Tensor::empty({1}, DType::f64, Device::cuda());
   line("gradient norm", 4 * count, 0, [&](auto c) { sum_of_squares(c, grads, squares); });
   const std::vector<double> rates = {3e-4, 0.1, 0.05};
-  const AdamWStep step{
-      {Tensor::of({3}, rates, Device::cuda()), squares, Tensor::zeros({1}, DType::u32, Device::cuda()), 1},
-      0.9,
-      0.95,
-      1e-8};
-  line("AdamW, all tensors", 28 * count, 0, [&](auto c) { adamw_step(c, step, parameters); });
+  const StepControl control{Tensor::of({3}, rates, Device::cuda()), squares,
+                            Tensor::zeros({1}, DType::u32, Device::cuda()), 1};
+  line("AdamW, all tensors", 28 * count, 0, [&](auto c) { optimizer_step(c, AdamW{}, control, parameters); });
 }
 
 void products() {

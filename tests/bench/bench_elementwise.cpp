@@ -9,7 +9,9 @@
 #include <string>
 
 #include "core/kernels.h"
+#include "core/optimizers/step.h"
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace filigree {
 namespace {
@@ -70,18 +72,24 @@ struct Operands {
 void register_all() {
   using benchmark::State;
   const auto o = std::make_shared<Operands>();
-  add_benchmark("add", [o](State& s) { measure(s, o->bytes(3), [&] { add(kCpu, o->a, o->b, o->c); }); });
-  add_benchmark("add_bias", [o](State& s) { measure(s, o->bytes(2), [&] { add(kCpu, o->a, o->w, o->c); }); });
-  for (const auto kind : {ops::Gelu::erf, ops::Gelu::tanh}) {
-    const std::string name = kind == ops::Gelu::erf ? "gelu_erf" : "gelu_tanh";
-    add_benchmark((name + "_forward").c_str(),
-                  [=](State& s) { measure(s, o->bytes(2), [&] { gelu_forward(kCpu, o->a, kind, o->c); }); });
+  add_benchmark("add", [o](State& s) {
+    measure(s, o->bytes(3), [&] { map(kCpu, elementwise::Add{}, o->a, o->b, o->c); });
+  });
+  add_benchmark("add_bias", [o](State& s) {
+    measure(s, o->bytes(2), [&] { map(kCpu, elementwise::Add{}, o->a, o->w, o->c); });
+  });
+  for (const auto kind : {elementwise::Gelu::erf, elementwise::Gelu::tanh}) {
+    const std::string name = kind == elementwise::Gelu::erf ? "gelu_erf" : "gelu_tanh";
+    add_benchmark((name + "_forward").c_str(), [=](State& s) {
+      measure(s, o->bytes(2), [&] { map(kCpu, elementwise::gelu(kind), o->a, o->c); });
+    });
     add_benchmark((name + "_backward").c_str(), [=](State& s) {
-      measure(s, o->bytes(3), [&] { gelu_backward(kCpu, o->a, o->b, kind, o->c); });
+      measure(s, o->bytes(3), [&] { map(kCpu, elementwise::gelu_gradient(kind), o->a, o->b, o->c); });
     });
   }
-  add_benchmark("swiglu_forward",
-                [o](State& s) { measure(s, o->bytes(3), [&] { swiglu_forward(kCpu, o->a, o->b, o->c); }); });
+  add_benchmark("swiglu_forward", [o](State& s) {
+    measure(s, o->bytes(3), [&] { map(kCpu, elementwise::Swiglu{}, o->a, o->b, o->c); });
+  });
   add_benchmark("swiglu_backward", [o](State& s) {
     measure(s, o->bytes(5), [&] { swiglu_backward(kCpu, o->a, o->b, o->c, o->d, o->e); });
   });
@@ -107,8 +115,8 @@ void register_all() {
     const std::vector<double> rates = {1e-4, 0.1, 0.05};
     const StepControl control{Tensor::of<double>({3}, rates), Tensor::full({1}, 1, DType::f64),
                               Tensor::zeros({1}, DType::u32), 0};
-    const OptimizerTensors tensors{o->a, o->b, o->c, Tensor::zeros_like(o->a), 1, 0.1};
-    measure(s, o->bytes(7), [&] { adamw_step(kCpu, {.control = control}, std::span(&tensors, 1)); });
+    const OptimizerTensors tensors{o->a, o->b, {o->c, Tensor::zeros_like(o->a)}, 1, 0.1};
+    measure(s, o->bytes(7), [&] { optimizer_step(kCpu, AdamW{}, control, std::span(&tensors, 1)); });
   });
 }
 

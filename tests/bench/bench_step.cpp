@@ -57,7 +57,9 @@ struct Step {
   void forward() { model.loss(input, targets, {.training = true, .seed = 1, .step = step}); }
   void run() {
     backward(model.loss(input, targets, {.training = true, .seed = 1, .step = step++}));
-    optimizer.step(1e-4, 1);
+    const auto rates = optimizer.next_rates(1e-4);
+    optimizer.step({Tensor::of<double>({kStepRates}, rates), optimizer.sum_of_squares(),
+                    Tensor::zeros({1}, DType::u32), 1});
     optimizer.zero_grad();
   }
   static LayerPatternsPtr patterns(const ModelConfig& c, std::int64_t n, const std::string& pattern) {

@@ -1,24 +1,29 @@
 #include "train/run/optimizer.h"
 
-#include <cmath>
-
 #include "core/kernels.h"
-#include "core/ops.h"
+#include "core/tensor_ops.h"
 
 namespace filigree {
+namespace {
+
+OptimizerRule rule_of(const TrainConfig& config) {
+  if (config.optimizer == OptimizerType::adamw) return AdamW{config.betas[0], config.betas[1], config.eps};
+  if (config.momentum != 0) return MomentumSgd{config.momentum};
+  return Sgd{};
+}
+
+std::span<const char* const> state_names(const OptimizerRule& rule) {
+  return std::visit([](const auto& r) { return std::span<const char* const>(r.kState); }, rule);
+}
+
+}  // namespace
 
 Optimizer::Optimizer(const TrainConfig& config, std::vector<Parameter*> parameters)
-    : type_(config.optimizer),
-      beta1_(config.betas[0]),
-      beta2_(config.betas[1]),
-      eps_(config.eps),
-      momentum_(config.momentum),
-      weight_decay_(config.weight_decay) {
-  const bool adamw = type_ == OptimizerType::adamw;
+    : rule_(rule_of(config)), weight_decay_(config.weight_decay) {
   for (Parameter* p : parameters) {
-    Slot slot{p, {}, {}};
-    if (adamw || momentum_ != 0) slot.m = Tensor::zeros_like(p->var.value());
-    if (adamw) slot.v = Tensor::zeros_like(p->var.value());
+    Slot slot{p, {}};
+    for (std::size_t i = 0; i < state_names(rule_).size(); ++i)
+      slot.state[i] = Tensor::zeros_like(p->var.value());
     slots_.push_back(std::move(slot));
   }
 }
@@ -35,10 +40,6 @@ Tensor Optimizer::sum_of_squares(bool in_norm) const {
   return ops::sum_of_squares(grads, slots_.at(0).parameter->var.device());
 }
 
-double Optimizer::gradient_norm() const {
-  return std::sqrt(sum_of_squares().item());
-}
-
 std::string Optimizer::non_finite_gradient() const {
   for (auto s = slots_.rbegin(); s != slots_.rend(); ++s) {
     const Tensor& grad = s->parameter->var.grad();
@@ -47,10 +48,9 @@ std::string Optimizer::non_finite_gradient() const {
   return "";
 }
 
-std::array<double, 3> Optimizer::next_rates(double lr) {
+std::array<double, kStepRates> Optimizer::next_rates(double lr) {
   ++steps_;
-  const auto count = static_cast<double>(steps_);
-  return {lr, 1 - std::pow(beta1_, count), 1 - std::pow(beta2_, count)};
+  return std::visit([&](const auto& r) { return r.rates(lr, steps_); }, rule_);
 }
 
 void Optimizer::step(const StepControl& control) {
@@ -58,21 +58,9 @@ void Optimizer::step(const StepControl& control) {
   for (const Slot& s : slots_) {
     const Parameter& p = *s.parameter;
     if (p.var.grad().defined())
-      tensors.push_back({p.var.grad(), p.var.value(), s.m, s.v, p.lr_factor, p.decay ? weight_decay_ : 0});
+      tensors.push_back({p.var.grad(), p.var.value(), s.state, p.lr_factor, p.decay ? weight_decay_ : 0});
   }
-  on_device(control.rates.device(), [&](auto context) {
-    if (type_ == OptimizerType::adamw)
-      adamw_step(context, {control, beta1_, beta2_, eps_}, tensors);
-    else
-      sgd_step(context, {control, momentum_}, tensors);
-  });
-}
-
-void Optimizer::step(double lr, double clip) {
-  const auto rates = next_rates(lr);
-  const Device device = slots_.at(0).parameter->var.device();
-  step({Tensor::of<double>({3}, rates, device), sum_of_squares(), Tensor::zeros({1}, DType::u32, device),
-        clip});
+  on_device(control.rates.device(), [&](auto context) { optimizer_step(context, rule_, control, tensors); });
 }
 
 void Optimizer::zero_grad() {
@@ -81,10 +69,10 @@ void Optimizer::zero_grad() {
 
 std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
   std::vector<std::pair<std::string, Tensor>> tensors;
-  for (const Slot& s : slots_) {
-    if (s.m.defined()) tensors.emplace_back("optimizer.m." + s.parameter->name, s.m);
-    if (s.v.defined()) tensors.emplace_back("optimizer.v." + s.parameter->name, s.v);
-  }
+  const auto names = state_names(rule_);
+  for (const Slot& s : slots_)
+    for (std::size_t i = 0; i < names.size(); ++i)
+      tensors.emplace_back(fmt::format("optimizer.{}.{}", names[i], s.parameter->name), s.state[i]);
   return tensors;
 }
 

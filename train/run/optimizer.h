@@ -1,4 +1,4 @@
-// AdamW (Loshchilov & Hutter 2019) and SGD with momentum over named parameters.
+// An optimizer (core/optimizers/) over named parameters.
 //
 // A step happens on the parameters' device without waiting for it: train/run/step.cpp.
 #pragma once
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/module.h"
-#include "core/optimizer_step.h"
+#include "core/optimizers/step.h"
 #include "train/config/config.h"
 
 namespace filigree {
@@ -24,32 +24,29 @@ class Optimizer {
   // Over all gradients with the given Parameter::in_norm, f64 [1] on their device, in a fixed order. Not
   // finite exactly if one of them is not; undefined if there are none.
   Tensor sum_of_squares(bool in_norm = true) const;
-  double gradient_norm() const;  // Euclidean, of those in the norm; waits for the device
   // The name of the parameter where backward first met a value that is not finite: gradients are made from
   // the last parameter to the first, so the last one. Empty if all are finite.
   std::string non_finite_gradient() const;
   // StepControl::rates of the step that comes next, which is counted as taken.
-  std::array<double, 3> next_rates(double lr);
+  std::array<double, kStepRates> next_rates(double lr);
   // Updates every parameter that has a gradient, with the learning rate times its lr_factor.
   void step(const StepControl& control);
-  void step(double lr, double clip = 0);  // with the next rates, for callers that hold no tensors
   void zero_grad();
 
   // Steps counted: AdamW's bias correction depends on it.
   std::int64_t steps() const { return steps_; }
   void set_steps(std::int64_t steps) { steps_ = steps; }
-  // The moments as named tensors, "optimizer.m.<parameter>" and, for AdamW, "optimizer.v.<parameter>", in the
-  // order of the parameters. They share storage with the optimizer: a checkpoint is loaded by copying into
-  // them.
+  // What the optimizer keeps as named tensors, "optimizer.m.<parameter>", in the order of the
+  // parameters. They share storage with the optimizer: a checkpoint is loaded by copying into them.
   std::vector<std::pair<std::string, Tensor>> state() const;
 
  private:
   struct Slot {
     Parameter* parameter;
-    Tensor m, v;  // SGD uses m alone, and none without momentum
+    std::array<Tensor, kMostState> state;
   };
-  OptimizerType type_;
-  double beta1_, beta2_, eps_, momentum_, weight_decay_;
+  OptimizerRule rule_;
+  double weight_decay_;
   std::int64_t steps_ = 0;
   std::vector<Slot> slots_;
 };
