@@ -7,6 +7,7 @@
 
 #include "attention/tile_layout.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree {
 
@@ -89,8 +90,6 @@ namespace filigree::cpu {
 #include "attention/kernels.inc"
 }  // namespace filigree::cpu
 
-#ifdef FILIGREE_CUDA
 namespace filigree::cuda {
 #include "attention/kernels.inc"
 }  // namespace filigree::cuda
-#endif

@@ -51,7 +51,7 @@ using Backward = std::function<std::vector<Tensor>(const Tensor& output_grad)>;
 // The same for several outputs; a gradient that never came is undefined.
 using MultiBackward = std::function<std::vector<Tensor>(std::span<const Tensor> output_grads)>;
 
-// Whether an op on these inputs must be recorded: gradients are on and an input requires one.
+// True if an op on these inputs must be recorded: gradients are on and an input requires one.
 bool recording(std::span<const Var> inputs);
 inline bool recording(std::initializer_list<Var> inputs) {
   return recording(std::span<const Var>(inputs.begin(), inputs.size()));

@@ -1,34 +1,19 @@
 #include "core/build_info.h"
 
-#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 
+#include "core/backend.h"
 #include "core/cpu/gemm.h"
 #include "core/hdf5_library.h"
 #include "core/ops.h"
 #include "core/random.h"
 #include "core/stream.h"
 
-#ifdef FILIGREE_CUDA
-#include "core/cuda/runtime.h"
-#endif
-
 namespace filigree {
 namespace {
-
-// The value of "Name:   123 kB" in a /proc file, in bytes; 0 if absent.
-std::int64_t proc_field(const char* file, const std::string& name) {
-  std::ifstream in(file);
-  for (std::string word; in >> word;) {
-    std::int64_t kib = 0;
-    if (word == name && in >> kib) return kib * 1024;
-  }
-  return 0;
-}
 
 std::string hdf5_version() {
   const h5::Lock lock;
@@ -48,9 +33,7 @@ std::vector<std::pair<std::string, std::string>> library_versions() {
       {"oneDNN", cpu::onednn_version()},
       {"HDF5", hdf5_version()},
       {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)}};
-#ifdef FILIGREE_CUDA
-  versions.emplace_back("CUDA", cuda::runtime_versions());
-#endif
+  if constexpr (kCudaBuilt) versions.emplace_back("CUDA", cuda::runtime_versions());
   return versions;
 }
 
@@ -84,11 +67,7 @@ double measure_matrix_rate(Device device, DType dtype) {
 }
 
 std::string device_name(Device device) {
-  if (device.is_cuda()) return cuda_description();
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
-  return "unknown cpu";
+  return backend(device).description();
 }
 
 std::string host_name() {
@@ -97,43 +76,8 @@ std::string host_name() {
 }
 
 std::string cuda_unavailable() {
-#ifdef FILIGREE_CUDA
-  return cuda::why_unavailable();
-#else
+  if constexpr (kCudaBuilt) return cuda::why_unavailable();
   return "this filigree was built without CUDA (nvcc was not found)";
-#endif
-}
-
-std::string cuda_description() {
-#ifdef FILIGREE_CUDA
-  const cuda::DeviceInfo info = cuda::device_info(0);
-  return fmt::format("{}, compute capability {}.{}, {:.1f} GiB", info.name, info.major, info.minor,
-                     static_cast<double>(info.memory) / (1 << 30));
-#else
-  fail_without_cuda();
-#endif
-}
-
-std::int64_t free_cuda_bytes() {
-#ifdef FILIGREE_CUDA
-  return cuda::device_info(0).free_memory;
-#else
-  fail_without_cuda();
-#endif
-}
-
-std::int64_t resident_bytes() {
-  return proc_field("/proc/self/status", "VmRSS:");
-}
-std::int64_t peak_resident_bytes() {
-  return proc_field("/proc/self/status", "VmHWM:");
-}
-void reset_peak_resident_bytes() {
-  ::malloc_trim(0);
-  std::ofstream("/proc/self/clear_refs") << 5;  // proc(5): resets VmHWM
-}
-std::int64_t available_bytes() {
-  return proc_field("/proc/meminfo", "MemAvailable:");
 }
 
 }  // namespace filigree

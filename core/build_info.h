@@ -1,4 +1,5 @@
-// What this binary is made of and where it runs, for run.json, `filigree --version` and `filigree doctor`.
+// The parts of this binary and the machine it runs on, for run.json, `filigree --version` and `filigree
+// doctor`.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/process_memory.h"
 #include "core/tensor.h"
 
 namespace filigree {
@@ -17,7 +19,7 @@ std::string version();  // "0.1.0"
 std::string commit();
 std::string build();
 
-// "Intel(R) Xeon(R) Platinum 8480+"; of a GPU what cuda_description() says.
+// "Intel(R) Xeon(R) Platinum 8480+", "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.2 GiB"
 std::string device_name(Device device);
 std::string host_name();
 
@@ -28,16 +30,7 @@ std::vector<std::pair<std::string, std::string>> library_versions();
 // s.
 double measure_matrix_rate(Device device, DType dtype);
 
-// Why CUDA cannot be used here; empty if it can. And the GPU, if so.
+// Why CUDA cannot be used here; empty if it can.
 std::string cuda_unavailable();
-std::string cuda_description();  // "NVIDIA H100 80GB HBM3, compute capability 9.0, 79.2 GiB"
-std::int64_t free_cuda_bytes();
-
-// Of this process, in bytes, from /proc: the resident set now and at its peak; and what the system has left.
-std::int64_t resident_bytes();
-std::int64_t peak_resident_bytes();
-// Gives back what the heap holds free; the peak begins anew from there, where the system allows it.
-void reset_peak_resident_bytes();
-std::int64_t available_bytes();
 
 }  // namespace filigree

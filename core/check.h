@@ -11,7 +11,7 @@
 
 namespace filigree {
 
-// What went wrong; the value is the process's exit code.
+// The kind of an error; its value is the process's exit code.
 enum class ErrorKind : int { usage = 2, data = 3, numeric = 4, disk = 5, out_of_memory = 6 };
 
 class Error : public std::runtime_error {

@@ -2,8 +2,11 @@
 // elsewhere bf16 is for storage.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "core/check.h"
 
@@ -24,84 +27,53 @@ struct bf16 {
   explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 };
 
-constexpr std::int64_t dtype_size(DType type) {
+// Calls f with a value of the dtype's C++ type: with_dtype(t, [&]<class T>(T) { ... }).
+template <class F>
+constexpr decltype(auto) with_dtype(DType type, F&& f) {
   switch (type) {
-    case DType::u8:
-      return 1;
-    case DType::bf16:
-    case DType::u16:
-      return 2;
     case DType::f32:
-    case DType::i32:
-    case DType::u32:
-      return 4;
+      return f(float{});
     case DType::f64:
+      return f(double{});
+    case DType::bf16:
+      return f(bf16{});
+    case DType::i32:
+      return f(std::int32_t{});
     case DType::i64:
-      return 8;
+      return f(std::int64_t{});
+    case DType::u8:
+      return f(std::uint8_t{});
+    case DType::u16:
+      return f(std::uint16_t{});
+    case DType::u32:
+      break;
   }
-  return 0;
+  return f(std::uint32_t{});
 }
+
+inline constexpr std::array kDTypes = {DType::f32, DType::f64, DType::bf16, DType::i32,
+                                       DType::i64, DType::u8,  DType::u16,  DType::u32};
 
 constexpr const char* dtype_name(DType type) {
-  switch (type) {
-    case DType::f32:
-      return "f32";
-    case DType::f64:
-      return "f64";
-    case DType::bf16:
-      return "bf16";
-    case DType::i32:
-      return "i32";
-    case DType::i64:
-      return "i64";
-    case DType::u8:
-      return "u8";
-    case DType::u16:
-      return "u16";
-    case DType::u32:
-      return "u32";
-  }
-  return "?";
+  constexpr std::array names = {"f32", "f64", "bf16", "i32", "i64", "u8", "u16", "u32"};
+  return names[static_cast<std::size_t>(type)];
 }
 
-// What sums beside elements of this type are kept in.
-constexpr DType accumulation_dtype(DType type) {
-  return type == DType::bf16 ? DType::f32 : type;
+constexpr std::int64_t dtype_size(DType type) {
+  return with_dtype(type, [](auto x) { return static_cast<std::int64_t>(sizeof(x)); });
 }
 
 template <class T>
-constexpr DType dtype_of();
-template <>
-constexpr DType dtype_of<float>() {
-  return DType::f32;
+constexpr DType dtype_of() {
+  constexpr auto found = std::ranges::find_if(
+      kDTypes, [](DType type) { return with_dtype(type, []<class U>(U) { return std::is_same_v<T, U>; }); });
+  static_assert(found != kDTypes.end(), "no dtype has this C++ type");
+  return *found;
 }
-template <>
-constexpr DType dtype_of<double>() {
-  return DType::f64;
-}
-template <>
-constexpr DType dtype_of<bf16>() {
-  return DType::bf16;
-}
-template <>
-constexpr DType dtype_of<std::int32_t>() {
-  return DType::i32;
-}
-template <>
-constexpr DType dtype_of<std::int64_t>() {
-  return DType::i64;
-}
-template <>
-constexpr DType dtype_of<std::uint8_t>() {
-  return DType::u8;
-}
-template <>
-constexpr DType dtype_of<std::uint16_t>() {
-  return DType::u16;
-}
-template <>
-constexpr DType dtype_of<std::uint32_t>() {
-  return DType::u32;
+
+// Sums of elements of this type are kept in this one.
+constexpr DType accumulation_dtype(DType type) {
+  return type == DType::bf16 ? DType::f32 : type;
 }
 
 // Calls f with a value of the C++ type of a computing dtype: with_float(t, [&](auto zero) { ... }).

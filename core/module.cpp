@@ -40,18 +40,6 @@ std::string Module::parameter_table() {
   return table;
 }
 
-void Module::to(DType type) {
-  visit([&](Parameter& p) { p.var = Var(p.var.value().to(type), true); });
-}
-
-void Module::to(Device device) {
-  visit([&](Parameter& p) { p.var = Var(p.var.value().to(device), true); });
-}
-
-void Module::zero_grad() {
-  visit([](Parameter& p) { p.var.zero_grad(); });
-}
-
 void fill_normal(Tensor& x, double deviation, RandomKey key) {
   constexpr std::int64_t kGrain = 1 << 14;  // elements of a task; a multiple of 4
   constexpr float kTwoPi = 6.2831853f;

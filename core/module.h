@@ -20,7 +20,7 @@ struct Parameter {
   bool in_norm = true;   // its gradient counts in the norm that all gradients are clipped by
 };
 
-// What a forward pass depends on beside its inputs and parameters.
+// All that a forward pass depends on beside its inputs and parameters.
 struct ForwardContext {
   bool training = false;   // dropout is on
   std::uint64_t seed = 0;  // of the run
@@ -51,10 +51,6 @@ class Module {
   std::vector<Parameter*> parameters();
   std::int64_t parameter_count();
   std::string parameter_table();  // one line per parameter: name, shape, count; then the total
-  // Converts or moves every parameter; gradients are forgotten.
-  void to(DType type);
-  void to(Device device);
-  void zero_grad();
 };
 
 // Makes parameters from a seed. A value depends only on (seed, name, element): draws are made in f32 on the

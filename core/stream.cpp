@@ -1,90 +1,52 @@
 #include "core/stream.h"
 
-#include <cstdlib>
-#include <cstring>
-#include <new>
+#include <utility>
 
-#ifdef FILIGREE_CUDA
-#include "core/cuda/runtime.h"
-#endif
+#include "core/backend.h"
 
 namespace filigree {
 
-void synchronize([[maybe_unused]] Device device) {
-#ifdef FILIGREE_CUDA
-  if (device.is_cuda()) cuda::synchronize(device.index);
-#endif
+void synchronize(Device device) {
+  backend(device).synchronize();
 }
 
-HostBuffer::HostBuffer(std::int64_t bytes, [[maybe_unused]] Device device) : bytes_(bytes) {
-#ifdef FILIGREE_CUDA
-  if (device.is_cuda()) {
-    data_ = std::shared_ptr<void>(cuda::allocate_pinned(bytes), cuda::release_pinned);
-    return;
-  }
-#endif
-  data_ = std::shared_ptr<void>(std::calloc(static_cast<std::size_t>(bytes), 1), std::free);
-  if (!data_) throw std::bad_alloc();
-}
+HostBuffer::HostBuffer(std::int64_t bytes, Device device)
+    : data_(backend(device).host_memory(bytes)), bytes_(bytes) {}
 
 void copy_async(Tensor& to, const HostBuffer& from, std::int64_t offset) {
   check(offset + to.bytes() <= from.bytes(), "a host buffer is too small");
-  if (to.device().is_meta()) return;
-#ifdef FILIGREE_CUDA
-  if (to.device().is_cuda())
-    return cuda::copy_to_device_async(to.device().index, to.raw_data(), from.data<char>() + offset,
-                                      to.bytes());
-#endif
-  std::memcpy(to.raw_data(), from.data<char>() + offset, to.bytes());
+  backend(to.device()).copy(to.raw_data(), from.data<char>() + offset, to.bytes(), CopyKind::from_host);
 }
 
 void copy_async(const HostBuffer& to, const Tensor& from) {
   check(from.bytes() <= to.bytes(), "a host buffer is too small");
-  if (from.device().is_meta()) return;
-#ifdef FILIGREE_CUDA
-  if (from.device().is_cuda())
-    return cuda::copy_to_host_async(from.device().index, to.data<void>(), from.raw_data(), from.bytes());
-#endif
-  std::memcpy(to.data<void>(), from.raw_data(), from.bytes());
+  backend(from.device()).copy(to.data<void>(), from.raw_data(), from.bytes(), CopyKind::to_host);
 }
 
-Event::Event(Device device) : device_(device) {
-#ifdef FILIGREE_CUDA
-  if (device_.is_cuda()) event_ = std::shared_ptr<void>(cuda::make_event(), cuda::free_event);
-#endif
-}
+Event::Event(Device device) : backend_(&backend(device)), event_(backend_->make_event()) {}
 
 void Event::record() {
   recorded_ = true;
-#ifdef FILIGREE_CUDA
-  if (device_.is_cuda()) cuda::record_event(device_.index, event_.get());
-#endif
+  backend_->record(event_.get());
 }
 
 void Event::wait() const {
-#ifdef FILIGREE_CUDA
-  if (device_.is_cuda() && recorded_) cuda::wait_event(event_.get());
-#endif
+  if (recorded_) backend_->wait(event_.get());
 }
 
-// In a GPU's place the meta device counts the memory that the graph works in, and keeps it.
-Graph::Graph(Device device, std::function<void()> f) : device_(device), f_(std::move(f)) {
-  if (!device_.like_cuda()) return;
-  synchronize(device_);
-  GraphPool pool(device_);
-#ifdef FILIGREE_CUDA
-  if (device_.is_cuda())
-    graph_ = std::shared_ptr<void>(cuda::capture_graph(device_.index, f_), cuda::free_graph);
-#endif
-  if (device_.is_meta()) f_();
+Graph::Graph(Device device, std::function<void()> f) : backend_(&backend(device)), f_(std::move(f)) {
+  if (!device.like_cuda()) return;
+  backend_->synchronize();
+  GraphPool pool(device);
+  graph_ = backend_->capture(f_);
   pool_ = pool.close();
 }
 
 void Graph::launch() {
-#ifdef FILIGREE_CUDA
-  if (graph_) return cuda::launch_graph(device_.index, graph_.get());
-#endif
-  if (!pool_) f_();
+  if (graph_)
+    backend_->launch(graph_.get());
+  else if (!pool_)
+    f_();
 }
 
 }  // namespace filigree

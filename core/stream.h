@@ -10,6 +10,8 @@
 
 namespace filigree {
 
+class Backend;
+
 void synchronize(Device device);
 
 // Host memory that a device copies from and to without waiting: pinned for a GPU.
@@ -40,7 +42,7 @@ class Event {
   void wait() const;  // until everything enqueued before record() is done; at once if never recorded
 
  private:
-  Device device_;
+  Backend* backend_;
   std::shared_ptr<void> event_;
   bool recorded_ = false;
 };
@@ -54,7 +56,7 @@ class Graph {
   void launch();
 
  private:
-  Device device_;
+  Backend* backend_;
   std::function<void()> f_;
   std::shared_ptr<void> pool_, graph_;
 };

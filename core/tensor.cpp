@@ -3,13 +3,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/kernels.h"
-
-#ifdef FILIGREE_CUDA
-#include "core/cuda/runtime.h"
-#endif
 
 namespace filigree {
 
@@ -103,25 +98,12 @@ double Tensor::item(std::int64_t i) const {
   if (device().is_meta()) return 0;
   check(i >= 0 && i < numel(), "item out of range");
   if (!device().is_cpu()) return reshape({-1}).slice(i, i + 1).to(Device::cpu()).item();
-  switch (type_) {
-    case DType::f32:
-      return data<float>()[i];
-    case DType::f64:
-      return data<double>()[i];
-    case DType::bf16:
-      return static_cast<float>(data<bf16>()[i]);
-    case DType::i32:
-      return data<std::int32_t>()[i];
-    case DType::i64:
-      return static_cast<double>(data<std::int64_t>()[i]);
-    case DType::u8:
-      return data<std::uint8_t>()[i];
-    case DType::u16:
-      return data<std::uint16_t>()[i];
-    case DType::u32:
-      return data<std::uint32_t>()[i];
-  }
-  return 0;
+  return with_dtype(type_, [&]<class T>(T) {
+    if constexpr (std::is_same_v<T, bf16>)
+      return static_cast<double>(static_cast<float>(data<T>()[i]));
+    else
+      return static_cast<double>(data<T>()[i]);
+  });
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
@@ -153,39 +135,23 @@ Tensor Tensor::clone() const {
   return t;
 }
 
-namespace {
-
-void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::int64_t bytes) {
-  if (to_device.is_cpu() && from_device.is_cpu()) {
-    std::memcpy(to, from, bytes);
-    return;
-  }
-#ifdef FILIGREE_CUDA
-  if (to_device.is_cpu()) return cuda::copy_to_host(from_device.index, to, from, bytes);
-  if (from_device.is_cpu()) return cuda::copy_to_device(to_device.index, to, from, bytes);
-  check(to_device == from_device, "a copy between two GPUs");
-  cuda::copy_on_device(to_device.index, to, from, bytes);
-#else
-  fail_without_cuda();
-#endif
-}
-
-}  // namespace
-
 void Tensor::copy_from(const Tensor& source) {
   require(shape_ == source.shape_ && type_ == source.type_, "[copy] {} {} from {} {}", dtype_name(type_),
           shape_.str(), dtype_name(source.type_), source.shape_.str());
   if (device().is_meta() || numel() == 0) return;
   if (source.device().is_meta()) return fill_zero();  // as item() reads it
-  copy_bytes(raw_data(), device(), source.raw_data(), source.device(), bytes());
+  const bool from_cpu = source.device().is_cpu(), to_cpu = device().is_cpu();
+  check(from_cpu || to_cpu || device() == source.device(), "a copy between two GPUs");
+  Backend& there = backend(to_cpu ? source.device() : device());
+  there.copy(raw_data(), source.raw_data(), bytes(),
+             from_cpu == to_cpu ? CopyKind::within
+             : from_cpu         ? CopyKind::from_host
+                                : CopyKind::to_host);
+  if (from_cpu != to_cpu) there.synchronize();
 }
 
 void Tensor::fill_zero() {
-  if (device().is_meta()) return;
-#ifdef FILIGREE_CUDA
-  if (device().is_cuda()) return cuda::zero(device().index, raw_data(), bytes());
-#endif
-  std::memset(raw_data(), 0, bytes());
+  backend(device()).zero(raw_data(), bytes());
 }
 
 Tensor Tensor::to(DType type) const {

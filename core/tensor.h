@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/allocator.h"
 #include "core/check.h"
 #include "core/device.h"
 #include "core/dtype.h"
@@ -90,7 +91,7 @@ class Tensor {
   void fill_zero();
 
   bool shares_storage(const Tensor& o) const { return storage_ == o.storage_; }
-  // Whether nobody else holds this storage, so that it may be written in place.
+  // True if nobody else holds this storage, so that it may be written in place.
   bool unique() const { return storage_.use_count() == 1; }
 
  private:

@@ -166,7 +166,7 @@ struct StepResult {
 
 StepResult run_step(Transformer& model, const ModelInput& input, const Tensor& targets,
                     const ForwardContext& context) {
-  model.zero_grad();
+  model.visit([](Parameter& p) { p.var.zero_grad(); });
   const Var loss = model.loss(input, targets, context);
   backward(loss);
   StepResult result{loss.value(), {}};

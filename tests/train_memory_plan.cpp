@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "core/backend.h"
 #include "core/build_info.h"
-#include "core/cuda/runtime.h"
 #include "tests/temporary_folder.h"
 #include "train/run/matrix_rate.h"
 #include "train/run/memory_plan.h"

@@ -3,6 +3,7 @@
 
 #include "core/cpu/partition.h"
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree::cpu {
 namespace {

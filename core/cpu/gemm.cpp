@@ -14,10 +14,6 @@ namespace {
 
 using std::int64_t;
 
-int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // The pool owns the cores. Without this each of its threads would start an OpenMP team of oneDNN's own.
 class OneOpenMpThread {
  public:
@@ -112,41 +108,12 @@ void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t 
     }
 }
 
-// How C and k are cut into tasks, from the shape alone. Measured on Zen 3: blocks of C of 512 x 768 and more
-// run at about the rate of the whole matrix; of smaller ones oneDNN chooses a slower method or spends up to a
-// third on packing A and B. Slices of k from 256 on cost 5 %, so they come before small blocks.
-struct Plan {
-  int64_t block_m, block_n, block_k;
-  int64_t blocks_m = 1, blocks_n = 1, slices;
-
-  Plan(int64_t m, int64_t n, int64_t k) {
-    constexpr int64_t kTasks = 8, kFewTasks = 4, kSmallestSlice = 256;
-    constexpr int64_t kEfficientArea = 384 * 1024, kSmallestArea = 128 * 192;
-    const int64_t most_slices = std::clamp<int64_t>(k / kSmallestSlice, 1, kTasks);
-    for (;;) {
-      block_m = std::min(m, divide_up(divide_up(m, blocks_m), 8) * 8);
-      block_n = std::min(n, divide_up(divide_up(n, blocks_n), 16) * 16);
-      const int64_t half = block_m * block_n / 2, blocks = blocks_m * blocks_n;
-      const bool halve = half >= 2 * kEfficientArea || (half >= kEfficientArea && blocks < kTasks) ||
-                         (half >= kSmallestArea && blocks * most_slices < kFewTasks);
-      if (!halve) break;
-      (block_m >= block_n ? blocks_m : blocks_n) *= 2;
-    }
-    blocks_m = divide_up(m, block_m);
-    blocks_n = divide_up(n, block_n);
-    slices = std::clamp<int64_t>(kTasks / (blocks_m * blocks_n), 1, most_slices);
-    block_k = divide_up(k, slices);
-    slices = divide_up(k, block_k);
-  }
-  int64_t partial_sums(int64_t m, int64_t n) const { return (slices - 1) * m * n; }
-};
-
 // `bias`, if given, is added to every row; beta must then be 0.
 template <class T>
 void multiply_blocks(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a,
                      int64_t lda, const T* b, int64_t ldb, T beta, const T* bias, T* c, int64_t ldc) {
   if (m == 0 || n == 0) return;
-  const Plan plan(m, n, std::max<int64_t>(k, 1));
+  const GemmPlan plan(m, n, std::max<int64_t>(k, 1));
   // Slice 0 goes to C itself, slice s > 0 to partial s - 1; then they are added in order.
   Tensor partials = plan.slices > 1 ? Tensor::empty({plan.partial_sums(m, n)}, dtype_of<T>()) : Tensor{};
   T* const partial_sums = plan.slices > 1 ? partials.data<T>() : nullptr;
@@ -167,7 +134,7 @@ void multiply_blocks(bool transpose_a, bool transpose_b, int64_t m, int64_t n, i
                 b + (transpose_b ? j * ldb + p : p * ldb + j), ldb, keep, out, slice == 0 ? ldc : n);
   });
   if (plan.slices == 1) return;
-  parallel_for(m, divide_up(1 << 14, n), [&](int64_t begin, int64_t end) {
+  parallel_for(m, ((1 << 14) + n - 1) / n, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       for (int64_t s = 0; s < plan.slices - 1; ++s) {
         const T* partial = partial_sums + (s * m + i) * n;
@@ -178,16 +145,6 @@ void multiply_blocks(bool transpose_a, bool transpose_b, int64_t m, int64_t n, i
 }
 
 }  // namespace
-
-int64_t gemm_partial_sums(int64_t m, int64_t n, int64_t k) {
-  return m && n ? Plan(m, n, std::max<int64_t>(k, 1)).partial_sums(m, n) : 0;
-}
-
-int64_t gemm_heap_holes(int64_t elements) {
-  const bool avx512 = (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
-  constexpr int64_t kPacked = int64_t{1} << 20, kHoles = int64_t{8} << 20;
-  return !avx512 && elements >= kPacked ? kHoles : 0;
-}
 
 template <class T>
 void gemm_serial(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a,

@@ -2,8 +2,9 @@
 // f32 goes to oneDNN's sgemm, f64 (gradient checks) to a plain blocked loop.
 #pragma once
 
-#include <cstdint>
 #include <string>
+
+#include "core/cpu/gemm_plan.h"
 
 namespace filigree::cpu {
 
@@ -20,17 +21,6 @@ template <class T>
 void gemm(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, T alpha,
           const T* a, std::int64_t lda, const T* b, std::int64_t ldb, T beta, T* c, std::int64_t ldc);
 
-// Batches of fewer products are computed by gemm, one after the other; of more, each by one gemm_serial.
-constexpr std::int64_t kSmallBatch = 8;
-
-// Elements that gemm and gemm_bias take from the CPU's allocator for partial sums.
-std::int64_t gemm_partial_sums(std::int64_t m, std::int64_t n, std::int64_t k);
-
-// Bytes that packing buffers leave as holes in the heap of every thread that computes products with
-// `elements` elements of A, B or C. Measured with oneDNN 2.6: its AVX2 code allocates 0.5 to 2 MiB per call,
-// its AVX-512 code hardly anything.
-std::int64_t gemm_heap_holes(std::int64_t elements);
-
 // As gemm with alpha = 1, beta = 0, and bias [n] added to every row while its block is in the cache.
 template <class T>
 void gemm_bias(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k, const T* a,
@@ -39,7 +29,6 @@ void gemm_bias(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t 
 // y = x w^T + bias for at most kFewRows rows: x [rows, in], w [out, in], bias [out] or nullptr. Bound by
 // reading w, which it does once and in place, where a product in blocks would copy it first. The bits of a
 // row depend neither on the number of threads nor on the rows beside it.
-inline constexpr std::int64_t kFewRows = 8;
 template <class T>
 void linear_few_rows(std::int64_t rows, std::int64_t in, std::int64_t out, const T* x, const T* w,
                      const T* bias, T* y);

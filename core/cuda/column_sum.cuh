@@ -21,7 +21,7 @@ struct ColumnSumShape {
   int lanes;  // a power of two
 };
 
-// What is summed. `load` fetches a pack of one row, so that kUnroll are under way before the first is added.
+// The rows that are summed. `load` fetches a pack of one row, so that kUnroll are under way before the first is added.
 template <class T>
 struct MatrixRows {
   static constexpr int kSize = kPackSize<T>, kUnroll = 4;

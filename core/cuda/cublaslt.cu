@@ -18,10 +18,10 @@
 #include <span>
 #include <vector>
 
+#include "core/backend.h"
 #include "core/cuda/cublaslt.h"
 #include "core/cuda/cublaslt_library.h"
 #include "core/cuda/cuda.h"
-#include "core/cuda/runtime.h"
 #include "core/random.h"
 
 namespace filigree::cuda {
@@ -33,7 +33,7 @@ constexpr std::int64_t kWorkspaceBytes = kProductWorkspaceBytes;
 constexpr std::int64_t kMaxAlignment = 256;  // more makes no difference to cuBLASLt
 constexpr int kCandidates = 16;
 constexpr double kLeastTimedFlops = 4e9;  // some 6 us on an H100 in bf16
-// What choosing may add to the time of the first step.
+// Choosing may add this to the time of the first step.
 constexpr Clock::duration kTimingOfAShape = std::chrono::milliseconds(10),
                           kTimingInAll = std::chrono::milliseconds(500);
 
@@ -67,7 +67,7 @@ State& state(Context context) {
   const std::lock_guard lock(mutex);
   State& s = (*states)[context.device];
   if (s.handle) return s;
-  if (!s.workspace) s.workspace = allocate(context.device, kWorkspaceBytes);
+  if (!s.workspace) s.workspace = backend(context.device).take(kWorkspaceBytes);
   if (!s.workspace) fail(ErrorKind::out_of_memory, "no memory for cuBLASLt's workspace of 64 MiB");
   check_cuda(cudaSetDevice(context.device));
   check_cublas(cublas_lt().create(&s.handle));
@@ -209,7 +209,7 @@ std::vector<Algorithm> proposals(const State& s, const Product& p) {
   int count = 0;
   const cublasStatus_t status = cublas_lt().propose(s.handle, &d.operation, &d.b, &d.a, &d.y, &d.y,
                                                     &preference, kCandidates, results.data(), &count);
-  // What an epilogue does not fit is called either.
+  // A product that an epilogue does not fit is called either of these.
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return {};
   check_cublas(status);
   std::vector<Algorithm> found;
@@ -263,8 +263,9 @@ class Trial {
     const std::int64_t of_before = like.before ? bytes(like.y) : 0,
                        of_vector = like.vector ? bytes(vector) : 0;
     result_bytes_ = padded(bytes(like.y)) + padded(of_before) + padded(of_vector);
-    memory_.reset(static_cast<char*>(allocate(
-        context.device, padded(bytes(like.a)) + padded(bytes(like.b)) + 2 * result_bytes_ + kMaxAlignment)));
+    memory_.reset(static_cast<char*>(
+        backend(context.device)
+            .take(padded(bytes(like.a)) + padded(bytes(like.b)) + 2 * result_bytes_ + kMaxAlignment)));
     char* next = memory_.get();
     if (!next) return;
     const auto place = [&](void*& data, std::int64_t size) {
@@ -289,15 +290,18 @@ class Trial {
   void prepare() const {  // for each run whose results count
     if (product_.beta != 0) fill_random(product_.y, 2);
   }
-  void keep_results() const { copy_on_device(context_.device, expected_, product_.y.data, result_bytes_); }
+  void keep_results() const {
+    backend(context_.device).copy(expected_, product_.y.data, result_bytes_, CopyKind::within);
+  }
   bool results_are_those_kept() const {
-    zero(context_.device, differ_, sizeof(std::uint32_t));
+    backend(context_.device).zero(differ_, sizeof(std::uint32_t));
     compare_kernel<<<8 * multiprocessors(context_), kThreads, 0, stream(context_)>>>(
         result_bytes_ / static_cast<std::int64_t>(sizeof(uint4)), static_cast<const uint4*>(product_.y.data),
         static_cast<const uint4*>(expected_), static_cast<std::uint32_t*>(differ_));
     check_launch();
     std::uint32_t differ = 0;
-    copy_to_host(context_.device, &differ, differ_, sizeof(differ));
+    backend(context_.device).copy(&differ, differ_, sizeof(differ), CopyKind::to_host);
+    backend(context_.device).synchronize();
     return differ == 0;
   }
 
@@ -354,7 +358,7 @@ class Stopwatch {
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
 
-// Of those that give the first one's bits, as far as there is time to try them.
+// The fastest of those that give the first one's bits, as far as there is time to try them.
 Algorithm fastest(const State& s, Context context, const Product& p, const std::vector<Algorithm>& proposed,
                   Clock::time_point deadline) {
   constexpr int kTimedRuns = 2;
@@ -392,7 +396,7 @@ Plan make_plan(State& s, Context context, const Product& p) {
   if (proposed.size() == 1 || flops < kLeastTimedFlops || s.timing_left <= Clock::duration::zero() ||
       capturing(context))
     return proposed[0];
-  synchronize(context.device);
+  backend(context.device).synchronize();
   const Clock::time_point begin = Clock::now();
   const Algorithm best = fastest(s, context, p, proposed, begin + std::min(s.timing_left, kTimingOfAShape));
   s.timing_left -= Clock::now() - begin;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "core/kernels.h"
 
 namespace filigree::cuda {
@@ -14,7 +15,7 @@ struct Matrix {
   std::int64_t rows, columns;
 };
 
-// What happens to a product, in f32, before it is rounded to bf16. Not for batches.
+// An epilogue is applied to a product in f32, before it is rounded to bf16. Batches have none.
 enum class Epilogue : std::uint8_t {
   none,
   bias,           // y = op(a) op(b) + vector, which has y's columns and dtype

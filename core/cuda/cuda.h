@@ -8,6 +8,7 @@
 #include <source_location>
 
 #include "core/kernels.h"
+#include "core/tensor.h"
 
 namespace filigree::cuda {
 

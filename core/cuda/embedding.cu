@@ -182,8 +182,8 @@ __global__ void __launch_bounds__(kRunThreads) sum_runs_kernel(ScatterSums<T, D>
   }
 }
 
-// What sum_runs_kernel leaves to do for a row of dtable: zeros for an id that does not occur, the sum of its
-// partial sums for one that several runs share.
+// Does what sum_runs_kernel leaves to do for a row of dtable: zeros for an id that does not occur, the sum of
+// its partial sums for one that several runs share.
 template <class T, class D>
 struct AddRuns {
   static constexpr int kSize = std::max(kPackSize<compute_t<T>>, kPackSize<D>), kUnroll = 4;

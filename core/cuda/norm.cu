@@ -36,7 +36,7 @@ __device__ compute_t<T> pack_sum(const Pack<T>& x) {
   return sum;
 }
 
-// Of (x - mean)^2, where x exists.
+// The sum of (x - mean)^2 over the x that exist.
 template <class T>
 __device__ compute_t<T> pack_squares(const Pack<T>& x, compute_t<T> mean, std::int64_t count) {
   compute_t<T> sum = 0;
@@ -184,7 +184,7 @@ struct NormBackward {
 
   __device__ Acc row_mean(std::int64_t row) const { return mean ? mean[row] : Acc(0); }
 
-  // Of elements that do not exist dy is 0, and so are their summands.
+  // Where an element does not exist dy is 0, and so are its summands.
   __device__ TwoSums<Acc> sums(const Pack<T>& d, const Pack<T>& v, std::int64_t c, Acc m) const {
     const auto w = load_pack<Acc, kSize>(weight + c, n - c, wide);
     TwoSums<Acc> s{0, 0};

@@ -15,7 +15,7 @@ struct OnlineSoftmax {
   static constexpr Acc kNone = -std::numeric_limits<Acc>::infinity();
   Acc greatest, sum;  // sum of e^(x - shift()); NaN does not change `greatest`, but makes the sum NaN
 
-  // What is subtracted from the row before exp. 0 where all is -inf.
+  // Subtracted from the row before exp: 0 where all is -inf.
   __device__ Acc shift() const { return greatest == kNone ? Acc(0) : greatest; }
 
   template <class T>
@@ -41,7 +41,7 @@ struct MergeSoftmax {
   }
 };
 
-// Of the row [n] that this team shares.
+// The softmax of the row [n] that this team shares.
 template <class T>
 __device__ inline OnlineSoftmax<compute_t<T>> softmax_of_row(const T* row, std::int64_t n, bool wide) {
   using Acc = compute_t<T>;

@@ -61,7 +61,7 @@ class Pack {
   }
 };
 
-// Whether all these tensors begin on 16 bytes (a null pointer does), and whether all their rows do.
+// True if all these tensors begin on 16 bytes (a null pointer does), or all their rows.
 template <class... T>
 bool wide(const T*... p) {
   return (... && (reinterpret_cast<std::uintptr_t>(p) % 16 == 0));

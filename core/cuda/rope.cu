@@ -34,7 +34,7 @@ struct Rotation {
   Acc cosine, sine;
 };
 
-// Of an angle of any size that n * frequency may have. Whole turns are taken off first, with 2 pi in two
+// The rotation by an angle of any size that n * frequency may have. Whole turns are taken off first, with 2 pi in two
 // parts: the library's own reduction would need memory.
 template <class Acc>
 __device__ Rotation<Acc> rotation(double angle, bool inverse) {

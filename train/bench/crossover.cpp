@@ -307,15 +307,15 @@ std::string crossover_json(const CrossoverRequest& request, const std::vector<Cr
                         {"step_from", break_json(break_of(results[r], &CrossoverPoint::step))},
                         {"points", points}});
   }
-  const Json out{
-      {"device", device.is_cuda() ? cuda_description() : fmt::format("cpu, {} threads", n_threads())},
-      {"precision", word(config.precision)},
-      {"tile", config.tile},
-      {"layers", config.model.n_layers},
-      {"heads", config.model.n_heads},
-      {"head_dim", config.model.head_dim},
-      {"dim", config.model.dim},
-      {"patterns", patterns}};
+  const Json out{{"device", device.is_cuda() ? device_name(Device::cuda())
+                                             : fmt::format("cpu, {} threads", n_threads())},
+                 {"precision", word(config.precision)},
+                 {"tile", config.tile},
+                 {"layers", config.model.n_layers},
+                 {"heads", config.model.n_heads},
+                 {"head_dim", config.model.head_dim},
+                 {"dim", config.model.dim},
+                 {"patterns", patterns}};
   return out.dump(2) + '\n';
 }
 

@@ -47,7 +47,8 @@ void doctor() {
   line("matrix rate", fmt::format("{:.1f} GFLOP/s, f32, all threads",
                                   MatrixRate::measure(Device::cpu(), DType::f32).flops() / 1e9));
   const std::string why = cuda_unavailable();
-  line("cuda", why.empty() ? cuda_description() : fmt::format("device: cuda cannot be used: {}", why));
+  line("cuda",
+       why.empty() ? device_name(Device::cuda()) : fmt::format("device: cuda cannot be used: {}", why));
   if (why.empty())
     line("matrix rate", fmt::format("{:.0f} TFLOP/s, bf16, cuda",
                                     MatrixRate::measure(Device::cuda(), DType::bf16).flops() / 1e12));

@@ -1,7 +1,7 @@
 #include "train/config/device_choice.h"
 
+#include "core/backend.h"
 #include "core/build_info.h"
-#include "core/cuda/runtime.h"
 
 namespace filigree {
 
@@ -38,7 +38,7 @@ DType compute_dtype(const Config& config) {
 }
 
 std::int64_t free_memory(Device device) {
-  return device.is_cuda() ? free_cuda_bytes() : available_bytes() + resident_bytes();
+  return backend(device).free_memory();
 }
 
 std::int64_t peak_memory(Device device) {

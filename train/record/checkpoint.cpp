@@ -28,8 +28,7 @@ constexpr const char* kFormat = "filigree checkpoint 1";
 }
 
 DType dtype_from_name(const std::string& name) {
-  for (const DType type :
-       {DType::f32, DType::f64, DType::bf16, DType::i32, DType::i64, DType::u8, DType::u16, DType::u32})
+  for (const DType type : kDTypes)
     if (name == dtype_name(type)) return type;
   fail(ErrorKind::data, "unknown element type '{}'", name);
 }

@@ -2,10 +2,8 @@
 
 #include <cmath>
 
+#include "core/backend.h"
 #include "core/build_info.h"
-#include "core/cpu/gemm.h"
-#include "core/cuda/runtime.h"
-#include "core/parallel.h"
 #include "train/config/device_choice.h"
 #include "train/config/layouts.h"
 #include "train/evaluate/evaluate.h"
@@ -13,14 +11,6 @@
 
 namespace filigree {
 namespace {
-
-// What is not in tensors: buffers of the attention kernels, what first uses of oneDNN and HDF5 map, holes in
-// the heap.
-std::int64_t bytes_beside(const Config& config) {
-  constexpr std::int64_t kOnce = std::int64_t{10} << 20, kPerThread = std::int64_t{1} << 19;
-  const std::int64_t largest = config.train.micro_batch_size * config.data.seq_len * 4 * config.model.dim;
-  return kOnce + n_threads() * (kPerThread + cpu::gemm_heap_holes(largest));
-}
 
 Batch meta_batch(const Config& config, Device device) {
   const std::int64_t b = config.train.micro_batch_size, n = config.data.seq_len;
@@ -119,8 +109,8 @@ MemoryPlan plan_memory(const Config& config, const LayerPatternsPtr& patterns, c
   }
   meta.release_cached();
   allocator(Device::cpu()).release_cached();  // what the run's tensors would take over is not counted twice
-  plan.process = cuda ? plan.tensors + cuda::kProductWorkspaceBytes
-                      : resident_bytes() + plan.tensors + bytes_beside(config);
+  const std::int64_t largest = config.train.micro_batch_size * config.data.seq_len * 4 * config.model.dim;
+  plan.process = plan.tensors + bytes_beside_tensors(device, largest) + (cuda ? 0 : resident_bytes());
   return plan;
 }
 

@@ -127,7 +127,7 @@ std::string describe(const RunSetup& setup, bool every_parameter) {
   Transformer shape(config.model, 0, Device::meta());
   const Device device = device_of(config);
   const std::string where =
-      device.is_cuda() ? cuda_description() : fmt::format("the cpu, {} threads", n_threads());
+      device.is_cuda() ? device_name(Device::cuda()) : fmt::format("the cpu, {} threads", n_threads());
   std::string text = fmt::format("filigree {} on {}, {}, measured matrix rate {}FLOP/s\n", version(), where,
                                  word(config.precision), human_count(setup.matrix_rate.flops()));
   for (const std::string& note : setup.data.notes) text += fmt::format("data      {}\n", note);
