@@ -41,7 +41,7 @@ Var sparse_attention(const Var& q, const Var& k, const Var& v, const LayoutPtr& 
                      const AttentionOptions& options = {});
 
 // The same for q, k and v in one tensor [B, N, H + 2 G, D], as a qkv projection leaves them (heads of q, then
-// of k, then of v), which are first turned by their positions if rope_theta is not 0 (ops::rope). To be moved
+// of k, then of v), rotated by their positions first if rope_theta is not 0 (the kernel rope). To be moved
 // in: what nobody else holds is turned in place, and gradients come back in one tensor, so nothing is split
 // or copied.
 Var sparse_attention_qkv(Var qkv, std::int64_t n_kv_heads, const LayoutPtr& layout, double rope_theta = 0,
