@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "attention/explain.h"
-#include "attention/explain_picture.h"
-#include "attention/explain_sheet.h"
+#include "attention/explain/explain.h"
+#include "attention/explain/picture.h"
+#include "attention/explain/sheet.h"
 #include "tests/random_patterns.h"
 #include "tests/temporary_folder.h"
 
@@ -129,7 +129,7 @@ TEST(Explain, ReachAgreesWithWalkingTheGraph) {
     ASSERT_EQ(e.reach.after.size(), static_cast<std::size_t>(n_layers));
     for (int l = 1; l <= n_layers; ++l) {
       const auto reached = walked(e, l);
-      ReachAfter expected;
+      FieldAfter expected;
       for (std::int64_t i = 0; i < n; ++i)
         for (std::int64_t j = 0; j < (causal ? i + 1 : n); ++j) expected.unconnected += !reached[i][j];
       for (std::int64_t j = n - 1; j >= 0; --j) {

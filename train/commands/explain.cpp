@@ -1,5 +1,5 @@
 // filigree explain: what a pattern sees and what it costs.
-#include "attention/explain.h"
+#include "attention/explain/explain.h"
 
 #include <algorithm>
 #include <cstdio>

@@ -5,7 +5,7 @@
 #include <map>
 #include <span>
 
-#include "attention/explain_picture.h"
+#include "attention/explain/picture.h"
 #include "data/progress.h"
 #include "train/report/head_layouts.h"
 #include "train/report/html.h"

@@ -3,7 +3,7 @@
 #include <array>
 #include <cmath>
 
-#include "attention/explain_picture.h"
+#include "attention/explain/picture.h"
 #include "train/report/html.h"
 #include "train/report/svg.h"
 

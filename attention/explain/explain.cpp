@@ -1,4 +1,4 @@
-#include "attention/explain.h"
+#include "attention/explain/explain.h"
 
 #include <algorithm>
 
@@ -62,7 +62,7 @@ Explanation explain(const ExplainRequest& request) {
     }
     group->layers.push_back(static_cast<int>(l));
   }
-  out.reach = find_reach(layouts);
+  out.reach = find_receptive_field(layouts);
   return out;
 }
 

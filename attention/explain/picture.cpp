@@ -1,4 +1,4 @@
-#include "attention/explain_picture.h"
+#include "attention/explain/picture.h"
 
 #include <algorithm>
 #include <bit>

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/explain_picture.h"
+#include "attention/explain/picture.h"
 
 namespace filigree {
 

@@ -1,4 +1,4 @@
-#include "attention/explain_sheet.h"
+#include "attention/explain/sheet.h"
 
 #include <algorithm>
 #include <cmath>

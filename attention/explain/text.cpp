@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "attention/explain_picture.h"
+#include "attention/explain/picture.h"
 #include "attention/registry.h"
 
 namespace filigree {
@@ -103,7 +103,7 @@ std::string totals_text(const Explanation& e) {
 }
 
 std::string reach_text(const Explanation& e) {
-  const Reach& reach = e.reach;
+  const ReceptiveField& reach = e.reach;
   const auto& g = e.request.geometry;
   std::string text = "receptive field of the last query, over all heads and the residual connection";
   text += reach.cell == 1 ? " (exact)\n"
@@ -115,7 +115,7 @@ std::string reach_text(const Explanation& e) {
                       g.causal ? "unconnected pairs (j <= i)" : "unconnected pairs");
   std::size_t l = 0;
   for (; l < reach.after.size() && (l == 0 || reach.after[l - 1].unconnected > 0); ++l) {
-    const ReachAfter& after = reach.after[l];
+    const FieldAfter& after = reach.after[l];
     text += fmt::format("  {:>6}  {:>13}  {:>13}  {:>26}\n", l + 1, grouped(after.farthest),
                         grouped(after.tokens), grouped(after.unconnected));
   }
@@ -180,7 +180,7 @@ nlohmann::ordered_json group_json(const LayerGroup& group) {
   return json;
 }
 
-nlohmann::ordered_json reach_json(const Reach& reach) {
+nlohmann::ordered_json reach_json(const ReceptiveField& reach) {
   nlohmann::ordered_json json = {{"cell_tokens", reach.cell}, {"exact", reach.cell == 1}};
   for (std::size_t l = 0; l < reach.after.size(); ++l)
     json["after"].push_back({{"layers", l + 1},

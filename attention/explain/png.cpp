@@ -5,7 +5,7 @@
 #include <array>
 #include <cmath>
 
-#include "attention/explain_sheet.h"
+#include "attention/explain/sheet.h"
 #include "core/file.h"
 
 namespace filigree {

@@ -1,5 +1,5 @@
 // Boolean matrix products: R_l = A_l R_(l-1), with A_l the adjacency of layer l and R_0 the identity.
-#include "attention/reach.h"
+#include "attention/explain/receptive_field.h"
 
 #include <algorithm>
 #include <bit>
@@ -31,24 +31,24 @@ class BitMatrix {
   std::vector<std::uint64_t> bits_;
 };
 
-class ReachFinder {
+class FieldFinder {
  public:
-  explicit ReachFinder(const TileLayout& geometry) : n_(geometry.n_queries()), causal_(geometry.causal()) {
-    if (n_ > kMaxExactReach) cell_ = geometry.tile() * ((geometry.query_tiles() + kMaxNodes - 1) / kMaxNodes);
+  explicit FieldFinder(const TileLayout& geometry) : n_(geometry.n_queries()), causal_(geometry.causal()) {
+    if (n_ > kMaxExactField) cell_ = geometry.tile() * ((geometry.query_tiles() + kMaxNodes - 1) / kMaxNodes);
     nodes_ = (n_ + cell_ - 1) / cell_;
   }
 
-  Reach find(const std::vector<LayoutPtr>& layers) const {
-    Reach reach;
-    reach.cell = cell_;
+  ReceptiveField find(const std::vector<LayoutPtr>& layers) const {
+    ReceptiveField field;
+    field.cell = cell_;
     BitMatrix reached(nodes_), next(nodes_), edges(nodes_);
     for (std::size_t l = 0; l < layers.size(); ++l) {
       if (l == 0 || layers[l] != layers[l - 1]) edges = edges_of(*layers[l]);
       multiply(edges, reached, next);
       std::swap(reached, next);
-      reach.after.push_back(summary(reached, l + 1 == layers.size() ? &reach.example : nullptr));
+      field.after.push_back(summary(reached, l + 1 == layers.size() ? &field.example : nullptr));
     }
-    return reach;
+    return field;
   }
 
  private:
@@ -103,9 +103,9 @@ class ReachFinder {
 
   std::int64_t tokens_in(std::int64_t node) const { return std::min(cell_, n_ - node * cell_); }
 
-  ReachAfter summary(const BitMatrix& reached,
+  FieldAfter summary(const BitMatrix& reached,
                      std::optional<std::pair<std::int64_t, std::int64_t>>* example) const {
-    ReachAfter out;
+    FieldAfter out;
     for (std::int64_t i = 0; i < nodes_; ++i) {
       const std::int64_t missing = tokens_below(limit(i)) - tokens_seen(reached, i);
       out.unconnected += tokens_in(i) * missing;
@@ -136,9 +136,9 @@ class ReachFinder {
 
 }  // namespace
 
-Reach find_reach(const std::vector<LayoutPtr>& layers) {
-  check(!layers.empty(), "find_reach needs a layer");
-  return ReachFinder(*layers.front()).find(layers);
+ReceptiveField find_receptive_field(const std::vector<LayoutPtr>& layers) {
+  check(!layers.empty(), "find_receptive_field needs a layer");
+  return FieldFinder(*layers.front()).find(layers);
 }
 
 }  // namespace filigree

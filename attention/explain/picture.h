@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/explain.h"
+#include "attention/explain/explain.h"
 
 namespace filigree {
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <map>
 
-#include "attention/explain_sheet.h"
+#include "attention/explain/sheet.h"
 #include "core/file.h"
 
 namespace filigree {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "attention/explain/receptive_field.h"
 #include "attention/pattern.h"
-#include "attention/reach.h"
 
 namespace filigree {
 
@@ -41,7 +41,7 @@ struct LayerGroup {
 struct Explanation {
   ExplainRequest request;
   std::vector<LayerGroup> groups;
-  Reach reach;
+  ReceptiveField reach;
 };
 Explanation explain(const ExplainRequest& request);
 
