@@ -1,7 +1,10 @@
 // Runs as the report sees them, made up.
 #pragma once
 
-#include "train/report/collect.h"
+#include <gtest/gtest.h>
+
+#include "train/report/figures.h"
+#include "train/report/findings.h"
 
 namespace filigree {
 
@@ -42,6 +45,22 @@ inline RunData made_run(const std::string& label, std::int64_t seed, double loss
   for (int step = 1; step <= 10; ++step) run.train_loss.emplace_back(step, loss + 10.0 / step);
   run.validation = {{2, loss + 2}, {5, loss + 1}, {10, loss}};
   return run;
+}
+
+// What a page draws.
+inline nlohmann::json figures_in(const std::string& page) {
+  const std::string begin = "<script type=\"application/json\" id=\"figures\">", end = "</script>";
+  const std::size_t from = page.find(begin);
+  EXPECT_NE(from, std::string::npos);
+  if (from == std::string::npos) return {};
+  const std::size_t at = from + begin.size();
+  return nlohmann::json::parse(page.substr(at, page.find(end, at) - at));
+}
+
+// Whether `json` holds this value somewhere.
+inline bool holds(const nlohmann::json& json, const nlohmann::json& value) {
+  return json == value || (json.is_structured() &&
+                           std::ranges::any_of(json, [&](const auto& inner) { return holds(inner, value); }));
 }
 
 }  // namespace filigree

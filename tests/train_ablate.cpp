@@ -12,7 +12,7 @@
 #include "train/ablate/sweep.h"
 #include "train/config/layouts.h"
 #include "train/record/loaded_model.h"
-#include "train/report/svg.h"
+#include "train/report/figures.h"
 
 namespace filigree {
 namespace {
@@ -493,9 +493,9 @@ TEST_F(AblateTest, LearnedPatternsFinishAndAreDrawn) {
         "equal: {tiles: {like: near, tolerance: 0.05}}\nout: sweep\n");
   const Outcome outcome = run({"ablate", "sweep.yaml", "--jobs", "2", "data.seq_len=96"});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-  const std::string html = slurp(path("sweep/report.html"));
-  EXPECT_EQ(html.find("No picture"), std::string::npos);
-  EXPECT_NE(html.find("choose for the first sequence"), std::string::npos);
+  const auto heads = json("sweep/report.json").at("heads");
+  EXPECT_EQ(heads.dump().find("No picture"), std::string::npos);
+  EXPECT_NE(heads.dump().find("choose for the first sequence"), std::string::npos);
   const std::string top = "top";
   for (const std::string cell : {"near", "units", "span", "top"}) {
     // 6 query tiles of 2 heads: at most 1 + 2 + 4 * 3 each.
@@ -508,16 +508,16 @@ TEST_F(AblateTest, LearnedPatternsFinishAndAreDrawn) {
     for (std::size_t layer = 0; layer < 2; ++layer) {
       const LayoutPtr learned = loaded.model->connectivities()[layer]->connect({96}).layout;
       for (int head = 0; head < 2; ++head) {
-        const std::string picture = pattern_picture(*learned, head, "");
-        const std::string drawing = picture.substr(picture.find("<path"));
-        EXPECT_NE(html.find(drawing), std::string::npos) << cell << " layer " << layer << " head " << head;
+        const std::string drawing = nlohmann::json(pattern_picture(*learned, head)).dump();
+        EXPECT_NE(heads.dump().find(drawing), std::string::npos)
+            << cell << " layer " << layer << " head " << head;
       }
     }
   }
   // What cannot be drawn any more is said, and costs no more than its picture.
   for (const auto& entry : fs::directory_iterator(path("sweep/units/checkpoints"))) fs::remove(entry.path());
   ASSERT_EQ(run({"report", "sweep", "-o", "page.html"}).exit_code, 0);
-  EXPECT_NE(slurp(path("page.html")).find("No picture: sweep/units"), std::string::npos);
+  EXPECT_NE(slurp(path("page.json")).find("No picture: sweep/units"), std::string::npos);
 }
 
 TEST_F(AblateTest, WhatASweepWritesIsNotItsData) {

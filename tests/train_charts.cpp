@@ -1,4 +1,4 @@
-// The geometry of the report's charts: nothing leaves its picture or its frame, no label lies on another.
+// The geometry of the crossover's chart: nothing leaves its picture or its frame, no label lies on another.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 #include <map>
 #include <regex>
 
-#include "train/report/svg.h"
+#include "train/bench/crossover_chart.h"
 
 namespace filigree {
 namespace {
@@ -120,8 +120,6 @@ void expect_sound(const std::string& svg, const std::string& what) {
     }
 }
 
-const ChartText kText{"Title", "Description", "the name of the x axis", "the name of the y axis"};
-
 std::string name_of(int i, bool is_long) {
   return is_long ? fmt::format("a pattern with a very long name that differs in its end {}", i)
                  : fmt::format("p{}", i);
@@ -154,78 +152,36 @@ std::vector<Shape> shapes() {
   return out;
 }
 
-TEST(Charts, ScatterStaysInItsFrame) {
-  for (const Shape& shape : shapes()) {
-    std::vector<ScatterPoint> points;
-    for (int i = 0; i < shape.n; ++i)
-      points.push_back({name_of(i, shape.long_names), static_cast<std::size_t>(i),
-                        28.4 + (i % 3 == 0 ? 0.01 * i : 3 * i), shape.offset + shape.scale * i, shape.error,
-                        i % 2 == 0});
-    expect_sound(scatter_chart(kText, points), "scatter, " + shape.text());
-    for (ScatterPoint& p : points) p.x = 28.4;  // equal work: all above each other
-    expect_sound(scatter_chart(kText, points), "scatter at one x, " + shape.text());
-    for (ScatterPoint& p : points)
-      p.x = 1e6 + 1e5 * p.y / std::max(1.0, std::abs(shape.offset + 30 * shape.scale));
-    expect_sound(scatter_chart(kText, points), "scatter far right, " + shape.text());
-  }
+// The only chart of a sheet.
+std::string chart_of(const std::vector<SpeedLine>& lines) {
+  const std::string sheet = speed_charts({{"Title", "Description", lines}});
+  const std::size_t begin = sheet.find("<svg x=");
+  return sheet.substr(begin, sheet.find("</svg>", begin) + 6 - begin);
 }
 
 TEST(Charts, LinesStayInTheirFrame) {
   for (const Shape& shape : shapes()) {
-    std::vector<Series> series;
+    std::vector<SpeedLine> lines;
     for (int i = 0; i < shape.n; ++i) {
-      Series s{name_of(i, shape.long_names), static_cast<std::size_t>(i), {}, {}, {}};
+      SpeedLine line{name_of(i, shape.long_names), i, {}};
       for (const double step : {10.0, 500.0, 20000.0}) {
         const double y = shape.offset + shape.scale * i + 1 / step;
-        s.points.emplace_back(step, y);
-        s.low.emplace_back(step, y - shape.error);
-        s.high.emplace_back(step, y + shape.error);
+        line.points.push_back({step, y, y - shape.error, y + shape.error});
       }
-      series.push_back(s);
+      lines.push_back(line);
     }
-    expect_sound(line_chart(kText, series), "lines, " + shape.text());
-    expect_sound(line_chart(kText, series, {shape.offset, true, false}), "lines with a top, " + shape.text());
-    if (shape.offset > 0)
-      expect_sound(line_chart(kText, series, {std::nullopt, true, true}), "ratios, " + shape.text());
+    expect_sound(chart_of(lines), "ratios, " + shape.text());
   }
-  // A run that diverged, and one without any value.
+  // A speed that could not be told, and a pattern without any.
   expect_sound(
-      line_chart(kText, {{"bad", 0, {{1, 2}, {2, INFINITY}, {3, NAN}}, {}, {}}, {"none", 1, {}, {}, {}}}),
+      chart_of({{"bad", 0, {{1, 2, 2, 2}, {2, INFINITY, 1, INFINITY}, {3, NAN, NAN, NAN}}}, {"none", 1, {}}}),
       "bad values");
 }
 
-TEST(Charts, DotsAndBarsStayInTheirFrame) {
-  for (const Shape& shape : shapes()) {
-    std::vector<DotRow> dots;
-    std::vector<BarRow> bars;
-    for (int i = 0; i < shape.n; ++i) {
-      const double y = shape.offset + shape.scale * i;
-      const std::string name = name_of(i, shape.long_names),
-                        value = fmt::format("{:.4g} ± {:.3g}", y, shape.error);
-      dots.push_back(
-          {name, value, static_cast<std::size_t>(i), y, shape.error, {y - shape.error, y + shape.error}});
-      bars.push_back({name, "100.0 % computed, 81.3 % needed", static_cast<std::size_t>(i), std::abs(y),
-                      std::abs(y) / 2});
-    }
-    expect_sound(dot_chart(kText, dots), "dots, " + shape.text());
-    expect_sound(bar_chart(kText, bars), "bars, " + shape.text());
-  }
-}
-
 TEST(Charts, LongNamesKeepTheirEnds) {
-  const std::string svg = bar_chart(kText, {{name_of(7, true), "1", 0, 1, std::nullopt}});
-  EXPECT_NE(svg.find("<title>" + name_of(7, true) + "</title>a pattern"), std::string::npos) << svg;
+  const std::string svg = chart_of({{name_of(7, true), 0, {{1, 1, 1, 1}}}});
+  EXPECT_NE(svg.find("<title>" + name_of(7, true) + "</title>a patte"), std::string::npos) << svg;
   EXPECT_NE(svg.find("end 7</text>"), std::string::npos) << svg;
-}
-
-TEST(Charts, TicksSayWhereTheyStand) {
-  EXPECT_EQ(tick_text(0.25, 0.05), "0.25");
-  EXPECT_EQ(tick_text(-0.5, 0.5), "-0.5");
-  EXPECT_EQ(tick_text(40000, 10000), "40 k");
-  EXPECT_EQ(tick_text(123457, 0.5), "123.4570 k") << "as fine as its step";
-  EXPECT_EQ(tick_text(2.5e6, 5e5), "2.5 M");
-  EXPECT_EQ(tick_text(3e12, 1e12), "3e+12");
-  EXPECT_EQ(tick_text(1e-18, 0.1), "0");
 }
 
 }  // namespace

@@ -6,7 +6,6 @@
 #include "core/file.h"
 #include "tests/report_runs.h"
 #include "tests/run_fixture.h"
-#include "train/report/html.h"
 #include "train/report/tables.h"
 
 namespace filigree {
@@ -85,11 +84,11 @@ TEST(Comparable, WhatHasToAgree) {
         << sentences[0];
     for (const std::string& text :
          {sentences[0], results_markdown(collection, analysis), results_csv(collection, analysis),
-          report_html(collection, analysis), printed_findings(analysis)})
+          report_figures(collection, analysis).dump(), printed_findings(analysis)})
       EXPECT_TRUE(has(text, c.text)) << c.key << "\n" << text.substr(0, 2000);
-    const std::string html = report_html(collection, analysis);
-    for (const char* ranking : {"is best", "class=\"best\"", "Pareto front", "trains fastest"})
-      EXPECT_FALSE(has(html, ranking)) << c.key << ": " << ranking;
+    const std::string figures = report_figures(collection, analysis).dump();
+    for (const char* ranking : {"is best", "\"best\":true", "Pareto front", "trains fastest"})
+      EXPECT_FALSE(has(figures, ranking)) << c.key << ": " << ranking;
     const Json json = Json::parse(results_json(collection, analysis));
     EXPECT_TRUE(json["settings"][0]["winner"].is_null());
     EXPECT_EQ(json["settings"][0]["verdict"], "unlike");
@@ -105,9 +104,10 @@ TEST(Comparable, WhatElseDiffersStandsOnTop) {
   EXPECT_EQ(analysis.settings[0].verdict, Verdict::best);
   const std::string beside = "Beside the pattern, the runs differ in train.lr: 0.01 (near), 0.5 (far).";
   EXPECT_EQ(differences_beside(analysis.settings[0], analysis), beside);
-  const std::string html = report_html(collection, analysis),
+  const std::string page = report_page(report_figures(collection, analysis)),
                     markdown = results_markdown(collection, analysis);
-  EXPECT_LT(html.find(beside), html.find("near is best")) << "before the headline";
+  EXPECT_EQ(figures_in(page).at("in_short").at(0).at("beside"), beside);
+  EXPECT_LT(page.find("s.beside ?"), page.find("s.sentences.map")) << "before the headline";
   EXPECT_LT(markdown.find(beside), markdown.find("near is best"));
   EXPECT_TRUE(has(printed_findings(analysis), beside));
 }
@@ -254,8 +254,8 @@ TEST(Comparable, OneVariantIsNotTheBest) {
   EXPECT_EQ(
       findings(analysis.settings[0], analysis),
       std::vector<std::string>{"a: 2.000 validation loss (one seed). There is nothing to compare it with."});
-  const std::string html = report_html(collection, analysis);
-  for (const char* word : {"is best", "class=\"best\"", ">best<"}) EXPECT_FALSE(has(html, word)) << word;
+  const std::string figures = report_figures(collection, analysis).dump();
+  for (const char* word : {"is best", "\"best\":true", "\"best\","}) EXPECT_FALSE(has(figures, word)) << word;
 }
 
 TEST(Comparable, TheSameSeedTwiceCountsOnce) {
@@ -290,7 +290,10 @@ TEST_F(RunTest, ReportsNameNoWinnerAmongUnlikeRuns) {
   EXPECT_TRUE(has(outcome.output, "\npage      page.html\n")) << outcome.output;
   const std::string html = read_file(path("page.html"));
   EXPECT_TRUE(has(html, "No winner: these runs cannot be compared."));
-  EXPECT_LT(html.find("<code>bad</code>: failed: "), html.find("Results</h2>")) << "on top";
+  const auto left_out = figures_in(html).at("left_out").at(0);
+  EXPECT_EQ(left_out.at("run"), "bad");
+  EXPECT_TRUE(left_out.at("why").get<std::string>().starts_with("failed: "));
+  EXPECT_LT(html.find("id=\"left-out\""), html.find("id=\"settings\"")) << "on top";
 }
 
 }  // namespace

@@ -9,13 +9,13 @@
 #include "tests/run_fixture.h"
 #include "train/record/summary.h"
 #include "train/report/analysis.h"
-#include "train/report/html.h"
 #include "train/report/statistics.h"
-#include "train/report/svg.h"
 #include "train/report/tables.h"
 
 namespace filigree {
 namespace {
+
+using Json = nlohmann::json;
 
 TEST(ReportStatistics, StudentsT) {
   // Tables of Student's t, and closed forms: one degree of freedom is Cauchy's distribution, P(T <= 1) = 3/4;
@@ -72,20 +72,6 @@ TEST(ReportStatistics, Holm) {
   EXPECT_DOUBLE_EQ(adjusted[2], 0.09);
   EXPECT_DOUBLE_EQ(adjusted[3], 0.9);
   EXPECT_EQ(holm({0.6, 0.7}).back(), 1);
-}
-
-TEST(ReportCharts, TicksAreRound) {
-  const AxisScale axis(0.13, 0.98, 0, 100);
-  for (const double tick : axis.ticks(5)) {
-    EXPECT_GE(tick, 0.13);
-    EXPECT_LE(tick, 0.98);
-    EXPECT_NEAR(tick * 10, std::round(tick * 10), 1e-9) << tick;
-  }
-  EXPECT_GE(axis.ticks(5).size(), 3u);
-  EXPECT_EQ(AxisScale(2, 2, 0, 1).at(2), 0) << "an empty range has a place all the same";
-  EXPECT_EQ(tick_text(0.25, 0.05), "0.25");
-  EXPECT_EQ(tick_text(40000, 10000), "40 k");
-  EXPECT_EQ(tick_text(2.5, 2.5), "2.5");
 }
 
 // --- analysis and page ---
@@ -152,10 +138,11 @@ TEST(ReportAnalysis, OneSeedProvesNothingAndBrokenRunsAreLeftOut) {
             "No pattern is ahead: with fewer than two seeds there is no telling a lead from chance.");
   EXPECT_EQ(sentences[1],
             "b comes first: 1.000 validation loss (one seed), a follows (2.000, a difference of 1.000).");
-  const std::string html = report_html(collection, analysis);
-  EXPECT_EQ(html.find("b is best"), std::string::npos);
-  EXPECT_EQ(html.find("<tr class=\"best\">"), std::string::npos);
-  EXPECT_NE(html.find("<code>runs/broken</code>: is not finished"), std::string::npos);
+  const Json figures = report_figures(collection, analysis);
+  EXPECT_EQ(figures.dump().find("b is best"), std::string::npos);
+  for (const Json& row : figures.at("settings").at(0).at("results").at("rows"))
+    EXPECT_EQ(row.at("best"), false);
+  EXPECT_EQ(figures.at("left_out"), (Json::array({{{"run", "runs/broken"}, {"why", "is not finished"}}})));
   EXPECT_NE(results_csv(collection, analysis).find("runs/broken,,,,is not finished,"), std::string::npos);
   EXPECT_NE(results_markdown(collection, analysis).find("- runs/broken: is not finished\n"),
             std::string::npos);
@@ -225,38 +212,62 @@ void expect_well_formed(const std::string& html) {
       continue;
     }
     const std::string name = tag.substr(0, tag.find_first_of(" \n/"));
-    if (name == "style") at = html.find("</style>", at) - 1;
+    if (name == "style" || name == "script") at = html.find("</" + name + ">", at) - 1;
     if (!tag.ends_with('/') && !empty.contains(name)) open.push_back(name);
   }
   EXPECT_TRUE(open.empty()) << open.back();
-  // A text's & begins an entity.
-  for (std::size_t at = html.find('&'); at != std::string::npos; at = html.find('&', at + 1)) {
-    const std::string entity = html.substr(at, html.find(';', at) - at);
-    EXPECT_TRUE((std::set<std::string>{"&amp", "&lt", "&gt", "&quot", "&#39"}.contains(entity))) << entity;
-  }
+  EXPECT_EQ(html.substr(0, html.find("<script")).find('&'), std::string::npos)
+      << "the page itself needs no entity";
 }
 
 TEST(ReportPage, IsWellFormedAndNeedsNothingElse) {
   const Collection collection = made_collection();
-  const std::string html = report_html(collection, analyse(collection));
+  const Json made = report_figures(collection, analyse(collection));
+  const std::string html = report_page(made);
   expect_well_formed(html);
   for (const char* outside :
-       {"http:", "https:", "src=", "href=", "url(", "@import", "<script", "<link", "<img"})
+       {"http:", "https:", "src=", "href=", "url(", "@import", "<link", "<img", "fetch(", "import("})
     EXPECT_EQ(html.find(outside), std::string::npos) << outside;
-  for (const char* part :
-       {"A sweep", ">near<", ">all<", ">mixed<", "computed tiles per layer, within 5 %",
-        "prefers-color-scheme", "@media print", "scope=\"row\"", "scope=\"col\"", "Loss by position",
-        "Pareto", "head 1", "window: 9", "<details>", "lang=\"en\"", "viewport"})
+  std::size_t scripts = 0;
+  for (std::size_t at = html.find("<script"); at != std::string::npos; at = html.find("<script", at + 1))
+    ++scripts;
+  EXPECT_EQ(scripts, 2u) << "the figures, and what draws them";
+  for (const char* part : {"prefers-color-scheme", "@media print", "scope: \"row\"", "scope: \"col\"",
+                           "<noscript>", "html(\"details\"", "lang=\"en\"", "viewport", "id=\"in-short\"",
+                           "id=\"heads\"", "role: \"img\", \"aria-label\": `${chart.title} ${chart.words}`",
+                           "role: \"img\", \"aria-label\": p.words"})
     EXPECT_NE(html.find(part), std::string::npos) << part;
+  const Json figures = figures_in(html);
+  EXPECT_EQ(figures, made) << "the page holds all that report.json does";
+  for (const char* part : {"A sweep", "near", "all", "mixed", "Loss by position.", "layer 0, head 1"})
+    EXPECT_TRUE(holds(figures, part)) << part;
+  EXPECT_EQ(figures.at("subtitle"), "9 runs of 3 variants; held equal: computed tiles per layer, within 5 %");
+  EXPECT_NE(figures.dump().find("Pareto"), std::string::npos);
+  EXPECT_NE(figures.at("configs").at(1).at("yaml").get<std::string>().find("window: 9"), std::string::npos);
   // Every picture says in words what it shows.
-  std::size_t pictures = 0, named = 0;
-  for (std::size_t at = html.find("<svg class="); at != std::string::npos;
-       at = html.find("<svg class=", at + 1)) {
+  std::size_t pictures = 0;
+  for (const Json& chart : figures.at("settings").at(0).at("charts")) {
     ++pictures;
-    named += html.substr(at, html.find('>', at) - at).find("role=\"img\" aria-label=\"") != std::string::npos;
+    for (const char* label : {"near", "all", "mixed"})
+      EXPECT_NE(chart.at("words").get<std::string>().find(label), std::string::npos) << chart;
   }
+  for (const Json& variant : figures.at("heads"))
+    for (const Json& panel : variant.at("panels")) {
+      ++pictures;
+      EXPECT_NE(panel.at("words").get<std::string>().find(": what "), std::string::npos) << panel;
+    }
   EXPECT_GT(pictures, 8u);
-  EXPECT_EQ(named, pictures);
+}
+
+// A picture's rows: windows of 9 in 64 tokens, of which the first sees one, the last nine.
+TEST(ReportPage, PicturesAreRunsOfShares) {
+  const auto pattern = make_pattern(parse_yaml("{local: {window: 9}}", "pattern"), 0, 1, 1);
+  const auto rows =
+      pattern_picture(*std::make_shared<const TileLayout>(build_layout(*pattern, {64, true, 16}, 1)), 0);
+  ASSERT_EQ(rows.size(), 64u);
+  EXPECT_EQ(rows[0], "g.63");
+  EXPECT_EQ(rows[8], "g9.55");
+  EXPECT_EQ(rows[63], "a55g9");
 }
 
 TEST(ReportPage, AccuracyByDepthAndLength) {
@@ -269,18 +280,20 @@ TEST(ReportPage, AccuracyByDepthAndLength) {
       run.summary["val_accuracy_of"] = {{"depth 0 %", 0.126}, {"depth 100 %", 64.0 / length}};
       collection.runs.push_back(run);
     }
-  std::string html = report_html(collection, analyse(collection));
-  expect_well_formed(html);
-  for (const char* part :
-       {"Across settings", "Accuracy of near, in %", "Accuracy of all, in %", "<th scope=\"col\">128</th>",
-        "<th scope=\"row\">depth 100 %</th><td class=\"h6\">100</td><td class=\"h3\">50</td>",
-        "<td class=\"h1\">13</td>"})
-    EXPECT_NE(html.find(part), std::string::npos) << part;
+  Json figures = report_figures(collection, analyse(collection));
+  EXPECT_EQ(figures.at("across").at("columns"), (Json{"pattern", "seq_len-64", "seq_len-128"}));
+  ASSERT_EQ(figures.at("accuracy").size(), 2u);
+  for (const std::size_t i : {0, 1}) {
+    const Json& map = figures.at("accuracy").at(i);
+    EXPECT_EQ(map.at("caption"), i == 0 ? "Accuracy of near, in %." : "Accuracy of all, in %.");
+    EXPECT_EQ(map.at("columns"), (Json{"tokens", "64", "128"}));
+    EXPECT_EQ(map.at("rows").at(0).at("cells"), (Json{"depth 0 %", 0.126, 0.126}));
+    EXPECT_EQ(map.at("rows").at(1).at("cells"), (Json{"depth 100 %", 1.0, 0.5}));
+  }
   collection.runs.resize(2);  // one length: variants by group
-  html = report_html(collection, analyse(collection));
-  expect_well_formed(html);
-  EXPECT_NE(html.find("<th scope=\"row\">near</th><td class=\"h1\">13</td><td class=\"h6\">100</td>"),
-            std::string::npos);
+  figures = report_figures(collection, analyse(collection));
+  ASSERT_EQ(figures.at("accuracy").size(), 1u);
+  EXPECT_EQ(figures.at("accuracy").at(0).at("rows").at(0).at("cells"), (Json{"near", 0.126, 1.0}));
 }
 
 TEST(ReportPage, AccuracyByLengthIsAMapForEachVariant) {
@@ -297,16 +310,15 @@ TEST(ReportPage, AccuracyByLengthIsAMapForEachVariant) {
       if (label == std::string("all")) run.summary.erase("val_by_length");
       collection.runs.push_back(run);
     }
-  const std::string html = report_html(collection, analyse(collection));
-  expect_well_formed(html);
-  for (const char* part :
-       {"Accuracy of near, trained on 64 tokens, in %",
-        "<th scope=\"col\">tokens</th><th scope=\"col\">64</th><th scope=\"col\">128</th>",
-        "<th scope=\"row\">depth 0 %</th><td class=\"h6\">100</td><td class=\"h3\">45</td>",
-        "<th scope=\"row\">depth 100 %</th><td class=\"h3\">50</td><td class=\"h1\">12</td>",
-        "<th scope=\"row\">all</th><td class=\"h6\">100</td><td class=\"h2\">38</td>"})
-    EXPECT_NE(html.find(part), std::string::npos) << part;
-  EXPECT_EQ(html.find("Accuracy of all"), std::string::npos);
+  const Json maps = report_figures(collection, analyse(collection)).at("accuracy");
+  ASSERT_EQ(maps.size(), 1u) << "near's; nothing is told apart of all";
+  EXPECT_EQ(maps.at(0).at("caption"), "Accuracy of near, trained on 64 tokens, in %.");
+  EXPECT_EQ(maps.at(0).at("columns"), (Json{"tokens", "64", "128"}));
+  const Json& rows = maps.at(0).at("rows");
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_EQ(rows.at(0).at("cells"), (Json{"depth 0 %", 1.0, (0.3 + 0.6) / 2}));
+  EXPECT_EQ(rows.at(1).at("cells"), (Json{"depth 100 %", 0.5, 0.125}));
+  EXPECT_EQ(rows.at(2).at("cells"), (Json{"all", 1.0, 0.375}));
   const std::string markdown = results_markdown(collection, analyse(collection));
   EXPECT_NE(markdown.find("| pattern | 64 | 128 |\n| --- | ---: | ---: |\n"), std::string::npos) << markdown;
   EXPECT_NE(markdown.find("| near | 100.0 % | 37.5 % |\n"), std::string::npos) << markdown;
@@ -323,10 +335,15 @@ TEST(ReportPage, HostileNamesStayText) {
   broken.problem = evil;
   collection.runs.push_back(broken);
   const Analysis analysis = analyse(collection);
-  const std::string html = report_html(collection, analysis);
+  const std::string html = report_page(report_figures(collection, analysis));
   expect_well_formed(html);
-  EXPECT_EQ(html.find("<script"), std::string::npos);
+  EXPECT_EQ(html.find("<script>alert"), std::string::npos);
+  EXPECT_EQ(html.find("alert('x')</script"), std::string::npos);
   EXPECT_EQ(html.find('\x01'), std::string::npos);
+  const Json figures = figures_in(html);
+  EXPECT_EQ(figures.at("title"), evil);
+  EXPECT_EQ(figures.at("left_out").at(0).at("why"), evil);
+  EXPECT_TRUE(holds(figures.at("settings"), evil));
   const auto json = nlohmann::json::parse(results_json(collection, analysis));
   EXPECT_EQ(json.at("title"), evil);
   const std::string csv = results_csv(collection, analysis);
@@ -341,7 +358,9 @@ TEST(ReportPage, EveryCountOfRunsHasAPage) {
     for (int i = 0; i < n; ++i)
       collection.runs.push_back(
           made_run(fmt::format("pattern-with-a-long-name-{}", i), 1, 2 + 0.001 * i, 10));
-    expect_well_formed(report_html(collection, analyse(collection)));
+    const Json figures = figures_in(report_page(report_figures(collection, analyse(collection))));
+    EXPECT_EQ(figures.at("settings").at(0).at("results").at("rows").size(), static_cast<std::size_t>(n));
+    EXPECT_EQ(figures.at("heads").size(), static_cast<std::size_t>(n));
   }
 }
 
@@ -375,18 +394,26 @@ TEST_F(RunTest, ReportsAnyRuns) {
   ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
   const std::string html = slurp(path("page.html"));
   expect_well_formed(html);
-  for (const char* part : {">longformer window 8 global 1<", ">full, train.lr: 0.01, train.min_lr: 0.001<",
-                           ">full, train.lr: 0.001, train.min_lr: ", "is not finished"})
-    EXPECT_NE(html.find(part), std::string::npos) << part;
+  const Json figures = Json::parse(slurp(path("page.json")));
+  EXPECT_EQ(figures_in(html), figures);
+  EXPECT_EQ(figures.at("configs").size(), 3u);
+  EXPECT_EQ(figures.at("configs").at(0).at("variant"), "longformer window 8 global 1");
+  EXPECT_EQ(figures.at("configs").at(1).at("variant"), "full, train.lr: 0.01, train.min_lr: 0.001");
+  EXPECT_TRUE(figures.at("configs").at(2).at("variant").get<std::string>().starts_with(
+      "full, train.lr: 0.001, train.min_lr: "));
+  EXPECT_EQ(figures.at("left_out").at(0).at("why"), "is not finished");
   // Other damage leaves a run out, and says so.
   write("slow/summary.json", "{\"layers\": [{\"layers\": 3}], \"timing\": {}}");
   ASSERT_EQ(run({"report", "full", "slow", "-o", "page.html", "--overwrite"}).exit_code, 0);
-  EXPECT_NE(slurp(path("page.html")).find("<code>slow</code>: its files are damaged"), std::string::npos);
+  const auto left_out = [&] { return Json::parse(slurp(path("page.json"))).at("left_out").at(0); };
+  EXPECT_EQ(left_out().at("run"), "slow");
+  EXPECT_TRUE(left_out().at("why").get<std::string>().starts_with("its files are damaged"));
   auto summary = nlohmann::json::parse(slurp(path("full/summary.json")));
   summary["val_by_length"] = {{{"length", "far"}}};
   write("full/summary.json", summary.dump());
   ASSERT_EQ(run({"report", "full", "dense", "-o", "page.html", "--overwrite"}).exit_code, 0);
-  EXPECT_NE(slurp(path("page.html")).find("<code>full</code>: its files are damaged"), std::string::npos);
+  EXPECT_EQ(left_out().at("run"), "full");
+  EXPECT_TRUE(left_out().at("why").get<std::string>().starts_with("its files are damaged"));
   const Outcome nothing = run({"report", "text", "-o", "none.html"});
   EXPECT_EQ(nothing.exit_code, 3);
   EXPECT_NE(nothing.output.find("text is no folder of a run or a sweep"), std::string::npos)

@@ -5,7 +5,7 @@
 #include "tests/run_fixture.h"
 #include "train/ablate/fairness.h"
 #include "train/ablate/sweep.h"
-#include "train/report/analysis.h"
+#include "train/report/findings.h"
 
 namespace filigree {
 namespace {
@@ -42,8 +42,9 @@ TEST_F(Shares, AreTheSameEverywhere) {
   EXPECT_NE(sweep.output.find(" 22  "), std::string::npos) << sweep.output;
   EXPECT_NE(sweep.output.find(" 52.4 %  -"), std::string::npos) << sweep.output;
   expect_says({"report", "r", "-o", "page.html"}, "page.html");
-  EXPECT_NE(slurp(path("page.html")).find("of full attention&#39;s tiles"), std::string::npos);
-  EXPECT_NE(slurp(path("page.html")).find("<td>52.4 %</td>"), std::string::npos);
+  const auto results = nlohmann::json::parse(slurp(path("page.json"))).at("settings").at(0).at("results");
+  EXPECT_EQ(results.at("columns").at(7), "of full attention's tiles");
+  EXPECT_EQ(results.at("rows").at(0).at("cells").at(7), "52.4 %");
 }
 
 TEST_F(Shares, ABudgetHardensToItself) {

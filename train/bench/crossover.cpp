@@ -10,9 +10,9 @@
 #include "core/parallel.h"
 #include "core/random.h"
 #include "core/stream.h"
+#include "train/bench/crossover_chart.h"
 #include "train/config/device_choice.h"
 #include "train/config/layouts.h"
-#include "train/report/svg.h"
 #include "train/run/step.h"
 
 namespace filigree {
@@ -320,31 +320,25 @@ std::string crossover_json(const CrossoverRequest& request, const std::vector<Cr
 }
 
 std::string crossover_svg(const std::vector<Crossover>& results) {
-  std::vector<ChartText> texts;
-  std::vector<std::vector<Series>> charts;
+  std::vector<SpeedChart> charts;
   for (const auto& [part, title] :
        {std::pair(&CrossoverPoint::attention, "Attention alone, forward and backward"),
         std::pair(&CrossoverPoint::step, "A whole training step")}) {
-    std::vector<Series> series;
-    std::string words = "Speed relative to full attention at the longest sequence:";
-    for (std::size_t r = 0; r < results.size(); ++r) {
-      Series s{results[r].name, r, {}, {}, {}};
-      for (const CrossoverPoint& point : results[r].points) {
-        if (!(point.*part)) continue;
-        const Timing& timing = *(point.*part);
-        const auto n = static_cast<double>(point.length);
-        s.points.emplace_back(n, timing.speedup);
-        s.low.emplace_back(n, timing.low);
-        s.high.emplace_back(n, timing.high);
-      }
-      if (s.points.empty()) continue;
-      words += fmt::format(" {} {:.2f};", s.label, s.points.back().second);
-      series.push_back(std::move(s));
+    SpeedChart& chart = charts.emplace_back();
+    chart.title = title;
+    chart.words = "Speed relative to full attention at the longest sequence:";
+    for (std::int64_t r = 0; r < std::ssize(results); ++r) {
+      SpeedLine line{results[r].name, r, {}};
+      for (const CrossoverPoint& point : results[r].points)
+        if (const std::optional<Timing>& timing = point.*part)
+          line.points.push_back(
+              {static_cast<double>(point.length), timing->speedup, timing->low, timing->high});
+      if (line.points.empty()) continue;
+      chart.words += fmt::format(" {} {:.2f};", line.label, line.points.back()[1]);
+      chart.lines.push_back(std::move(line));
     }
-    texts.push_back({title, words, "sequence length, tokens", "times as fast as full attention"});
-    charts.push_back(std::move(series));
   }
-  return chart_sheet(texts, charts);
+  return speed_charts(charts);
 }
 
 }  // namespace filigree

@@ -17,7 +17,7 @@ void add_report(CLI::App& app, Invocation&) {
       ->required()
       ->transform(as_path_argument())
       ->type_name("RUN...");
-  command->add_option("-o,--output", arguments->page, "The page to write")
+  command->add_option("-o,--output", arguments->page, "The page to write; its figures go beside it, as .json")
       ->transform(as_path_argument())
       ->type_name("FILE.html")
       ->capture_default_str();
@@ -29,6 +29,7 @@ void add_report(CLI::App& app, Invocation&) {
     for (const RunData& run : collection.runs)
       if (run.problem.empty()) reads_config(outputs, run.config);
     outputs.writes(arguments->page, "-o");
+    if (const auto beside = figures_beside(arguments->page); !beside.empty()) outputs.writes(beside, "-o");
     const std::string found = write_report(collection, arguments->page);
     fmt::print("{}\npage      {}\n", found, arguments->page);
   });

@@ -92,13 +92,7 @@ struct Analysis {
 // Error(data) if no run counts.
 Analysis analyse(const Collection& collection);
 
-// The findings of a setting in plain sentences, the headline first.
-std::vector<std::string> findings(const Setting& setting, const Analysis& analysis);
 // "2.830 ± 0.165"; without the interval where there is one seed.
 std::string with_interval(const MeanInterval& interval, const Metric& metric);
-// In what its runs differ beside what is compared; empty if in nothing.
-std::string differences_beside(const Setting& setting, const Analysis& analysis);
-// The headlines and what was left out, for the terminal: no line break at the end.
-std::string printed_findings(const Analysis& analysis);
 
 }  // namespace filigree

@@ -6,6 +6,7 @@
 
 #include "attention/tile_layout.h"
 #include "data/progress.h"
+#include "train/report/findings.h"
 
 namespace filigree {
 namespace {
@@ -161,8 +162,7 @@ std::vector<std::string> result_row(const Setting& setting, const Variant& v, co
   if (setting.ranked() && &v != &first)
     behind = metric.difference(std::abs(v.interval.mean - first.interval.mean));
   if (v.to_best.kind != TestKind::none)
-    test = fmt::format("{} ({})", v.significant() ? "yes" : "no",
-                       v.p_adjusted < 0.001 ? "p < 0.001" : fmt::format("p = {:.2g}", v.p_adjusted));
+    test = fmt::format("{} ({})", v.significant() ? "yes" : "no", p_text(v.p_adjusted));
   return {v.label,
           with_interval(v.interval, metric),
           behind,
