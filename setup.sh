@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 packages=(g++ cmake ninja-build libdnnl-dev libhdf5-dev libyaml-cpp-dev libgtest-dev libbenchmark-dev libcli11-dev
-          libfmt-dev nlohmann-json3-dev libxxhash-dev zlib1g-dev)
+          libfmt-dev nlohmann-json3-dev libxxhash-dev zlib1g-dev libutfcpp-dev libboost-dev)
 peer_packages=(python3-venv python3-numpy python3-torch) # Debian's torch is for the CPU: a tenth of PyPI's in size
 
 install_packages() { # install_packages PACKAGE...

@@ -8,6 +8,8 @@
 #include <atomic>
 #include <cmath>
 
+#include "core/utf8.h"
+
 namespace filigree {
 namespace {
 
@@ -16,27 +18,10 @@ constexpr auto kTerminalInterval = std::chrono::milliseconds(100);
 
 std::atomic<bool> lost{false};
 
-// A code point of UTF-8, a byte of anything else.
-std::string_view first_character(std::string_view text) {
-  const auto first = static_cast<unsigned char>(text[0]);
-  const std::size_t size = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
-  const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; };
-  const bool whole = size <= text.size() && std::ranges::all_of(text.substr(1, size - 1), continues);
-  return text.substr(0, whole ? size : 1);
-}
-
-std::int64_t character_columns(std::string_view character) {
-  const auto byte = [&](std::size_t i) {
-    return i < character.size() ? static_cast<std::uint32_t>(static_cast<unsigned char>(character[i])) : 0;
-  };
-  std::uint32_t code = byte(0);
-  if (character.size() > 1) {
-    code &= 0xFFu >> (character.size() + 1);
-    for (std::size_t i = 1; i < character.size(); ++i) code = code << 6 | (byte(i) & 0x3F);
-  }
+std::int64_t character_columns(char32_t code) {
   // East Asian scripts and pictures take two; combining marks none.
   constexpr struct {
-    std::uint32_t first, last;
+    char32_t first, last;
     int columns;
   } kRanges[] = {{0x300, 0x36F, 0},   {0x200B, 0x200F, 0}, {0xFE00, 0xFE0F, 0},   {0x1100, 0x115F, 2},
                  {0x2E80, 0xA4CF, 2}, {0xAC00, 0xD7A3, 2}, {0xF900, 0xFAFF, 2},   {0xFE30, 0xFE6F, 2},
@@ -50,10 +35,10 @@ std::int64_t character_columns(std::string_view character) {
 std::string first_columns(std::string_view text, std::int64_t columns) {
   std::size_t end = 0;
   for (std::int64_t used = 0; end < text.size();) {
-    const std::string_view character = first_character(text.substr(end));
-    used += character_columns(character);
+    const auto [code_point, n_bytes] = decode_utf8(text, end);
+    used += character_columns(code_point);
     if (used > columns) break;
-    end += character.size();
+    end += n_bytes;
   }
   return std::string(text.substr(0, end));
 }
@@ -87,10 +72,10 @@ bool output_lost() {
 
 std::int64_t text_columns(std::string_view text) {
   std::int64_t columns = 0;
-  while (!text.empty()) {
-    const std::string_view character = first_character(text);
-    columns += character_columns(character);
-    text.remove_prefix(character.size());
+  for (std::size_t at = 0; at < text.size();) {
+    const auto [code_point, n_bytes] = decode_utf8(text, at);
+    columns += character_columns(code_point);
+    at += n_bytes;
   }
   return columns;
 }

@@ -15,36 +15,14 @@
 #include <type_traits>
 #include <unordered_map>
 
+#include "core/utf8.h"
+
 namespace filigree {
 namespace {
 
 constexpr std::size_t kMaxBytes = 1 << 20;
 constexpr std::size_t kMaxDepth = 32;
 constexpr std::size_t kMaxKeyBytes = 256;  // YAML itself stops at 1024 characters
-
-// Length of the well-formed UTF-8 sequence that `s` starts with, or 0 (Unicode 15, table 3-7).
-std::size_t utf8_length(std::string_view s) {
-  const auto byte = [&](std::size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0u; };
-  const auto tail = [&](std::size_t i) { return (byte(i) & 0xC0u) == 0x80u; };
-  const unsigned first = byte(0), second = byte(1);
-  if (first < 0x80) return 1;
-  if (first >= 0xC2 && first <= 0xDF) return tail(1) ? 2 : 0;
-  if (first >= 0xE0 && first <= 0xEF) {
-    const bool overlong = first == 0xE0 && second < 0xA0, surrogate = first == 0xED && second > 0x9F;
-    return tail(1) && tail(2) && !overlong && !surrogate ? 3 : 0;
-  }
-  if (first >= 0xF0 && first <= 0xF4) {
-    const bool overlong = first == 0xF0 && second < 0x90, beyond = first == 0xF4 && second > 0x8F;
-    return tail(1) && tail(2) && tail(3) && !overlong && !beyond ? 4 : 0;
-  }
-  return 0;
-}
-
-bool is_utf8(std::string_view text) {
-  for (std::size_t length; !text.empty(); text.remove_prefix(length))
-    if (length = utf8_length(text); length == 0) return false;
-  return true;
-}
 
 // What events tell of block or flow style: `EmitterStyle::value` in yaml-cpp 0.7, an `enum class
 // EmitterStyle` in the newest.
@@ -207,8 +185,8 @@ void refuse_odd_bytes(std::string_view text, const std::string& name) {
   Mark mark{name, 1, 1};
   for (std::size_t i = 0; i < text.size();) {
     const auto c = static_cast<unsigned char>(text[i]);
-    const std::size_t length = utf8_length(text.substr(i));
-    if (length == 0)
+    const auto [code_point, length] = decode_utf8(text, i);
+    if (code_point == kInvalid)
       fail_at(mark, fmt::format("byte 0x{:02x} is not valid UTF-8", c), "save the file as UTF-8");
     const bool lone_return = c == '\r' && (i + 1 == text.size() || text[i + 1] != '\n');
     if ((c < 0x20 && c != '\t' && c != '\n' && c != '\r') || c == 0x7F || lone_return)

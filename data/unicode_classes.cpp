@@ -196,41 +196,11 @@ std::vector<CharClass> make_table() {
   return table;
 }
 
-bool continues(char c) {
-  return (static_cast<unsigned char>(c) & 0xc0) == 0x80;
-}
-
 }  // namespace
 
 CharClass char_class(char32_t code_point) {
   static const std::vector<CharClass> table = make_table();
   return code_point < table.size() ? table[code_point] : CharClass::other;
-}
-
-Utf8Char decode_utf8(std::string_view text, std::size_t begin) {
-  constexpr Utf8Char invalid{kInvalid, 1};
-  const char32_t lead = static_cast<unsigned char>(text[begin]);
-  if (lead < 0x80) return {lead, 1};
-  const std::uint32_t n = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-  if (lead < 0xc2 || lead > 0xf4 || text.size() - begin < n) return invalid;
-  char32_t code_point = lead & (0x7f >> n);
-  for (std::size_t i = begin + 1; i < begin + n; ++i) {
-    if (!continues(text[i])) return invalid;
-    code_point = code_point << 6 | (static_cast<unsigned char>(text[i]) & 0x3f);
-  }
-  const bool overlong = code_point < (n == 2 ? 0x80u : n == 3 ? 0x800u : 0x10000u);
-  const bool surrogate = code_point >= 0xd800 && code_point < 0xe000;
-  if (overlong || surrogate || code_point > 0x10ffff) return invalid;
-  return {code_point, n};
-}
-
-bool is_valid_utf8(std::string_view text) {
-  for (std::size_t at = 0; at < text.size();) {
-    const Utf8Char c = decode_utf8(text, at);
-    if (c.code_point == kInvalid) return false;
-    at += c.n_bytes;
-  }
-  return true;
 }
 
 }  // namespace filigree

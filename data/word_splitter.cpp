@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/utf8.h"
 #include "data/unicode_classes.h"
 
 namespace filigree {

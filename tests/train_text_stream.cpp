@@ -1,6 +1,7 @@
 // Text on its way to the terminal: no half characters, no part of a stop string, however the bytes are cut.
 #include <gtest/gtest.h>
 
+#include "core/utf8.h"
 #include "tests/gradcheck.h"
 #include "tests/temporary_folder.h"
 #include "train/generate/text_stream.h"

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
+#include "core/utf8.h"
 #include "train/commands/commands.h"
 #include "train/generate/text_stream.h"
 

@@ -4,34 +4,12 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/utf8.h"
 
 namespace filigree {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-
-struct Character {
-  enum { whole, cut, wrong } state;
-  std::size_t bytes;  // of a whole one
-};
-
-// The first character of a text that is not empty (Unicode standard, table 3-7: no surrogates, no overlong
-// forms, nothing above U+10FFFF).
-Character first_character(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(0);
-  if (lead < 0x80) return {Character::whole, 1};
-  if (lead < 0xC2 || lead > 0xF4) return {Character::wrong, 0};
-  const std::size_t bytes = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-  unsigned char low = 0x80, high = 0xBF;  // of the second byte
-  if (lead == 0xE0) low = 0xA0;
-  if (lead == 0xED) high = 0x9F;
-  if (lead == 0xF0) low = 0x90;
-  if (lead == 0xF4) high = 0x8F;
-  for (std::size_t i = 1; i < std::min(bytes, text.size()); ++i, low = 0x80, high = 0xBF)
-    if (byte(i) < low || byte(i) > high) return {Character::wrong, 0};
-  return text.size() < bytes ? Character{Character::cut, 0} : Character{Character::whole, bytes};
-}
 
 }  // namespace
 
@@ -68,10 +46,10 @@ std::string WholeCharacters::push(std::string_view bytes) {
   std::string out;
   std::string_view rest = held_;
   while (!rest.empty()) {
-    const Character first = first_character(rest);
-    if (first.state == Character::cut) break;
-    out += first.state == Character::whole ? rest.substr(0, first.bytes) : kReplacement;
-    rest.remove_prefix(first.state == Character::whole ? first.bytes : 1);
+    if (is_cut_character(rest)) break;
+    const auto [code_point, n_bytes] = decode_utf8(rest, 0);
+    out += code_point == kInvalid ? kReplacement : rest.substr(0, n_bytes);
+    rest.remove_prefix(n_bytes);
   }
   held_ = std::string(rest);
   return out;
@@ -81,15 +59,6 @@ std::string WholeCharacters::finish() {
   if (held_.empty()) return "";
   held_.clear();
   return std::string(kReplacement);
-}
-
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const Character first = first_character(text);
-    if (first.state != Character::whole) return false;
-    text.remove_prefix(first.bytes);
-  }
-  return true;
 }
 
 bool TextStream::push(std::string_view bytes) {

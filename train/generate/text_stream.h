@@ -36,9 +36,6 @@ class WholeCharacters {
   std::string held_;
 };
 
-// Whether this is well-formed UTF-8.
-bool is_utf8(std::string_view text);
-
 // Both in turn, to `sink`.
 class TextStream {
  public:

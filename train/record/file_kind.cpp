@@ -5,14 +5,14 @@
 #include <fstream>
 
 #include "core/hdf5.h"
-#include "train/generate/text_stream.h"
+#include "core/utf8.h"
 
 namespace filigree {
 namespace {
 
 constexpr std::int32_t kLlmcMagic[] = {20240520, 20240801};  // data/bin_file.h
 
-// What stands at the root tells; a file that cannot be read is damaged, which its own reader explains.
+// The names at the root tell; a file that cannot be read is damaged, which its own reader explains.
 FileKind hdf5_kind(const std::filesystem::path& path) {
   try {
     const h5::Reader file(path);

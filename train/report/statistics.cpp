@@ -1,8 +1,8 @@
 #include "train/report/statistics.h"
 
 #include <algorithm>
+#include <boost/math/distributions/students_t.hpp>
 #include <cmath>
-#include <limits>
 #include <numeric>
 
 #include "core/check.h"
@@ -10,43 +10,17 @@
 namespace filigree {
 namespace {
 
-// The continued fraction of the incomplete beta function (DLMF 8.17.22) by Lentz's method, for x < (a + 1) /
-// (a
-// + b + 2), where it converges fast.
-double beta_fraction(double a, double b, double x) {
-  constexpr double kTiny = 1e-300;
-  const auto guarded = [](double v) { return std::abs(v) < kTiny ? kTiny : v; };
-  double c = 1, d = 1 / guarded(1 - (a + b) * x / (a + 1)), value = d;
-  for (int m = 1; m <= 1000; ++m) {
-    const double even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m));
-    d = 1 / guarded(1 + even * d);
-    c = guarded(1 + even / c);
-    value *= c * d;
-    const double odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1));
-    d = 1 / guarded(1 + odd * d);
-    c = guarded(1 + odd / c);
-    const double step = c * d;
-    value *= step;
-    if (std::abs(step - 1) < 1e-15) break;
-  }
-  return value;
-}
-
-// I_x(a, b)
-double incomplete_beta(double a, double b, double x) {
-  if (x <= 0) return 0;
-  if (x >= 1) return 1;
-  const double front =
-      std::exp(std::lgamma(a + b) - std::lgamma(a) - std::lgamma(b) + a * std::log(x) + b * std::log1p(-x));
-  if (x < (a + 1) / (a + b + 2)) return front * beta_fraction(a, b, x) / a;
-  return 1 - front * beta_fraction(b, a, 1 - x) / b;
-}
+// A loss that is not a number has a p that is none either, in place of an exception.
+namespace policies = boost::math::policies;
+using StudentsT =
+    boost::math::students_t_distribution<double,
+                                         policies::policy<policies::domain_error<policies::ignore_error>,
+                                                          policies::overflow_error<policies::ignore_error>>>;
 
 // Two-sided p of t = difference / error. Runs are deterministic: seeds may well agree to the last bit.
 double two_sided(double difference, double error, double df) {
   if (error == 0) return difference == 0 ? 1 : 0;
-  const double t = difference / error;
-  return incomplete_beta(df / 2, 0.5, df / (df + t * t));
+  return 2 * student_cdf(-std::abs(difference / error), df);
 }
 
 Difference paired(const std::vector<double>& differences) {
@@ -88,20 +62,12 @@ double deviation_of(std::span<const double> values) {
 }
 
 double student_cdf(double t, double df) {
-  const double tail = incomplete_beta(df / 2, 0.5, df / (df + t * t)) / 2;
-  return t >= 0 ? 1 - tail : tail;
+  return boost::math::cdf(StudentsT(df), t);
 }
 
 double student_quantile(double p, double df) {
   check(p > 0 && p < 1 && df > 0, "a quantile of Student's t");
-  if (p < 0.5) return -student_quantile(1 - p, df);
-  double low = 0, high = 1;
-  while (student_cdf(high, df) < p && high < 1e12) high *= 2;
-  for (int i = 0; i < 200 && high - low > 1e-14 * high; ++i) {
-    const double middle = (low + high) / 2;
-    (student_cdf(middle, df) < p ? low : high) = middle;
-  }
-  return (low + high) / 2;
+  return boost::math::quantile(StudentsT(df), p);
 }
 
 MeanInterval mean_interval(std::span<const double> values) {

@@ -11,11 +11,10 @@
 namespace filigree {
 
 double mean_of(std::span<const double> values);
-// Of a sample: divided by n - 1. 0 for fewer than two values.
+// The standard deviation of a sample: divided by n - 1. 0 for fewer than two values.
 double deviation_of(std::span<const double> values);
 
-// P(T <= t) and its inverse for Student's t with `df` > 0 degrees of freedom, through the regularised
-// incomplete beta function (DLMF 8.17): P = 1 - I_x(df / 2, 1 / 2) / 2 with x = df / (df + t^2), t >= 0.
+// P(T <= t) and its inverse for Student's t with `df` > 0 degrees of freedom.
 double student_cdf(double t, double df);
 double student_quantile(double p, double df);  // 0 < p < 1
 
@@ -32,7 +31,7 @@ enum class TestKind {
   welch,   // t test of independent samples with unequal variances (Welch 1947)
 };
 
-// Of H0: both have the same mean; two-sided.
+// The two-sided test of H0, that both have the same mean.
 struct Difference {
   TestKind kind = TestKind::none;
   double mean = 0;        // of b - a
