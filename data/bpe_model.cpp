@@ -1,40 +1,40 @@
 #include "data/bpe_model.h"
 
 #include <algorithm>
-#include <charconv>
+#include <limits>
 #include <set>
 #include <unordered_map>
 
 #include "core/check.h"
 #include "data/byte_alphabet.h"
-#include "data/json_tree.h"
+#include "data/strict_json.h"
 
 namespace filigree {
 namespace {
 
-using Kind = JsonTree::Kind;
+using Json = nlohmann::ordered_json;
 using IdByToken = std::unordered_map<std::string_view, std::uint32_t>;
 
 // Reads one tokenizer.json; every refusal names the file and the part.
 class Reader {
  public:
-  Reader(const JsonTree& root, const std::string& origin) : root_(root), origin_(origin) {}
+  Reader(const Json& root, const std::string& origin) : root_(root), origin_(origin) {}
 
   BpeModel read() {
     only_keys(root_, "the file",
               {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
                "post_processor", "decoder", "model"});
     for (const char* part : {"truncation", "padding", "normalizer"})
-      if (const JsonTree* node = root_.find(part); node && !node->is(Kind::null))
+      if (const Json* node = find(root_, part); node && !node->is_null())
         unsupported(part, type_of(*node), "null");
     read_model(member(root_, "the file", "model"));
     read_pre_tokenizer(member(root_, "the file", "pre_tokenizer"));
-    const JsonTree& decoder = member(root_, "the file", "decoder");
+    const Json& decoder = member(root_, "the file", "decoder");
     if (type_of(decoder) != "ByteLevel") unsupported("decoder", type_of(decoder), "ByteLevel");
-    if (const JsonTree* added = root_.find("added_tokens")) read_added(*added);
-    if (const JsonTree* post = root_.find("post_processor"); post && !post->is(Kind::null)) {
+    if (const Json* added = find(root_, "added_tokens")) read_added(*added);
+    if (const Json* post = find(root_, "post_processor"); post && !post->is_null()) {
       check_post_processor(*post, "post_processor");
-      model_.post_processor = to_json(*post);
+      model_.post_processor = json_line(*post);
     }
     return std::move(model_);
   }
@@ -51,77 +51,78 @@ class Reader {
                 "byte-level BPE as GPT-2 and Llama 3 use it is read; see data/bpe_model.h");
   }
 
-  const JsonTree& object(const JsonTree& node, const std::string& what) const {
-    if (!node.is(Kind::object)) bad("{} must be an object", what);
+  // null if there is no such key
+  static const Json* find(const Json& object, std::string_view key) {
+    const auto found = object.find(key);
+    return found == object.end() ? nullptr : &*found;
+  }
+  const Json& object(const Json& node, const std::string& what) const {
+    if (!node.is_object()) bad("{} must be an object", what);
     return node;
   }
-  void only_keys(const JsonTree& node, const std::string& what,
+  void only_keys(const Json& node, const std::string& what,
                  const std::vector<std::string_view>& known) const {
-    for (const std::string& key : object(node, what).keys)
+    for (const auto& [key, value] : object(node, what).items())
       if (std::find(known.begin(), known.end(), key) == known.end())
         bad("{} has the key {}, which is not known", what, json_quoted(key));
   }
-  const JsonTree& member(const JsonTree& node, const std::string& what, std::string_view key) const {
-    const JsonTree* found = object(node, what).find(key);
+  const Json& member(const Json& node, const std::string& what, std::string_view key) const {
+    const Json* found = find(object(node, what), key);
     if (!found) bad("{} has no '{}'", what, key);
     return *found;
   }
-  const std::string& text(const JsonTree& node, const std::string& what) const {
-    if (!node.is(Kind::string)) bad("{} must be a string", what);
-    return node.text;
+  const std::string& text(const Json& node, const std::string& what) const {
+    if (!node.is_string()) bad("{} must be a string", what);
+    return node.get_ref<const std::string&>();
   }
-  bool flag(const JsonTree& node, const std::string& what, std::string_view key, bool fallback) const {
-    const JsonTree* found = object(node, what).find(key);
+  bool flag(const Json& node, const std::string& what, std::string_view key, bool fallback) const {
+    const Json* found = find(object(node, what), key);
     if (!found) return fallback;
-    if (!found->is(Kind::boolean)) bad("{}: '{}' must be true or false", what, key);
-    return found->text == "true";
+    if (!found->is_boolean()) bad("{}: '{}' must be true or false", what, key);
+    return found->get<bool>();
   }
-  std::uint32_t id(const JsonTree& node, const std::string& token) const {
-    std::uint32_t value = 0;
-    const char* end = node.text.data() + node.text.size();
-    const auto [stop, error] = std::from_chars(node.text.data(), end, value);
-    if (!node.is(Kind::number) || error != std::errc{} || stop != end)
+  std::uint32_t id(const Json& node, const std::string& token) const {
+    if (!node.is_number_integer() || node < 0 || node > std::numeric_limits<std::uint32_t>::max())
       bad("the id of token {} must be a whole number from 0 on", json_quoted(token));
-    return value;
+    return node.get<std::uint32_t>();
   }
-  std::string type_of(const JsonTree& node) const {
-    const JsonTree* type = node.is(Kind::object) ? node.find("type") : nullptr;
-    if (type && type->is(Kind::string)) return type->text;
-    return node.is(Kind::null) ? "null" : "something without a type";
+  std::string type_of(const Json& node) const {
+    const Json* type = node.is_object() ? find(node, "type") : nullptr;
+    if (type && type->is_string()) return type->get<std::string>();
+    return node.is_null() ? "null" : "something without a type";
   }
 
-  void read_model(const JsonTree& node) {
+  void read_model(const Json& node) {
     only_keys(node, "model",
               {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
                "byte_fallback", "ignore_merges", "vocab", "merges"});
     // Old files leave the type out.
-    if (node.find("type") && type_of(node) != "BPE") unsupported("model", type_of(node), "BPE");
-    if (const JsonTree* dropout = node.find("dropout");
-        dropout && !dropout->is(Kind::null) && dropout->text != "0" && dropout->text != "0.0")
-      unsupported("model.dropout", to_json(*dropout), "null");
+    if (find(node, "type") && type_of(node) != "BPE") unsupported("model", type_of(node), "BPE");
+    if (const Json* dropout = find(node, "dropout");
+        dropout && !dropout->is_null() && !(dropout->is_number() && *dropout == 0))
+      unsupported("model.dropout", json_line(*dropout), "null");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-      if (const JsonTree* affix = node.find(key); affix && !affix->is(Kind::null) && !affix->text.empty())
-        unsupported(fmt::format("model.{}", key), to_json(*affix), "null");
+      if (const Json* affix = find(node, key); affix && !affix->is_null() && *affix != "")
+        unsupported(fmt::format("model.{}", key), json_line(*affix), "null");
     model_.ignore_merges = flag(node, "model", "ignore_merges", false);
     read_vocab(member(node, "model", "vocab"));
     read_merges(member(node, "model", "merges"));
   }
 
-  void read_vocab(const JsonTree& node) {
-    object(node, "model.vocab");
-    const std::size_t n = node.items.size();
+  void read_vocab(const Json& node) {
+    const std::size_t n = object(node, "model.vocab").size();
     model_.vocab.resize(n);
     std::vector<bool> taken(n);
-    for (std::size_t i = 0; i < n; ++i) {
-      const std::uint32_t value = id(node.items[i], node.keys[i]);
+    for (const auto& [token, number] : node.get_ref<const Json::object_t&>()) {
+      const std::uint32_t value = id(number, token);
       if (value >= n)
         bad("model.vocab has {} tokens, but {} has the id {}: the ids must be 0 to {} without holes", n,
-            json_quoted(node.keys[i]), value, n - 1);
+            json_quoted(token), value, n - 1);
       if (taken[value])
-        bad("the tokens {} and {} have the same id {}", json_quoted(model_.vocab[value]),
-            json_quoted(node.keys[i]), value);
+        bad("the tokens {} and {} have the same id {}", json_quoted(model_.vocab[value]), json_quoted(token),
+            value);
       taken[value] = true;
-      model_.vocab[value] = node.keys[i];
+      model_.vocab[value] = token;
     }
     for (std::uint32_t i = 0; i < n; ++i) ids_.emplace(model_.vocab[i], i);
     for (int byte = 0; byte < 256; ++byte) {
@@ -147,22 +148,22 @@ class Reader {
     return found->second;
   }
   // Both forms, "a b" and ["a", "b"].
-  std::pair<std::string_view, std::string_view> parts(const JsonTree& node, std::size_t merge) const {
-    if (node.is(Kind::array) && node.items.size() == 2 && node.items[0].is(Kind::string) &&
-        node.items[1].is(Kind::string))
-      return {node.items[0].text, node.items[1].text};
-    const std::string_view line = node.is(Kind::string) ? std::string_view(node.text) : "";
+  std::pair<std::string_view, std::string_view> parts(const Json& node, std::size_t merge) const {
+    if (node.is_array() && node.size() == 2 && node[0].is_string() && node[1].is_string())
+      return {node[0].get_ref<const std::string&>(), node[1].get_ref<const std::string&>()};
+    const std::string_view line =
+        node.is_string() ? std::string_view(node.get_ref<const std::string&>()) : "";
     const std::size_t space = line.find(' ');
     if (space == std::string_view::npos || line.find(' ', space + 1) != std::string_view::npos)
       bad("model.merges: merge {} must be two tokens, \"a b\" or [\"a\", \"b\"], not {}", merge,
-          to_json(node));
+          json_line(node));
     return {line.substr(0, space), line.substr(space + 1)};
   }
-  void read_merges(const JsonTree& node) {
-    if (!node.is(Kind::array)) bad("model.merges must be a list");
-    PairMap<bool> seen(node.items.size());
-    for (std::size_t i = 0; i < node.items.size(); ++i) {
-      const auto [left, right] = parts(node.items[i], i);
+  void read_merges(const Json& node) {
+    if (!node.is_array()) bad("model.merges must be a list");
+    PairMap<bool> seen(node.size());
+    for (std::size_t i = 0; i < node.size(); ++i) {
+      const auto [left, right] = parts(node[i], i);
       const TokenPair pair{known(left, i), known(right, i)};
       known(std::string(left) + std::string(right), i);
       if (std::exchange(seen[pair], true))
@@ -171,13 +172,13 @@ class Reader {
     }
   }
 
-  void byte_level(const JsonTree& node, const std::string& what) const {
+  void byte_level(const Json& node, const std::string& what) const {
     if (type_of(node) != "ByteLevel") unsupported(what, type_of(node), "ByteLevel");
     only_keys(node, what, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
     if (flag(node, what, "add_prefix_space", true))
       unsupported(what, "add_prefix_space: true", "add_prefix_space: false");
   }
-  void read_pre_tokenizer(const JsonTree& node) {
+  void read_pre_tokenizer(const Json& node) {
     const std::string what = "pre_tokenizer";
     if (type_of(node) == "ByteLevel") {
       byte_level(node, what);
@@ -189,29 +190,29 @@ class Reader {
       return;
     }
     if (type_of(node) != "Sequence") unsupported(what, type_of(node), "ByteLevel, or Split and ByteLevel");
-    const JsonTree& list = member(node, what, "pretokenizers");
-    if (!list.is(Kind::array) || list.items.size() != 2 || type_of(list.items[0]) != "Split")
+    const Json& list = member(node, what, "pretokenizers");
+    if (!list.is_array() || list.size() != 2 || type_of(list[0]) != "Split")
       unsupported(what, "this Sequence", "Split followed by ByteLevel");
-    const JsonTree& split = list.items[0];
+    const Json& split = list[0];
     only_keys(split, what + "[0]", {"type", "pattern", "behavior", "invert"});
-    const JsonTree& pattern = member(split, what + "[0]", "pattern");
-    const JsonTree* regex = object(pattern, what + "[0].pattern").find("Regex");
+    const Json& pattern = member(split, what + "[0]", "pattern");
+    const Json* regex = find(object(pattern, what + "[0].pattern"), "Regex");
     if (!regex || text(*regex, what + "[0].pattern") != llama3_pattern())
-      unsupported(what + "[0].pattern", to_json(pattern), "Llama 3's pattern");
+      unsupported(what + "[0].pattern", json_line(pattern), "Llama 3's pattern");
     if (text(member(split, what + "[0]", "behavior"), what + "[0].behavior") != "Isolated" ||
         flag(split, what + "[0]", "invert", false))
       unsupported(what + "[0]", "this behavior", "Isolated, not inverted");
-    byte_level(list.items[1], what + "[1]");
-    if (flag(list.items[1], what + "[1]", "use_regex", true))
+    byte_level(list[1], what + "[1]");
+    if (flag(list[1], what + "[1]", "use_regex", true))
       unsupported(what + "[1]", "use_regex: true after a Split", "use_regex: false");
     model_.splitting = Splitting::llama3;
   }
 
-  void read_added(const JsonTree& node) {
-    if (!node.is(Kind::array)) bad("added_tokens must be a list");
+  void read_added(const Json& node) {
+    if (!node.is_array()) bad("added_tokens must be a list");
     std::set<std::string_view> contents;
     std::size_t next = model_.vocab.size();
-    for (const JsonTree& item : node.items) {
+    for (const Json& item : node) {
       only_keys(item, "an added token",
                 {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
       AddedToken token;
@@ -223,7 +224,7 @@ class Reader {
       token.normalized = flag(item, what, "normalized", false);
       token.special = flag(item, what, "special", false);
       if (token.content.empty()) bad("an added token is empty");
-      if (!contents.insert(member(item, what, "content").text).second) bad("{} comes twice", what);
+      if (!contents.insert(text(member(item, what, "content"), what)).second) bad("{} comes twice", what);
       const auto in_vocab = ids_.find(token.content);
       const std::size_t expected = in_vocab != ids_.end() ? in_vocab->second : next++;
       if (token.id != expected) bad("{} has the id {}, where {} is expected", what, token.id, expected);
@@ -231,26 +232,26 @@ class Reader {
     }
   }
 
-  void check_post_processor(const JsonTree& node, const std::string& what) const {
+  void check_post_processor(const Json& node, const std::string& what) const {
     const std::string type = type_of(node);
     if (type == "ByteLevel") return;
     if (type == "Sequence") {
-      const JsonTree& list = member(node, what, "processors");
-      if (!list.is(Kind::array)) bad("{}: 'processors' must be a list", what);
-      for (const JsonTree& item : list.items) check_post_processor(item, what + ".processors");
+      const Json& list = member(node, what, "processors");
+      if (!list.is_array()) bad("{}: 'processors' must be a list", what);
+      for (const Json& item : list) check_post_processor(item, what + ".processors");
       return;
     }
     if (type != "TemplateProcessing")
       unsupported(what, type, "ByteLevel, TemplateProcessing or a Sequence of them");
-    const JsonTree& single = member(node, what, "single");
+    const Json& single = member(node, what, "single");
     const auto is = [&](std::size_t i, std::string_view kind) {
-      return single.items[i].is(Kind::object) && single.items[i].find(kind) != nullptr;
+      return single[i].is_object() && find(single[i], kind);
     };
-    if (!single.is(Kind::array) || single.items.size() != 2 || !is(0, "SpecialToken") || !is(1, "Sequence"))
+    if (!single.is_array() || single.size() != 2 || !is(0, "SpecialToken") || !is(1, "Sequence"))
       unsupported(what, "this template", "one special token before the text");
   }
 
-  const JsonTree& root_;
+  const Json& root_;
   const std::string& origin_;
   BpeModel model_;
   IdByToken ids_;  // views into model_.vocab
@@ -279,7 +280,7 @@ std::int64_t BpeModel::vocab_size() const {
 }
 
 BpeModel read_tokenizer_json(std::string_view text, const std::string& origin) {
-  const JsonTree root = parse_json(text, origin);
+  const Json root = parse_strict_json(text, origin);
   return Reader(root, origin).read();
 }
 

@@ -11,10 +11,10 @@
 
 #include "core/check.h"
 #include "core/parallel.h"
+#include "core/utf8.h"
 #include "data/byte_alphabet.h"
-#include "data/json_tree.h"
+#include "data/strict_json.h"
 #include "data/text_segmenter.h"
-#include "data/unicode_classes.h"
 
 namespace filigree {
 namespace {
@@ -253,7 +253,7 @@ void check_options(const BpeTrainOptions& options) {
   std::set<std::string> seen;
   for (const std::string& special : options.special) {
     require(!special.empty(), "a special token is empty");
-    require(is_valid_utf8(special), "a special token is not valid UTF-8");
+    require(is_utf8(special), "a special token is not valid UTF-8");
     const auto bytes = from_byte_alphabet(special);
     require(!bytes || bytes->size() > 1, "the special token {} is how the vocabulary writes a byte",
             json_quoted(special));

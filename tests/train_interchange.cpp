@@ -250,9 +250,9 @@ TEST_F(InterchangeTest, ConfigsThatAskForMoreAreRefusedByKey) {
     expect_has(config_error(path(r.folder), [&](Json& json) { json[r.key] = r.value; }), r.message);
   }
   spill(llama / "config.json", R"({"a": 1, "a": 2})");
-  expect_has(error_text(ErrorKind::data, [&] { import_back(llama); }), "the key \"a\" appears twice");
+  expect_has(error_text(ErrorKind::data, [&] { import_back(llama); }), "the key \"a\" comes twice");
   spill(llama / "config.json", "{\"rope_scaling\": " + std::string(1'000'000, '['));
-  expect_has(error_text(ErrorKind::data, [&] { import_back(llama); }), "nests deeper than 32");
+  expect_has(error_text(ErrorKind::data, [&] { import_back(llama); }), "nested deeper than 32");
   spill(llama / "config.json", "[1]");
   expect_has(error_text(ErrorKind::data, [&] { import_back(llama); }), "is not a JSON object");
   fs::remove(llama / "config.json");

@@ -350,9 +350,9 @@ TEST_F(ShardsTest, ThatDoNotFitTheirIndexAreRefused) {
   expect_has(index_error(), "has no weight_map");
   spill(folder_ / "model.safetensors.index.json", R"({"weight_map": {"a": "x", "a": "y"}})");
   expect_has(error_text(ErrorKind::data, [&] { SafetensorsFolder{folder_.path()}; }),
-             "the key \"a\" appears twice");
+             "the key \"a\" comes twice");
   spill(folder_ / "model.safetensors.index.json", "{");
-  expect_has(error_text(ErrorKind::data, [&] { SafetensorsFolder{folder_.path()}; }), "is not JSON");
+  expect_has(error_text(ErrorKind::data, [&] { SafetensorsFolder{folder_.path()}; }), "not valid JSON");
 }
 
 TEST_F(ShardsTest, MustStayInTheirFolder) {
