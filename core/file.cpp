@@ -29,16 +29,13 @@ namespace fs = std::filesystem;
               "check the free space and the permissions of the folder");
 }
 
-fs::path folder_of(const fs::path& path) {
-  return path.has_parent_path() ? path.parent_path() : fs::path(".");
-}
-
-void fsync_folder(const fs::path& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) fail_write(folder, "open", errno);
+// The flags are open(2)'s. `written` is what an error names.
+void fsync_path(const fs::path& path, int flags, const fs::path& written) {
+  const int fd = ::open(path.c_str(), flags | O_CLOEXEC);
+  if (fd < 0) fail_write(written, "open", errno);
   const int error = ::fsync(fd) == 0 ? 0 : errno;
   ::close(fd);
-  if (error != 0) fail_write(folder, "fsync", error);
+  if (error != 0) fail_write(written, "fsync", error);
 }
 
 constexpr const char* kTemporaryMark = ".tmp-";
@@ -154,14 +151,13 @@ void AtomicFile::write(const void* data, std::size_t bytes) {
 }
 
 void AtomicFile::commit() {
-  int error = !temporary_ || ::fsync(fd_) == 0 ? 0 : errno;
-  if (::close(fd_) != 0 && error == 0) error = errno;
+  const int error = ::close(fd_) == 0 ? 0 : errno;
   fd_ = -1;
   if (error != 0) {
     if (temporary_) ::unlink(temporary_->path().c_str());
     fail_write(target_, "write", error);
   }
-  if (temporary_) rename_durably(temporary_->path(), target_);
+  if (temporary_) publish(temporary_->path(), target_);
   temporary_.reset();
 }
 
@@ -171,9 +167,24 @@ void write_file_atomically(const fs::path& target, std::string_view text) {
   file.commit();
 }
 
+fs::path folder_of(const fs::path& file) {
+  return file.has_parent_path() ? file.parent_path() : fs::path(".");
+}
+
+void publish(const fs::path& temporary, const fs::path& target) {
+  try {
+    fsync_path(temporary, O_RDWR, target);
+    rename_durably(temporary, target);
+  } catch (const Error&) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+}
+
 void rename_durably(const fs::path& from, const fs::path& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) fail_write(to, "rename", errno);
-  fsync_folder(folder_of(to));
+  const fs::path folder = folder_of(to);
+  fsync_path(folder, O_RDONLY | O_DIRECTORY, folder);
 }
 
 std::string read_file(const fs::path& path) {

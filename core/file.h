@@ -56,13 +56,20 @@ class AtomicFile {
 // A whole AtomicFile at once.
 void write_file_atomically(const std::filesystem::path& target, std::string_view text);
 
+// The end of writing a file in another way: the temporary file, which is closed, reaches the disk and takes
+// the place of `target`. Error(disk) on failure, and then the temporary file is gone.
+void publish(const std::filesystem::path& temporary, const std::filesystem::path& target);
+
+// "." of a file without a folder in its name.
+std::filesystem::path folder_of(const std::filesystem::path& file);
+
 // rename(2), then fsync of the folder. Error(disk) on failure.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
 
 // The whole file; Error(data) naming it if it cannot be read.
 std::string read_file(const std::filesystem::path& path);
 
-// What an ordinary user may still write to the file system that holds `folder` or will hold it.
+// The bytes that an ordinary user may still write to the file system that holds `folder` or will hold it.
 std::int64_t free_bytes(const std::filesystem::path& folder);
 
 // How large a file may become (`ulimit -f`).

@@ -1,5 +1,3 @@
-#include <fcntl.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,20 +16,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::int64_t kAppendChunkBytes = 256 << 10;
-
-bool fsync_path(const fs::path& path, int flags) {
-  const int fd = ::open(path.c_str(), flags | O_CLOEXEC);
-  if (fd < 0) return false;
-  const bool ok = ::fsync(fd) == 0;
-  const int why = errno;
-  const bool closed = ::close(fd) == 0;
-  if (!ok) errno = why;
-  return ok && closed;
-}
-
-fs::path folder_of(const fs::path& file) {
-  return file.has_parent_path() ? file.parent_path() : fs::path(".");
-}
 
 }  // namespace
 
@@ -70,15 +54,14 @@ struct Writer::Impl {
   }
   // libhdf5 handles a full disk badly, so look before writing.
   void need_space(std::int64_t bytes) {
-    struct statvfs info {};
-    if (::statvfs(folder_of(target).c_str(), &info) != 0) return;
-    const double free = static_cast<double>(info.f_bavail) * static_cast<double>(info.f_frsize);
-    if (static_cast<double>(bytes) <= free) return;
+    const std::int64_t free = free_bytes(folder_of(target));
+    if (bytes <= free) return;
     failed = true;
-    throw Error(ErrorKind::disk,
-                fmt::format("cannot write {}: the disk is full ({:.1f} MB free, {:.1f} MB needed)",
-                            target.string(), free / 1e6, static_cast<double>(bytes) / 1e6),
-                "free some space; the file is as it was before");
+    throw Error(
+        ErrorKind::disk,
+        fmt::format("cannot write {}: the disk is full ({:.1f} MB free, {:.1f} MB needed)", target.string(),
+                    static_cast<double>(free) / 1e6, static_cast<double>(bytes) / 1e6),
+        "free some space; the file is as it was before");
   }
 
   void make_groups(const std::vector<std::string>& parts);
@@ -293,17 +276,9 @@ void Writer::commit() {
   }
   impl.need(H5Fflush(impl.file, H5F_SCOPE_GLOBAL) >= 0, "flushing");
   const bool closed = impl.file.close();
-  const auto undo_unless = [&](bool ok, const char* what) {
-    const int why = errno;
-    if (!ok) ::unlink(impl.temporary.c_str());
-    errno = why;
-    impl.need_system(ok, what);
-  };
   if (!closed) ::unlink(impl.temporary.c_str());
   impl.need(closed, "closing");
-  undo_unless(fsync_path(impl.temporary, O_RDWR), "fsync");
-  undo_unless(::rename(impl.temporary.c_str(), impl.target.c_str()) == 0, "rename");
-  impl.need_system(fsync_path(folder_of(impl.target), O_RDONLY | O_DIRECTORY), "fsync of the folder");
+  publish(impl.temporary, impl.target);
 }
 
 }  // namespace filigree::h5

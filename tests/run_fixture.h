@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <sstream>
 #include <string>
@@ -25,6 +26,13 @@
 namespace filigree {
 
 namespace fs = std::filesystem;
+
+// A line of metrics.jsonl less its timing, for comparing runs.
+inline std::string without_timing(const std::string& line) {
+  auto json = nlohmann::ordered_json::parse(line);
+  json.erase("timing");
+  return json.dump();
+}
 
 struct Outcome {
   int exit_code = -1;  // 128 + signal if one ended it

@@ -9,8 +9,8 @@
 
 #include "core/build_info.h"
 #include "core/parallel.h"
-#include "tests/temporary_folder.h"
-#include "train/record/run_folder.h"
+#include "tests/run_fixture.h"
+#include "train/record/metrics_file.h"
 
 namespace filigree {
 namespace {

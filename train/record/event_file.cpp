@@ -1,13 +1,10 @@
 #include "train/record/event_file.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 
 #include "core/check.h"
 
@@ -57,14 +54,17 @@ double wall_time() {
 }
 
 // Readers take files in the order of their names.
-std::string new_name(const std::filesystem::path& folder) {
+std::filesystem::path new_file(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) fail(ErrorKind::disk, "cannot make {}: {}", folder.string(), error.message());
   std::int64_t files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder))
     files += entry.path().filename().string().starts_with(kEventFilePrefix);
   std::array<char, 256> host{};
   ::gethostname(host.data(), host.size() - 1);
-  return fmt::format("{}{:010}.{:04}.{}.{}", kEventFilePrefix, static_cast<std::int64_t>(wall_time()), files,
-                     host.data(), ::getpid());
+  return folder / fmt::format("{}{:010}.{:04}.{}.{}", kEventFilePrefix,
+                              static_cast<std::int64_t>(wall_time()), files, host.data(), ::getpid());
 }
 
 }  // namespace
@@ -86,20 +86,11 @@ std::string framed(std::string_view bytes) {
          little_endian(masked_crc32c(bytes));
 }
 
-EventFile::EventFile(const std::filesystem::path& folder, std::int64_t resumed_step) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) fail(ErrorKind::disk, "cannot make {}: {}", folder.string(), error.message());
-  path_ = folder / new_name(folder);
-  file_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666);
-  if (file_ < 0) fail(ErrorKind::disk, "cannot write {}: {}", path_.string(), std::strerror(errno));
+EventFile::EventFile(const std::filesystem::path& folder, std::int64_t resumed_step)
+    : file_(new_file(folder), 0) {
   write(0, bytes_field(3, "brain.Event:2"));
   constexpr std::int64_t kStart = 1;
   if (resumed_step > 0) write(resumed_step + 1, bytes_field(7, integer_field(1, kStart)));
-}
-
-EventFile::~EventFile() {
-  ::close(file_);
 }
 
 void EventFile::append(std::int64_t step, Scalars scalars) {
@@ -110,17 +101,8 @@ void EventFile::append(std::int64_t step, Scalars scalars) {
 }
 
 void EventFile::write(std::int64_t step, std::string_view field) {
-  const std::string record =
-      framed(double_field(1, wall_time()) + integer_field(2, step) + std::string(field));
-  std::string_view rest = record;
-  while (!rest.empty()) {
-    const ssize_t written = ::write(file_, rest.data(), rest.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0)
-      throw Error(ErrorKind::disk, fmt::format("cannot write {}: {}", path_.string(), std::strerror(errno)),
-                  "free some space, then resume");
-    rest.remove_prefix(written);
-  }
+  file_.append(framed(double_field(1, wall_time()) + integer_field(2, step) + std::string(field)),
+               "free some space, then resume");
 }
 
 }  // namespace filigree

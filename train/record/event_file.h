@@ -17,6 +17,8 @@
 #include <string_view>
 #include <utility>
 
+#include "train/record/append_file.h"
+
 namespace filigree {
 
 // CRC-32C (Castagnoli, RFC 3720 appendix B.4), and as records store it: rotated right by 15 bits, plus a
@@ -36,9 +38,6 @@ class EventFile {
   // Makes a new file in `folder`, and the folder if need be. `resumed_step`: steps that were done before;
   // steps count from 1. Error(disk) on failure, here and below.
   EventFile(const std::filesystem::path& folder, std::int64_t resumed_step);
-  ~EventFile();
-  EventFile(const EventFile&) = delete;
-  EventFile& operator=(const EventFile&) = delete;
 
   // One event with these values, written at once.
   void append(std::int64_t step, Scalars scalars);
@@ -46,8 +45,7 @@ class EventFile {
  private:
   void write(std::int64_t step, std::string_view field);
 
-  std::filesystem::path path_;
-  int file_;
+  AppendFile file_;
 };
 
 }  // namespace filigree

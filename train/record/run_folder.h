@@ -28,29 +28,6 @@
 
 namespace filigree {
 
-// metrics.jsonl: {"step": 100, "loss": 2.5, ..., "timing": {"seconds": ..}}. Everything outside `timing` is
-// bitwise the same in a resumed and an uninterrupted run.
-class MetricsFile {
- public:
-  // Opens for appending and cuts the file after the last line whose step is at most `resumed_step`, so that
-  // an unfinished line and the lines of steps that will be run again are gone. Error(data) naming the line if
-  // one before that is no JSON object with a step.
-  MetricsFile(std::filesystem::path path, std::int64_t resumed_step);
-  ~MetricsFile();
-  MetricsFile(const MetricsFile&) = delete;
-  MetricsFile& operator=(const MetricsFile&) = delete;
-
-  // Writes one line at once. `values` has an integer "step"; `timing` may be empty. Error(disk) on failure.
-  void append(const nlohmann::ordered_json& values, const nlohmann::ordered_json& timing);
-
- private:
-  std::filesystem::path path_;
-  int file_;
-};
-
-// A line of metrics.jsonl less its timing, for comparing runs.
-std::string without_timing(const std::string& line);
-
 enum class RunMode {
   resume,     // go on where an unfinished run is, start where none is
   start,      // Error(usage) where a run is

@@ -18,6 +18,7 @@
 #include "train/evaluate/length_scores.h"
 #include "train/evaluate/loss_by_position.h"
 #include "train/record/event_file.h"
+#include "train/record/metrics_file.h"
 #include "train/record/run_folder.h"
 #include "train/record/summary.h"
 #include "train/run/continuation.h"
