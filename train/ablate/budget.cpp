@@ -4,8 +4,13 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "core/file.h"
+#include "core/status_line.h"
+#include "train/ablate/cell_state.h"
+#include "train/ablate/child.h"
+#include "train/run/signals.h"
 
 namespace filigree {
 namespace {
@@ -26,6 +31,12 @@ Config with_steps(const Config& config, std::int64_t steps) {
           std::clamp<std::int64_t>(scaled(config.train.decay_steps), 1, steps - *out.train.warmup_steps);
   }
   return parse_config(out.to_yaml());
+}
+
+// A speed holds for this config, whatever its seed, and these threads.
+std::string measured_with(Config config, int threads) {
+  config.seed = 0;
+  return fmt::format("{}-{}", config_hash(config), threads);
 }
 
 }  // namespace
@@ -60,6 +71,28 @@ double median_step_seconds(const std::filesystem::path& metrics) {
   return seconds[seconds.size() / 2];
 }
 
+std::optional<double> probe_seconds(const Cell& cell, const Config& probe, int threads) {
+  Cell as_cell = cell;
+  as_cell.config = probe;
+  write_cell_config(as_cell, cell_config_path(as_cell));
+  const std::filesystem::path folder = cell_folder(as_cell), log = cell_log_path(as_cell);
+  Child child({own_binary(), "train", cell_config_path(as_cell), fmt::format("threads={}", threads),
+               "--overwrite", "--resume", "never"},
+              log);
+  while (!child.poll()) {
+    std::this_thread::sleep_for(kPoll);
+    if (StopSignals::requested()) child.stop();
+  }
+  if (StopSignals::requested()) return std::nullopt;
+  if (*child.poll() != 0)
+    fail(ErrorKind::usage, "measuring the speed of cell {} failed: {} (log: {})", cell.name,
+         last_error(log, child.log_begin(), *child.poll()), log.string());
+  const double seconds = median_step_seconds(folder / "metrics.jsonl");
+  std::error_code ignored;
+  std::filesystem::remove_all(folder, ignored);
+  return seconds;
+}
+
 void set_steps(Sweep& sweep, const StepSeconds& step_seconds) {
   const Sweep before = sweep;  // the references keep their steps
   for (Cell& cell : sweep.cells) {
@@ -87,6 +120,28 @@ void set_steps(Sweep& sweep, const StepSeconds& step_seconds) {
                   e.hint());
     }
   }
+}
+
+bool give_equal_time(Sweep& sweep, SweepFile& file, int threads) {
+  StepSeconds step_seconds;
+  for (const Cell& cell : sweep.cells) {
+    const std::string variant = sweep.variant(cell);
+    if (step_seconds.contains(variant)) continue;
+    const Config probe = probe_config(cell, sweep.equal.probe_steps);
+    const std::string with = measured_with(probe, threads);
+    if (!file.probes.contains(variant) || file.probes[variant].value("config", "") != with) {
+      say(stdout, fmt::format("equal time: measuring {}\n", variant));
+      const auto seconds = probe_seconds(cell, probe, threads);
+      if (!seconds) return false;
+      file.probes[variant] = {{"seconds", *seconds}, {"config", with}};
+    }
+    step_seconds[variant] = file.probes[variant].at("seconds");
+  }
+  set_steps(sweep, step_seconds);
+  for (const Cell& cell : sweep.cells)
+    say(stdout, fmt::format("equal time: {} trains {} steps of {:.4g} s\n", cell.name,
+                            cell.config.train.steps, step_seconds.at(sweep.variant(cell))));
+  return true;
 }
 
 }  // namespace filigree

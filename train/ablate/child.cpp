@@ -26,6 +26,7 @@ Child::Child(std::vector<std::string> arguments, const std::filesystem::path& lo
   argv.push_back(nullptr);
   const int out = ::open(log.c_str(), O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0666);
   if (out < 0) fail(ErrorKind::disk, "cannot write {}: {}", log.string(), ::strerror(errno));
+  log_begin_ = ::lseek(out, 0, SEEK_END);
   const pid_t parent = ::getpid();
   pid_ = ::fork();
   if (pid_ == 0) {  // nothing but system calls from here on: other threads' locks were copied as they were
@@ -61,7 +62,7 @@ void Child::stop() const {
   if (!exit_code_) ::kill(pid_, SIGTERM);
 }
 
-std::string last_error(const std::filesystem::path& log, std::uintmax_t begin, int exit_code) {
+std::string last_error(const std::filesystem::path& log, std::int64_t begin, int exit_code) {
   std::istringstream lines(read_file(log).substr(begin));
   std::string message, hint;
   for (std::string line; std::getline(lines, line);) {

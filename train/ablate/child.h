@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -12,6 +13,8 @@ namespace filigree {
 
 // This very binary.
 std::filesystem::path own_binary();
+
+inline constexpr std::chrono::milliseconds kPoll{50};  // between two looks at a child
 
 class Child {
  public:
@@ -24,15 +27,17 @@ class Child {
 
   // The exit code once it has ended; 128 + the signal's number if one ended it.
   std::optional<int> poll();
-  void stop() const;  // SIGTERM: a run saves and ends with 75
+  void stop() const;                                     // SIGTERM: a run saves and ends with 75
+  std::int64_t log_begin() const { return log_begin_; }  // the log's size when it started
 
  private:
   pid_t pid_;
+  std::int64_t log_begin_;
   std::optional<int> exit_code_;
 };
 
-// What a failed run said last: its error line and hint, or what its exit code means. `begin` is the log's
+// The last words of a failed run: its error line and hint, or what its exit code means. `begin` is the log's
 // size when it started.
-std::string last_error(const std::filesystem::path& log, std::uintmax_t begin, int exit_code);
+std::string last_error(const std::filesystem::path& log, std::int64_t begin, int exit_code);
 
 }  // namespace filigree

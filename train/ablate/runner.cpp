@@ -3,7 +3,6 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -20,6 +19,7 @@
 #include "train/ablate/child.h"
 #include "train/ablate/fairness.h"
 #include "train/ablate/progress_line.h"
+#include "train/ablate/sweep_file.h"
 #include "train/config/layouts.h"
 #include "train/record/checkpoint.h"
 #include "train/record/folder_lock.h"
@@ -34,14 +34,12 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr auto kPoll = std::chrono::milliseconds(50);
 constexpr std::int64_t kTimedSteps = 8;
 
 struct Running {
   const Cell* cell;
   std::unique_ptr<Child> child;
-  std::uintmax_t log_begin;  // the log's size when it started
-  std::string run_before;    // run.json of the run that it is to replace
+  std::string run_before;  // run.json of the run that it is to replace
 };
 
 std::string run_file_of(const Cell& cell) {
@@ -49,13 +47,7 @@ std::string run_file_of(const Cell& cell) {
   return fs::exists(file) ? read_file(file) : "";
 }
 
-std::uintmax_t size_or_zero(const fs::path& path) {
-  std::error_code missing;
-  const auto size = fs::file_size(path, missing);
-  return missing ? 0 : size;
-}
-
-// What the sweep writes would be data of the cells that come later.
+// Files that the sweep writes would be data of the cells that come later.
 void refuse_folder_in_data(const Sweep& sweep) {
   const auto out = fs::weakly_canonical(sweep.out);
   for (const auto* inputs : {&sweep.cells.front().config.data.train, &sweep.cells.front().config.data.val})
@@ -90,12 +82,6 @@ void refuse_idle_tokenizers(const Sweep& sweep) {
   }
 }
 
-// A config without its seed and its folder.
-std::string hash_without_seed(Config config) {
-  config.seed = 0;
-  return config_hash(config);
-}
-
 class Ablation {
  public:
   explicit Ablation(AblateRequest request)
@@ -106,8 +92,8 @@ class Ablation {
 
   int run() {
     const StopSignals signals;
-    read_sweep_file();
-    if (sweep_.equal.rule == Fairness::time && !measure()) {
+    file_ = SweepFile::read(sweep_);
+    if (sweep_.equal.rule == Fairness::time && !give_equal_time(sweep_, file_, threads_)) {
       StatusLine line;
       line.leave();  // after the ^C that the terminal printed
       line.note(stopped_text());
@@ -116,7 +102,7 @@ class Ablation {
     inspect();
     check_data();
     check_weights();
-    write_sweep_file();
+    file_.write(sweep_, failures_);
     ProgressLine progress(sweep_, request_.jobs);
     for (const Cell& cell : sweep_.cells)
       if (finished_.contains(&cell)) progress.ends(cell, true);
@@ -141,115 +127,6 @@ class Ablation {
     return asked > 0 ? asked : n_threads();
   }
 
-  // --- sweep.json ---
-
-  fs::path sweep_file() const { return sweep_.out / "sweep.json"; }
-
-  // What is kept of an earlier start: measured speeds, and which cells ran beside others.
-  void read_sweep_file() {
-    if (!fs::exists(sweep_file())) return refuse_foreign_results();
-    const Json json = Json::parse(read_file(sweep_file()), nullptr, false);
-    if (!json.is_object())
-      throw Error(ErrorKind::data, fmt::format("{} is damaged: no JSON object", sweep_file().string()),
-                  "remove it: it is made anew, and finished cells are kept");
-    probes_ = json.value("step_seconds", Json::object());
-    alone_ = json.value("alone", Json::object());
-    beside_ = json.value("beside_others", std::set<std::string>{});
-  }
-
-  // Files that the sweep would replace, in a folder that holds none: they are the user's own.
-  void refuse_foreign_results() const {
-    for (const char* name : kReportFiles)
-      if (fs::exists(sweep_.out / name))
-        throw Error(ErrorKind::usage,
-                    fmt::format("{} is no sweep's folder, but a sweep would replace its {}",
-                                sweep_.out.string(), name),
-                    "choose another --out");
-  }
-
-  void write_sweep_file() const {
-    Json cells = Json::array();
-    for (const Cell& cell : sweep_.cells) {
-      Json labels = Json::object();
-      for (std::size_t a = 0; a < sweep_.axes.size(); ++a) labels[sweep_.axes[a].key] = cell.labels[a];
-      Json entry{{"name", cell.name}, {"labels", labels}};
-      const auto failure = std::ranges::find(failures_, &cell, &std::pair<const Cell*, std::string>::first);
-      if (failure != failures_.end()) entry["failure"] = failure->second;
-      if (cell.fitted)
-        entry["fitted"] = {{"parameter", cell.fitted->parameter},
-                           {"value", cell.fitted->value},
-                           {"tiles_per_layer", cell.fitted->tiles},
-                           {"target", cell.fitted->target}};
-      cells.push_back(std::move(entry));
-    }
-    const Json json{
-        {"name", sweep_.name},     {"equal", rule_text(sweep_.equal)}, {"compare", sweep_.compare},
-        {"step_seconds", probes_}, {"beside_others", beside_},         {"alone", alone_},
-        {"cells", cells}};
-    write_file_atomically(sweep_file(), json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n');
-  }
-
-  static std::string rule_text(const Equal& equal) {
-    switch (equal.rule) {
-      case Fairness::tiles:
-        return fmt::format("computed tiles per layer, within {:.3g} %", 100 * equal.tolerance);
-      case Fairness::time:
-        return equal.like.empty() ? fmt::format("training time, {:.6g} s", equal.seconds)
-                                  : fmt::format("training time, that of {}", equal.like);
-      case Fairness::none:
-        break;
-    }
-    return "";
-  }
-
-  // --- equal: time ---
-
-  // False if a signal came first.
-  bool measure() {
-    StepSeconds step_seconds;
-    for (const Cell& cell : sweep_.cells) {
-      const std::string variant = sweep_.variant(cell);
-      if (step_seconds.contains(variant)) continue;
-      const Config probe = probe_config(cell, sweep_.equal.probe_steps);
-      const std::string hash = fmt::format("{}-{}", hash_without_seed(probe), threads_);
-      if (!probes_.contains(variant) || probes_[variant].value("config", "") != hash) {
-        say(stdout, fmt::format("equal time: measuring {}\n", variant));
-        const auto seconds = probe_seconds(cell, probe);
-        if (!seconds) return false;
-        probes_[variant] = {{"seconds", *seconds}, {"config", hash}};
-      }
-      step_seconds[variant] = probes_[variant].at("seconds");
-    }
-    set_steps(sweep_, step_seconds);
-    for (const Cell& cell : sweep_.cells)
-      say(stdout, fmt::format("equal time: {} trains {} steps of {:.4g} s\n", cell.name,
-                              cell.config.train.steps, step_seconds.at(sweep_.variant(cell))));
-    return true;
-  }
-
-  std::optional<double> probe_seconds(const Cell& cell, const Config& probe) {
-    Cell as_cell = cell;
-    as_cell.config = probe;
-    write_cell_config(as_cell, cell_config_path(as_cell));
-    const fs::path folder = cell_folder(as_cell), log = cell_log_path(as_cell);
-    const auto begin = size_or_zero(log);
-    Child child({own_binary(), "train", cell_config_path(as_cell), fmt::format("threads={}", threads_),
-                 "--overwrite", "--resume", "never"},
-                log);
-    while (!child.poll()) {
-      std::this_thread::sleep_for(kPoll);
-      if (StopSignals::requested()) child.stop();
-    }
-    if (StopSignals::requested()) return std::nullopt;
-    if (*child.poll() != 0)
-      fail(ErrorKind::usage, "measuring the speed of cell {} failed: {} (log: {})", cell.name,
-           last_error(log, begin, *child.poll()), log.string());
-    const double seconds = median_step_seconds(folder / "metrics.jsonl");
-    std::error_code ignored;
-    fs::remove_all(folder, ignored);
-    return seconds;
-  }
-
   // --- speeds ---
 
   // The speed of a cell that ran beside others is that of the company it had: each is timed again for a few
@@ -258,10 +135,11 @@ class Ablation {
     if (!request_.time_alone) return;
     std::vector<std::pair<const Cell*, Config>> untimed;
     for (const Cell& cell : sweep_.cells) {
-      if (!finished_.contains(&cell) || !beside_.contains(cell.name) || layer_patterns(cell.config)->learns())
+      if (!finished_.contains(&cell) || !file_.beside.contains(cell.name) ||
+          layer_patterns(cell.config)->learns())
         continue;
       Config probe = probe_config(cell, kTimedSteps);
-      if (alone_.value(cell.name, Json::object()).value("config", "") != timing_hash(probe))
+      if (file_.alone.value(cell.name, Json::object()).value("config", "") != timing_hash(probe))
         untimed.emplace_back(&cell, std::move(probe));
     }
     if (untimed.empty() || StopSignals::requested()) return;
@@ -269,10 +147,10 @@ class Ablation {
                               untimed.size(), kTimedSteps));
     for (const auto& [cell, probe] : untimed) {
       try {
-        const auto seconds = probe_seconds(*cell, probe);
+        const auto seconds = probe_seconds(*cell, probe, threads_);
         if (!seconds) return progress.interrupted();
-        alone_[cell->name] = {{"step_seconds", *seconds}, {"config", timing_hash(probe)}};
-        write_sweep_file();
+        file_.alone[cell->name] = {{"step_seconds", *seconds}, {"config", timing_hash(probe)}};
+        file_.write(sweep_, failures_);
       } catch (const Error& e) {  // the results do not depend on it
         if (e.kind() == ErrorKind::disk) throw;
         progress.note(fmt::format("untimed   {}", e.what()));
@@ -324,7 +202,7 @@ class Ablation {
         "--overwrite trains these anew and keeps the others; or choose another --out");
   }
 
-  // What is trained now will be compared with the finished cells, so it must be on the same data.
+  // Cells that are trained now will be compared with the finished cells, so it must be on the same data.
   void check_data() {
     if (queue_.empty()) return;
     DataCheck check;
@@ -358,14 +236,13 @@ class Ablation {
                                           anew ? next_config_path(cell) : cell_config_path(cell),
                                           fmt::format("threads={}", threads_)};
     if (anew) arguments.emplace_back("--overwrite");
-    if (anew || !fs::exists(cell_folder(cell) / "run.json")) beside_.erase(cell.name);
-    const auto begin = size_or_zero(log);
+    if (anew || !fs::exists(cell_folder(cell) / "run.json")) file_.beside.erase(cell.name);
     running_.push_back(
-        {&cell, std::make_unique<Child>(std::move(arguments), log), begin, anew ? run_file_of(cell) : ""});
+        {&cell, std::make_unique<Child>(std::move(arguments), log), anew ? run_file_of(cell) : ""});
     progress.starts(cell);
     if (running_.size() > 1)
-      for (const Running& run : running_) beside_.insert(run.cell->name);
-    write_sweep_file();
+      for (const Running& run : running_) file_.beside.insert(run.cell->name);
+    file_.write(sweep_, failures_);
   }
 
   // A run that refused to begin has left the old one as it was, which its cell.yaml still describes.
@@ -426,7 +303,7 @@ class Ablation {
         progress.ends(cell, true);
         progress.note(fmt::format("finished  {}: {}", cell.name, one_line_result(cell_folder(cell))));
       } else if (!was_stopped(*exit_code)) {
-        fails(cell, last_error(cell_log_path(cell), run->log_begin, *exit_code), *exit_code);
+        fails(cell, last_error(cell_log_path(cell), run->child->log_begin(), *exit_code), *exit_code);
         progress.ends(cell, false);
         progress.note(fmt::format("failed    {}: {}\n          log: {}", cell.name, failures_.back().second,
                                   cell_log_path(cell).string()));
@@ -437,7 +314,7 @@ class Ablation {
 
   void report(ProgressLine& progress) {
     if (finished_.empty()) return;
-    if (!failures_.empty()) write_sweep_file();
+    if (!failures_.empty()) file_.write(sweep_, failures_);
     progress.note(write_sweep_report(sweep_.out));
     progress.note(fmt::format("results   {}", (sweep_.out / "results.md").string()));
     progress.note(fmt::format("page      {}", (sweep_.out / "report.html").string()));
@@ -455,12 +332,11 @@ class Ablation {
   Sweep& sweep_;
   FolderLock lock_;
   int threads_;
-  Json probes_ = Json::object(), alone_ = Json::object();  // of variants; of cells
-  std::set<std::string> beside_;                           // names of cells that ran beside others
+  SweepFile file_;
   std::set<const Cell*> finished_, anew_;
   std::vector<const Cell*> queue_;
   std::vector<Running> running_;
-  std::vector<std::pair<const Cell*, std::string>> failures_;
+  Failures failures_;
   int exit_code_ = 0;  // of the first failure
 };
 
