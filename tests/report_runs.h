@@ -47,7 +47,7 @@ inline RunData made_run(const std::string& label, std::int64_t seed, double loss
   return run;
 }
 
-// What a page draws.
+// The figures that a page draws.
 inline nlohmann::json figures_in(const std::string& page) {
   const std::string begin = "<script type=\"application/json\" id=\"figures\">", end = "</script>";
   const std::size_t from = page.find(begin);
@@ -57,7 +57,7 @@ inline nlohmann::json figures_in(const std::string& page) {
   return nlohmann::json::parse(page.substr(at, page.find(end, at) - at));
 }
 
-// Whether `json` holds this value somewhere.
+// True if `json` holds this value somewhere.
 inline bool holds(const nlohmann::json& json, const nlohmann::json& value) {
   return json == value || (json.is_structured() &&
                            std::ranges::any_of(json, [&](const auto& inner) { return holds(inner, value); }));

@@ -1,4 +1,4 @@
-// What a pattern costs and what it sees: pictures, exact pairs, computed tiles, FLOPs, bytes, and how far
+// The cost of a pattern and what it sees: pictures, exact pairs, computed tiles, FLOPs, bytes, and how far
 // information travels through the layers. `filigree explain` prints it; everything is found from layouts.
 #pragma once
 
@@ -18,8 +18,8 @@ struct ExplainRequest {
   std::int64_t head_dim = 64;
 };
 
-// Of one layer, one sequence. FLOPs: a multiply-add is 2; with D = head_dim, forward 4 D and backward 10 D
-// per pair (S is recomputed). Bytes are f32 traffic between the tensors and a core's cache.
+// The cost of one layer for one sequence. FLOPs: a multiply-add is 2; with D = head_dim, forward 4 D and
+// backward 10 D per pair (S is recomputed). Bytes are f32 traffic between the tensors and a core's cache.
 struct AttentionCost {
   double useful_forward = 0, computed_forward = 0;  // allowed pairs; pairs of computed tiles
   double useful_backward = 0, computed_backward = 0;

@@ -24,7 +24,7 @@ struct DensityGrid {
   std::vector<float> values;
   float at(int y, int x) const { return values[static_cast<std::size_t>(y) * size + x]; }
 };
-// Of min(max_size, N) pixels a side; exact at any length.
+// A grid of min(max_size, N) pixels a side; exact at any length.
 DensityGrid density_grid(const TileLayout& layout, int head, int max_size);
 
 // Braille dots, dithered; a middle dot where causality leaves pairs and the pattern allows none.

@@ -1,4 +1,4 @@
-// What the PNG and the SVG of an explanation have in common: where panels, axes and the legend go, and what
+// The plan that the PNG and the SVG of an explanation share: where panels, axes and the legend go, and what
 // they say. Lengths are in units; the SVG is as many pixels large, the PNG two a unit where there are few
 // panels.
 #pragma once

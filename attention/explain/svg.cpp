@@ -53,7 +53,8 @@ double mask_share(const MaskTable& masks, std::int32_t id) {
   return static_cast<double>(bits) / masks.tile() / masks.tile();
 }
 
-// What one layout's panels draw their partial tiles with: nothing where masks would make the file too large.
+// The masks that one layout's panels draw their partial tiles with: none where masks would make the file too
+// large.
 class Masks {
  public:
   Masks(const TileLayout& layout, std::string prefix) : prefix_(std::move(prefix)) {

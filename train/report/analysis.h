@@ -1,4 +1,4 @@
-// What the runs say: quality per pattern with its interval over seeds, whether differences to the best are
+// An analysis of runs: quality per pattern with its interval over seeds, whether differences to the best are
 // more than chance, cost, and which patterns nothing else beats in both.
 #pragma once
 
@@ -32,7 +32,7 @@ struct Cost {
   double tiles_of_full() const { return computed_tiles / std::max(1.0, dense_tiles); }
 };
 
-// What a run's speed is taken to be: that of a cell that ran beside others is its speed alone, if it was
+// The speed that a run is taken to have: that of a cell that ran beside others is its speed alone, if it was
 // timed.
 struct RunSpeed {
   double tokens_per_second = 0, step_seconds = 0;

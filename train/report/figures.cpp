@@ -144,7 +144,7 @@ void add_length_map(const Setting& setting, const Variant& v, Json& tables) {
   map.add_to(tables);
 }
 
-// Whether every setting has a length of its own.
+// True if every setting has a length of its own.
 bool settings_are_lengths(const Analysis& analysis) {
   std::map<std::int64_t, const Setting*> lengths;
   for (const Setting& setting : analysis.settings)
@@ -205,7 +205,7 @@ Explanation picture_groups(const std::vector<LayoutPtr>& layouts) {
   return out;
 }
 
-// What a variant's heads see (head_layouts.h), from its first run; or why that is not known.
+// The pictures of a variant's heads (head_layouts.h), from its first run; or why there are none.
 Json heads_of(const Setting& setting, const Variant& v) {
   Json out = {{"variant", full_name(setting, v)},
               {"style", v.style},
@@ -232,7 +232,7 @@ Json heads_of(const Setting& setting, const Variant& v) {
   return out;
 }
 
-// What made the runs, when and where; each run's own is in results.json.
+// The machines and programs that made the runs, and when; each run's own is in results.json.
 std::string how_made(const Analysis& analysis) {
   std::map<std::string, std::vector<std::string>> values;
   for (const Setting& setting : analysis.settings)

@@ -15,9 +15,9 @@ nlohmann::ordered_json report_figures(const Collection& collection, const Analys
 // The page: page.html with the figures in it, and all that is needed to draw them.
 std::string report_page(const nlohmann::ordered_json& figures);
 
-// What a head sees, a string for each row of at most 96 pixels, queries downward and keys to the right: a
-// letter for the share of allowed pairs, from a (none) to g (all), and behind it how many pixels it holds
-// for, if more than one. A full stop is what causality forbids.
+// The picture of what a head sees: a string for each row of at most 96 pixels, queries downward and keys to
+// the right: a letter for the share of allowed pairs, from a (none) to g (all), and behind it how many pixels
+// it holds for, if more than one. A full stop is what causality forbids.
 std::vector<std::string> pattern_picture(const TileLayout& layout, int head);
 
 }  // namespace filigree

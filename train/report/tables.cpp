@@ -26,7 +26,7 @@ std::string csv_number(const Json& object, const char* key) {
   return value != object.end() && value->is_number() ? value->dump() : "";
 }
 
-// Of a layer, the mean over layers.
+// A number of each layer, as the mean over layers.
 std::string layer_mean(const Json& summary, const char* key) {
   double sum = 0, count = 0;
   for (const Json& group : summary.at("layers")) {
