@@ -1,4 +1,5 @@
 // The geometry of the crossover's chart: nothing leaves its picture or its frame, no label lies on another.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>

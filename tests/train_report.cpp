@@ -239,10 +239,11 @@ TEST(ReportPage, IsWellFormedAndNeedsNothingElse) {
     EXPECT_NE(html.find(part), std::string::npos) << part;
   const Json figures = figures_in(html);
   EXPECT_EQ(figures, made) << "the page holds all that report.json does";
-  for (const char* part : {"A sweep", "near", "all", "mixed", "Loss by position.", "layer 0, head 1"})
+  for (const char* part : {"A sweep", "near", "all", "mixed", "Loss by position."})
     EXPECT_TRUE(holds(figures, part)) << part;
   EXPECT_EQ(figures.at("subtitle"), "9 runs of 3 variants; held equal: computed tiles per layer, within 5 %");
-  EXPECT_NE(figures.dump().find("Pareto"), std::string::npos);
+  for (const char* part : {"Pareto", "head 1"})
+    EXPECT_NE(figures.dump().find(part), std::string::npos) << part;
   EXPECT_NE(figures.at("configs").at(1).at("yaml").get<std::string>().find("window: 9"), std::string::npos);
   // Every picture says in words what it shows.
   std::size_t pictures = 0;
@@ -397,10 +398,9 @@ TEST_F(RunTest, ReportsAnyRuns) {
   const Json figures = Json::parse(slurp(path("page.json")));
   EXPECT_EQ(figures_in(html), figures);
   EXPECT_EQ(figures.at("configs").size(), 3u);
-  EXPECT_EQ(figures.at("configs").at(0).at("variant"), "longformer window 8 global 1");
-  EXPECT_EQ(figures.at("configs").at(1).at("variant"), "full, train.lr: 0.01, train.min_lr: 0.001");
-  EXPECT_TRUE(figures.at("configs").at(2).at("variant").get<std::string>().starts_with(
-      "full, train.lr: 0.001, train.min_lr: "));
+  for (const char* variant : {"longformer window 8 global 1", "full, train.lr: 0.01, train.min_lr: 0.001"})
+    EXPECT_TRUE(holds(figures.at("configs"), variant)) << variant;
+  EXPECT_NE(figures.at("configs").dump().find("\"full, train.lr: 0.001, train.min_lr: "), std::string::npos);
   EXPECT_EQ(figures.at("left_out").at(0).at("why"), "is not finished");
   // Other damage leaves a run out, and says so.
   write("slow/summary.json", "{\"layers\": [{\"layers\": 3}], \"timing\": {}}");

@@ -1,8 +1,11 @@
-// Runs the cells of a sweep as processes of this same binary, each an ordinary run that resumes as such.
+// Runs the cells of a sweep as processes of this same binary, each an ordinary run that resumes as such. The
+// folder OUT holds
 //
-//   OUT/<cell>/        a run's folder (train/record/run_folder.h) with cell.yaml and output.log
-//   (cell_state.h) OUT/sweep.json     axes, cells, fitted parameters, measured speeds, which cells ran beside
-//   others OUT/results.csv, results.json, results.md, report.html OUT/lock           held while a sweep runs
+//   <cell>/          a run's folder with cell.yaml and output.log (cell_state.h)
+//   sweep.json       cells, fitted parameters, measured speeds (sweep_file.h)
+//   results.*        tables, and the page with its figures (train/report/report.h)
+//   report.*
+//   lock             held while a sweep runs
 #pragma once
 
 #include <string>

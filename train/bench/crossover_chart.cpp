@@ -95,11 +95,18 @@ std::string text(const std::string& css, double x, double y, const char* anchor,
 
 // Circle, square, diamond, triangle, in turn.
 std::string marker(double x, double y, std::int64_t style) {
-  constexpr const char* kShapes[] = {"M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0z",
-                                     "M-3.2 -3.2h6.4v6.4h-6.4z", "M0 -4.4L4.4 0L0 4.4L-4.4 0z",
-                                     "M0 -4.2L4.2 3.4H-4.2z"};
-  return fmt::format("<path class=\"mark s{}\" transform=\"translate({:.1f},{:.1f})\" d=\"{}\"/>\n",
-                     style % 8, x, y, kShapes[style % 4]);
+  static const std::vector<std::pair<double, double>> shapes[] = {
+      {},
+      {{-3.2, -3.2}, {3.2, -3.2}, {3.2, 3.2}, {-3.2, 3.2}},
+      {{0, -4.4}, {4.4, 0}, {0, 4.4}, {-4.4, 0}},
+      {{0, -4.2}, {4.2, 3.4}, {-4.2, 3.4}}};
+  if (style % 4 == 0)
+    return fmt::format("<circle class=\"mark s{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.6\"/>\n", style % 8, x,
+                       y);
+  std::string path;
+  for (const auto& [dx, dy] : shapes[style % 4])
+    path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x + dx, y + dy);
+  return fmt::format("<path class=\"mark s{}\" d=\"{}z\"/>\n", style % 8, path);
 }
 
 double height_of(const SpeedChart& chart) {
