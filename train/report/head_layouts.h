@@ -1,4 +1,4 @@
-// What the heads of a finished run attend to, for pictures.
+// The layouts that the heads of a finished run attend with, for pictures.
 #pragma once
 
 #include <filesystem>
@@ -15,7 +15,7 @@ struct HeadLayouts {
   std::string note;  // where they come from, if not from the config alone: a sentence
 };
 
-// Of fixed heads the pattern's. Of learned ones what the run's checkpoint has learned; of a router, whose
+// Fixed heads have the pattern's; learned ones what the run's checkpoint has learned; of a router, whose
 // tiles depend on the input, what it chooses for the first sequence of the run's validation data.
 // Error(data, usage) if the checkpoint or that data cannot be read any more.
 HeadLayouts head_layouts(const std::filesystem::path& run, const Config& config);
