@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/ops.h"
+
 namespace filigree {
 namespace {
 
@@ -78,6 +80,11 @@ ConnectivityPtr as_hardened(const ConnectivityPtr& connectivity) {
   return std::make_shared<Fixed>(connectivity->training_geometry(), [connectivity](std::int64_t n) {
     return Connected{connectivity->hardened(n), {}};
   });
+}
+
+Var pick_gates(const Var& table, const Tensor& index) {
+  const Var picked = ops::embedding(ops::reshape(table, {table.numel(), 1}), index);
+  return ops::reshape(picked, {index.numel()});
 }
 
 LayoutPtr heads_of(const TileLayout& layout, int first, int count) {

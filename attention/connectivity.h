@@ -1,6 +1,6 @@
-// What the heads of a layer attend with. A model has a Connectivity per layer, and whoever runs, trains,
-// stores, hardens or decodes it asks nothing else: for sequences of n tokens it gives a layout and, where it
-// learns, the gates of the layout's tiles.
+// A Connectivity says what the heads of a layer attend with. A model has one per layer, and whoever runs,
+// trains, stores, hardens or decodes it asks nothing else: for sequences of n tokens it gives a layout and,
+// where it learns, the gates of the layout's tiles.
 //
 //   Fixed       the layouts of a pattern, by length
 //   Gated       parameters decide by gates that do not depend on the text (attention/learned)
@@ -55,7 +55,7 @@ using ConnectivityState = std::vector<std::pair<std::string, Tensor>>;
 // The value of that name; Error(data) if there is none.
 const Tensor& find_state(const ConnectivityState& state, std::string_view name);
 
-// What the learned heads of a layer have come to, for metrics.jsonl.
+// The state that the learned heads of a layer have come to, for metrics.jsonl.
 struct LearnTelemetry {
   double target_tiles = 0;                   // what learning aims at now
   double expected_tiles = 0;                 // by the probabilities
@@ -76,9 +76,11 @@ struct LearnTelemetry {
 class TextReader {
  public:
   virtual ~TextReader() = default;
-  // The next rows of the text, qkv [rows, H + 2 G, D] before positions are applied. Returns the gates of the
-  // last row's tiles, f64 [H, key tiles]; 0: not computed.
-  virtual Tensor read(const Tensor& qkv) = 0;
+  // The next row of the text, q [H, D] and k [G, D] before positions are applied. `choose`: gates() may be
+  // asked for before this row's tile is over.
+  virtual void read(const double* q, const double* k, bool choose) = 0;
+  // The gates of the newest row's tiles, [H, key tiles], which are 0 before; 0: not computed.
+  virtual void gates(double* of_tiles) const = 0;
 };
 
 class Connectivity : public Module {
@@ -87,7 +89,7 @@ class Connectivity : public Module {
   const Geometry& training_geometry() const { return training_; }
 
   virtual Connected connect(const Sequences& sequences) const = 0;
-  // Whether tiles depend on the text now.
+  // True while tiles depend on the text.
   virtual bool reads_text() const { return false; }
   void visit(const Visitor&) override {}
 
@@ -98,7 +100,7 @@ class Connectivity : public Module {
   virtual double warmup() const { return 0; }      // the share of a run's steps after which it learns
   virtual bool has_warmed_up() const { return true; }
   virtual std::optional<LearnTelemetry> telemetry() const { return {}; }
-  // What a step of training computes now; where tiles depend on the text, of the newest sequence.
+  // The layout that a step of training computes now; where tiles depend on the text, the newest sequence's.
   virtual LayoutPtr computed() const { return connect({training_.n, true}).layout; }
 
   // Hardening: a static layout of what was learned. Where tiles depend on the text, count_choices() comes
@@ -181,8 +183,8 @@ class LearnedPattern : public Pattern {
   virtual ConnectivityPtr make(const LearnedHeads& heads, const ParameterFactory& make) const = 0;
 };
 
-// What a layer attends with. `name` begins the names of parameters: "<name>.<first head>" where not all heads
-// learn together. Error(usage) for a budget or dictionary that does not fit.
+// Makes the connectivity of a layer. `name` begins the names of parameters: "<name>.<first head>" where not
+// all heads learn together. Error(usage) for a budget or dictionary that does not fit.
 ConnectivityPtr make_connectivity(const ParameterFactory& make, const std::string& name,
                                   const LayerPatternsPtr& patterns, std::size_t layer, int n_kv_heads,
                                   std::int64_t head_dim);
@@ -191,17 +193,21 @@ ConnectivityPtr make_connectivity(const ParameterFactory& make, const std::strin
 ConnectivityPtr fixed_connectivity(const LayerPatternsPtr& patterns, std::size_t layer);
 std::vector<ConnectivityPtr> fixed_connectivities(const LayerPatternsPtr& patterns);
 
+// The gates of tiles: entries of a table, index i32 [tiles] on its device.
+Var pick_gates(const Var& table, const Tensor& index);
+
 // Heads [first, first + count) of a layout, with all its masks.
 LayoutPtr heads_of(const TileLayout& layout, int first, int count);
 
-// What it would attend with if it were hardened now.
+// A connectivity as it would be if it were hardened now.
 ConnectivityPtr as_hardened(const ConnectivityPtr& connectivity);
 
 // The layout of the first n tokens; n is a multiple of the tile or the whole length. Causal layouts only.
 LayoutPtr leading_layout(const LayoutPtr& layout, std::int64_t n);
 
-// What the first tokens of a text of `longest` tokens attend with, as its own rows do: what is drawn, listed
-// or hardened for a length is not that of a shorter one. Itself where it reads the text.
+// A connectivity of texts that are the beginning of one of `longest` tokens: they attend as the first rows of
+// that one do, for what is drawn, listed or hardened for a length is not that of a shorter one. One that
+// reads the text stays as it is.
 ConnectivityPtr as_beginning(const ConnectivityPtr& connectivity, std::int64_t longest);
 
 }  // namespace filigree

@@ -39,8 +39,8 @@ class JoinedMasks {
 
 class PerHead final : public Connectivity {
  public:
-  PerHead(const Geometry& training, std::vector<HeadRange> ranges, int n_heads)
-      : Connectivity(training), ranges_(std::move(ranges)), n_heads_(n_heads) {}
+  PerHead(const Geometry& training, std::vector<HeadRange> ranges, int n_heads, std::int64_t head_dim)
+      : Connectivity(training), ranges_(std::move(ranges)), n_heads_(n_heads), head_dim_(head_dim) {}
 
   Connected connect(const Sequences& s) const override {
     std::vector<Connected> parts;
@@ -160,9 +160,9 @@ class PerHead final : public Connectivity {
     }
     if (!each) batch = 1;
     Joined& kept = joined_[key];
-    if (kept.from != from) kept = {from, join_layouts(from, batch)};
+    if (kept.from != from) kept = {from, join_layouts(from, batch), {}};
     if (each && key.first == training_geometry().n) newest_ = kept.layout;
-    return {kept.layout, gated ? join_gates(parts, batch) : Var{}};
+    return {kept.layout, gated ? join_gates(parts, batch, kept.index) : Var{}};
   }
 
   LayoutPtr join_layouts(const std::vector<LayoutPtr>& from, std::int64_t batch) const {
@@ -195,19 +195,9 @@ class PerHead final : public Connectivity {
     return layout.n_heads() == range.count ? h : static_cast<int>(b) * range.count + h;
   }
 
-  Var join_gates(const std::vector<Connected>& parts, std::int64_t batch) const {
-    const auto some = std::ranges::find_if(parts, [](const Connected& c) { return c.gate.defined(); });
-    const DType dtype = some->gate.dtype();
-    const Device device = some->gate.device();
-    const auto ones = [&](std::int64_t n) { return Var(Tensor::full({n}, 1, dtype, device)); };
-    std::vector<Var> gates;
-    if (batch == 1) {
-      for (const Connected& c : parts)
-        gates.push_back(c.gate.defined() ? c.gate : ones(c.layout->gate_size()));
-      return ops::concat_last(gates);
-    }
-    // Sequence by sequence, from a table whose entry 0 is 1.
-    gates.push_back(ones(1));
+  // From a table whose entry 0 is 1. `index`: the entries of the joined layout's tiles, made where undefined.
+  Var join_gates(const std::vector<Connected>& parts, std::int64_t batch, Tensor& index) const {
+    std::vector<Var> gates{{}};
     std::vector<std::int64_t> first_entries;
     std::int64_t entries = 1;
     for (const Connected& c : parts) {
@@ -216,29 +206,34 @@ class PerHead final : public Connectivity {
       gates.push_back(c.gate);
       entries += c.gate.numel();
     }
-    std::vector<std::int32_t> index;
-    for (std::int64_t b = 0; b < batch; ++b)
-      for (std::size_t i = 0; i < parts.size(); ++i)
-        for (int h = 0; h < ranges_[i].count; ++h) {
-          const TileLayout& layout = *parts[i].layout;
-          const int head = head_in(layout, ranges_[i], b, h);
-          for (std::int64_t g = layout.gate_offset(head); g < layout.gate_offset(head + 1); ++g)
-            index.push_back(parts[i].gate.defined() ? static_cast<std::int32_t>(first_entries[i] + g) : 0);
-        }
-    const Var table = ops::concat_last(gates);
-    const Var picked = ops::embedding(ops::reshape(table, {table.numel(), 1}),
-                                      Tensor::of({std::ssize(index)}, index, device));
-    return ops::reshape(picked, {std::ssize(index)});
+    const DType dtype = gates.back().dtype();
+    const Device device = gates.back().device();
+    gates[0] = Var(Tensor::full({1}, 1, dtype, device));
+    if (!index.defined()) {
+      std::vector<std::int32_t> all;
+      for (std::int64_t b = 0; b < batch; ++b)
+        for (std::size_t i = 0; i < parts.size(); ++i)
+          for (int h = 0; h < ranges_[i].count; ++h) {
+            const TileLayout& layout = *parts[i].layout;
+            const int head = head_in(layout, ranges_[i], b, h);
+            for (std::int64_t g = layout.gate_offset(head); g < layout.gate_offset(head + 1); ++g)
+              all.push_back(parts[i].gate.defined() ? static_cast<std::int32_t>(first_entries[i] + g) : 0);
+          }
+      index = Tensor::of({std::ssize(all)}, all, device);
+    }
+    return pick_gates(ops::concat_last(gates), index);
   }
 
-  // What was joined last, as long as the layouts that it is made of stay.
+  // The layout that was joined last: it holds as long as the layouts that it is made of stay.
   struct Joined {
     std::vector<LayoutPtr> from;
     LayoutPtr layout;
+    Tensor index;  // of its gates, see join_gates; undefined: not made yet
   };
 
   std::vector<HeadRange> ranges_;
   int n_heads_;
+  std::int64_t head_dim_;
   mutable std::map<Key, Joined> joined_;
   mutable LayoutPtr newest_;  // of the newest batch whose tiles depend on the text, at the length of training
 };
@@ -246,59 +241,42 @@ class PerHead final : public Connectivity {
 // Ranges that read the text do so; the others' gates are known beforehand.
 class PerHead::Reader final : public TextReader {
  public:
-  Reader(const PerHead& of, std::int64_t n) : of_(of) {
+  Reader(const PerHead& of, std::int64_t n, std::int64_t head_dim) : of_(of), head_dim_(head_dim) {
     for (const HeadRange& range : of.ranges_) {
       known_.push_back(range.connectivity->growing(n));
       readers_.push_back(range.connectivity->reader(n));
     }
   }
 
-  Tensor read(const Tensor& qkv) override {
-    length_ += qkv.dim(0);
-    const TileLayout& like = *known_[0].layout;
-    Tensor gates = Tensor::zeros({of_.n_heads_, like.key_tiles()}, DType::f64);
-    for (std::size_t i = 0; i < readers_.size(); ++i) {
-      const HeadRange& range = of_.ranges_[i];
-      Tensor own = gates.slice(range.first, range.first + range.count);
+  void read(const double* q, const double* k, bool choose) override {
+    ++length_;
+    for (std::size_t i = 0; i < readers_.size(); ++i)
       if (readers_[i])
-        own.copy_from(readers_[i]->read(part_of(qkv, range)));
-      else
-        fill(known_[i], (length_ - 1) / like.tile(), own);
+        readers_[i]->read(q + of_.ranges_[i].first * head_dim_, k + of_.ranges_[i].first_kv * head_dim_,
+                          choose);
+  }
+
+  void gates(double* of_tiles) const override {
+    for (std::size_t i = 0; i < readers_.size(); ++i) {
+      const TileLayout& layout = *known_[i].layout;
+      double* to = of_tiles + of_.ranges_[i].first * layout.key_tiles();
+      if (readers_[i]) {
+        readers_[i]->gates(to);
+        continue;
+      }
+      const std::int64_t q = (length_ - 1) / layout.tile();
+      for (int head = 0; head < layout.n_heads(); ++head, to += layout.key_tiles()) {
+        const TilePattern& p = layout.of_head(head);
+        for (std::int64_t t = p.row_offsets[q]; t < p.row_offsets[q + 1]; ++t)
+          to[p.columns[t]] =
+              known_[i].gate.defined() ? known_[i].gate.value().item(layout.gate_offset(head) + t) : 1;
+      }
     }
-    return gates;
   }
 
  private:
-  // The gates of query tile q.
-  static void fill(const Connected& known, std::int64_t q, Tensor& gates) {
-    const TileLayout& layout = *known.layout;
-    for (int head = 0; head < layout.n_heads(); ++head) {
-      const TilePattern& p = layout.of_head(head);
-      for (std::int64_t t = p.row_offsets[q]; t < p.row_offsets[q + 1]; ++t)
-        gates.data<double>()[head * layout.key_tiles() + p.columns[t]] =
-            known.gate.defined() ? known.gate.value().item(layout.gate_offset(head) + t) : 1;
-    }
-  }
-  // The rows of the range's query, key and value heads.
-  Tensor part_of(const Tensor& qkv, const HeadRange& range) const {
-    const std::int64_t rows = qkv.dim(0), all = qkv.dim(1), n_kv = (all - of_.n_heads_) / 2;
-    Tensor part = Tensor::empty({rows, range.count + 2 * range.n_kv, qkv.dim(2)}, qkv.dtype());
-    for (std::int64_t r = 0; r < rows; ++r) {
-      Tensor from = qkv.slice(r, r + 1).reshape({all, qkv.dim(2)});
-      Tensor to = part.slice(r, r + 1).reshape({part.dim(1), qkv.dim(2)});
-      std::int64_t at = 0;
-      const auto copy = [&](std::int64_t first, std::int64_t count) {
-        to.slice(at, at + count).copy_from(from.slice(first, first + count));
-        at += count;
-      };
-      copy(range.first, range.count);
-      copy(of_.n_heads_ + range.first_kv, range.n_kv);
-      copy(of_.n_heads_ + n_kv + range.first_kv, range.n_kv);
-    }
-    return part;
-  }
-
   const PerHead& of_;
+  std::int64_t head_dim_;
   std::vector<Connected> known_;
   std::vector<std::unique_ptr<TextReader>> readers_;
   std::int64_t length_ = 0;  // tokens read
@@ -306,7 +284,7 @@ class PerHead::Reader final : public TextReader {
 
 std::unique_ptr<TextReader> PerHead::reader(std::int64_t n) const {
   if (!reads_text()) return nullptr;
-  return std::make_unique<Reader>(*this, n);
+  return std::make_unique<Reader>(*this, n, head_dim_);
 }
 
 }  // namespace
@@ -336,7 +314,7 @@ ConnectivityPtr make_connectivity(const ParameterFactory& make, const std::strin
     if (all) return range.connectivity;
     ranges.push_back(std::move(range));
   }
-  return std::make_shared<PerHead>(patterns->training(), std::move(ranges), n_heads);
+  return std::make_shared<PerHead>(patterns->training(), std::move(ranges), n_heads, head_dim);
 }
 
 }  // namespace filigree

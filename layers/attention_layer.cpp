@@ -59,7 +59,7 @@ Var AttentionLayer::forward(Var x, const Connectivity& connectivity, const Tenso
 
 Var AttentionLayer::begin(Var x, std::int64_t s, std::int64_t rows, LayerCache& cache) const {
   x = project(x);
-  cache.read(s, x.value(), rows);
+  cache.begin_reading(s, x.value(), rows);
   const Connected connected = connect(x, *cache.beginning, {}, false);
   AttentionOptions given = options(x, connected.gate, {});
   Tensor turned;
@@ -72,7 +72,7 @@ Var AttentionLayer::begin(Var x, std::int64_t s, std::int64_t rows, LayerCache& 
 
 Var AttentionLayer::decode(Var x, std::span<const std::int64_t> texts, LayerCache& cache) const {
   x = project(x);
-  const Tensor row_gates = cache.read_rows(texts, x.value());
+  const Tensor row_gates = cache.read_on(texts, x.value());
   const Var gate = row_gates.defined() ? Var{} : cache.growing.gate;
   return output(Var(cache.kept.attend(x.value(), texts, theta(), options(x, gate, {}), row_gates)));
 }

@@ -37,11 +37,11 @@ class Block : public Module {
   // The same for texts that grow, see AttentionLayer.
   Residual begin(Residual in, std::int64_t s, std::int64_t rows, LayerCache& cache) const;
   Residual decode(Residual in, std::span<const std::int64_t> texts, LayerCache& cache) const;
-  // What the two halves add to x.
+  // The two summands that the halves of the block add to x.
   Var attention_branch(const Var& x, const Connectivity& connectivity, const Tensor& row_bounds,
                        const ForwardContext& context) const;
   Var mlp_branch(const Var& x, const ForwardContext& context) const;
-  // Of the attention to x, see AttentionLayer::mass.
+  // The mass of the attention to x, see AttentionLayer::mass.
   Tensor attention_mass(const Var& x, const Connectivity& connectivity, const Tensor& row_bounds) const;
   void visit(const Visitor& visitor) override;
 

@@ -20,19 +20,27 @@ LayerCache::LayerCache(ConnectivityPtr of, std::int64_t capacity, std::int64_t n
       kept(growing.layout, n_texts, n_kv_heads, head_dim, dtype),
       readers(n_texts) {}
 
-void LayerCache::read(std::int64_t s, const Tensor& qkv, std::int64_t rows) {
+void LayerCache::begin_reading(std::int64_t s, const Tensor& qkv, std::int64_t rows) {
   readers[s] = connectivity->reader(kept.layout().n_queries());
-  if (readers[s]) readers[s]->read(qkv.reshape({qkv.dim(1), qkv.dim(2), qkv.dim(3)}).slice(0, rows));
+  if (!readers[s]) return;
+  const Tensor values = qkv.to(DType::f64);
+  const std::int64_t D = qkv.dim(3), T = kept.layout().tile();
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const double* row = values.data<double>() + r * qkv.dim(2) * D;
+    readers[s]->read(row, row + kept.layout().n_heads() * D, r / T == (rows - 1) / T);
+  }
 }
 
-Tensor LayerCache::read_rows(std::span<const std::int64_t> texts, const Tensor& qkv) {
+Tensor LayerCache::read_on(std::span<const std::int64_t> texts, const Tensor& qkv) {
   if (!connectivity->reads_text()) return {};
   const TileLayout& layout = kept.layout();
-  Tensor gates = Tensor::empty({qkv.dim(0), layout.n_heads(), layout.key_tiles()}, DType::f64);
+  const Tensor values = qkv.to(DType::f64);
+  Tensor gates = Tensor::zeros({qkv.dim(0), layout.n_heads(), layout.key_tiles()}, DType::f64);
   for (std::int64_t r = 0; r < qkv.dim(0); ++r) {
-    const Tensor row = qkv.slice(r, r + 1).reshape({1, qkv.dim(2), qkv.dim(3)});
-    gates.slice(r, r + 1).copy_from(
-        readers[texts[r]]->read(row).reshape({1, layout.n_heads(), layout.key_tiles()}));
+    TextReader& reader = *readers[texts[r]];
+    const double* row = values.data<double>() + r * qkv.dim(2) * qkv.dim(3);
+    reader.read(row, row + layout.n_heads() * qkv.dim(3), true);
+    reader.gates(gates.data<double>() + r * gates.dim(1) * gates.dim(2));
   }
   return gates.to(qkv.dtype());
 }

@@ -1,4 +1,4 @@
-// What a decoder keeps of texts while it makes them longer.
+// A decoder keeps here what it needs of texts while it makes them longer.
 //
 //   DecoderCache cache(model, n, 1);                        // n: tokens of the prompt and those to come
 //   Tensor logits = model.begin_text(prompt, 0, cache);     // through the ordinary forward, at once
@@ -27,8 +27,8 @@ struct LayerCache {
   // Where tiles depend on the text: reads the first `rows` rows of qkv [1, N, H + 2 G, D], positions not yet
   // applied, as text s; or one more row of each of these texts, [R, 1, H + 2 G, D], and returns the gates of
   // their tiles, [R, H, key tiles]. Undefined where they do not depend on it.
-  void read(std::int64_t s, const Tensor& qkv, std::int64_t rows);
-  Tensor read_rows(std::span<const std::int64_t> texts, const Tensor& qkv);
+  void begin_reading(std::int64_t s, const Tensor& qkv, std::int64_t rows);
+  Tensor read_on(std::span<const std::int64_t> texts, const Tensor& qkv);
 
   ConnectivityPtr connectivity;
   ConnectivityPtr beginning;                         // what the beginning of a text attends with

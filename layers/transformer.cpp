@@ -141,7 +141,7 @@ const Var& Transformer::head_weight() const {
   return head_weight_ ? head_weight_->var : token_embedding_.weight();
 }
 
-// What the output projection reads: [B, N, C], classifier [B, C].
+// The rows that the output projection reads: [B, N, C], classifier [B, C].
 Var Transformer::features(const Var& hidden, const ModelInput& input) const {
   switch (config_.type) {
     case ModelType::decoder:

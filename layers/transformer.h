@@ -40,13 +40,13 @@ struct ModelInput {
 };
 
 struct LossOptions {
-  // What the sum of the losses is divided by, f64 [1] on the model's device; undefined: the number of targets
+  // The sum of the losses is divided by this, f64 [1] on the model's device; undefined: the number of targets
   // that count. Micro batches of one global batch give that batch's count.
   Tensor denominator = {};
   Tensor* row_losses = nullptr;  // receives the loss of each target, flat; 0 where ignored
 };
 
-// Whether a parameter's name is that of what a pattern is learned by: no weight of the model proper.
+// True for the name of a parameter that a pattern is learned by: no weight of the model proper.
 inline bool is_pattern_parameter(std::string_view name) {
   return name.starts_with("blocks.") && name.find(".pattern.") != name.npos;
 }
@@ -99,7 +99,7 @@ class Transformer : public Module {
   // finite, such as "blocks.3.mlp"; empty where all are. For the message after a loss went wrong.
   std::string find_non_finite(const ModelInput& input, const ForwardContext& context);
 
-  // What each layer attends with.
+  // The connectivity of each layer.
   const std::vector<ConnectivityPtr>& connectivities() const { return connectivities_; }
   // The same model, parameters and all, that attends with these.
   Transformer attending_with(std::vector<ConnectivityPtr> connectivities) const;

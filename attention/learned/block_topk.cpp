@@ -118,8 +118,8 @@ class BlockTopk final : public Routed {
     return routing;
   }
 
-  std::unique_ptr<RowRouter> row_router() const override {
-    return make_topk_row_router(heads(), options_, {query_.var.value(), key_.var.value(), thresholds_});
+  std::unique_ptr<TextReader> text_router(std::int64_t n) const override {
+    return make_topk_reader(heads(), options_, {query_.var.value(), key_.var.value(), thresholds_}, n);
   }
 
   void visit(const Visitor& visitor) override {
@@ -226,7 +226,7 @@ class BlockTopk final : public Routed {
     return routing.tiles[gb % B * G + gb / B];
   }
 
-  // Gives the tiles their places among the gates, and makes these.
+  // Gives the tiles their slots among the gates, and makes these.
   Var gates_of(const Var& rows, const Var& keys, const TileChoice& in, Routing& routing) const {
     const std::int64_t G = heads().n_kv_heads, GB = rows.dim(0), N = rows.dim(1), tiles = in.key_tiles();
     std::size_t most = 0;
@@ -260,7 +260,7 @@ class BlockTopk final : public Routed {
     return ops::add(ops::mul(gates, constant(chosen)), ops::mul(gains, constant(tried)));
   }
 
-  // Of tiles in rows: GB M rows, and where a tile is in [GB M, tiles].
+  // The logarithms of the shares of tiles in rows: GB M rows, and where a tile is in [GB M, tiles].
   Var log_shares_of(const Var& rows, const Var& keys, const TileChoice& in,
                     const std::vector<std::int32_t>& row_ids, const std::vector<std::int32_t>& places) const {
     const std::int64_t n = std::ssize(row_ids), GB = rows.dim(0), parts = keys.dim(1);

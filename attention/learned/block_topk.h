@@ -1,5 +1,5 @@
-// What block_topk shares between whole texts (block_topk.cpp) and texts that come row by row
-// (block_topk_rows.cpp).
+// The settings and constants of block_topk, for whole texts (block_topk.cpp) and for texts that come row by
+// row (block_topk_rows.cpp).
 #pragma once
 
 #include <cmath>
@@ -26,7 +26,8 @@ struct TopkWeights {
   Tensor query, key;               // [G, group D, dim], [G, D, dim]
   std::vector<double> thresholds;  // [G], of the logarithms of shares
 };
-std::unique_ptr<RowRouter> make_topk_row_router(const LearnedHeads& heads, const TopkOptions& options,
-                                                const TopkWeights& weights);
+// For a text of at most n tokens.
+std::unique_ptr<TextReader> make_topk_reader(const LearnedHeads& heads, const TopkOptions& options,
+                                             const TopkWeights& weights, std::int64_t n);
 
 }  // namespace filigree

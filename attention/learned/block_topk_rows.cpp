@@ -8,13 +8,16 @@
 namespace filigree {
 namespace {
 
-class TopkRowRouter final : public RowRouter {
+class TopkReader final : public TextReader {
  public:
-  TopkRowRouter(const LearnedHeads& heads, const TopkOptions& options, const TopkWeights& weights)
+  TopkReader(const LearnedHeads& heads, const TopkOptions& options, const TopkWeights& weights,
+             std::int64_t n)
       : options_(options),
+        n_heads_(heads.n_heads),
         kv_heads_(heads.n_kv_heads),
         head_dim_(heads.head_dim),
         tile_(heads.geometry.tile),
+        side_((n + tile_ - 1) / tile_),
         group_(heads.n_heads / heads.n_kv_heads),
         dim_(weights.key.dim(2)),
         query_weights_(weights.query.to(DType::f64).to(Device::cpu())),
@@ -40,9 +43,21 @@ class TopkRowRouter final : public RowRouter {
     ++length_;
   }
 
-  std::span<const Chosen> chosen(std::int64_t kv_head) const override { return chosen_[kv_head]; }
+  void gates(double* of_tiles) const override {
+    const std::int64_t q = (length_ - 1) / tile_;
+    for (std::int64_t head = 0; head < n_heads_; ++head, of_tiles += side_) {
+      std::fill_n(of_tiles, std::min(options_.sinks, q), 1.0);
+      of_tiles[q] = 1;
+      for (const Chosen& c : chosen_[head / group_]) of_tiles[c.tile] = c.gate;
+    }
+  }
 
  private:
+  struct Chosen {
+    std::int32_t tile;
+    double gate;
+  };
+
   // x [in] times the weights [G, in, dim] of one kv head.
   std::vector<double> times(const double* x, const Tensor& weights, std::int64_t g) const {
     const std::int64_t in = weights.dim(1);
@@ -77,7 +92,7 @@ class TopkRowRouter final : public RowRouter {
   }
 
   TopkOptions options_;
-  std::int64_t kv_heads_, head_dim_, tile_, group_, dim_;
+  std::int64_t n_heads_, kv_heads_, head_dim_, tile_, side_, group_, dim_;
   Tensor query_weights_, key_weights_;
   std::vector<double> thresholds_;
   std::int64_t length_ = 0;                  // tokens read
@@ -88,9 +103,9 @@ class TopkRowRouter final : public RowRouter {
 
 }  // namespace
 
-std::unique_ptr<RowRouter> make_topk_row_router(const LearnedHeads& heads, const TopkOptions& options,
-                                                const TopkWeights& weights) {
-  return std::make_unique<TopkRowRouter>(heads, options, weights);
+std::unique_ptr<TextReader> make_topk_reader(const LearnedHeads& heads, const TopkOptions& options,
+                                             const TopkWeights& weights, std::int64_t n) {
+  return std::make_unique<TopkReader>(heads, options, weights, n);
 }
 
 }  // namespace filigree

@@ -113,9 +113,7 @@ Connected Gated::connect_learning(const Sequences& s) const {
   if (!v.index.defined()) return {layout, {}};
   const Var of_entries = gates(s.training);
   const Var parts[] = {Var(Tensor::full({1}, 1, of_entries.dtype(), of_entries.device())), of_entries};
-  const Var table = ops::concat_last(parts);
-  const Var gate =
-      ops::reshape(ops::embedding(ops::reshape(table, {table.numel(), 1}), v.index), {layout->gate_size()});
+  const Var gate = pick_gates(ops::concat_last(parts), v.index);
   // A tile's rows are 1 / query tiles of all.
   return {layout, ops::limit_gradient(gate, kMostGain / static_cast<double>(layout->query_tiles()))};
 }

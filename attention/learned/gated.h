@@ -38,7 +38,8 @@ class Gated : public Learned {
   LayoutPtr computed() const override;
 
  protected:
-  // What decides about each unit, [n_heads, units]: the higher, the more of its tiles are expected.
+  // The number that decides about each unit, [n_heads, units]: the higher, the more of its tiles are
+  // expected.
   virtual Var raw_levels() const = 0;
   // Expected share of full_tiles at these levels, [1].
   virtual Var share(const Var& levels) const = 0;

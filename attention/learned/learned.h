@@ -1,7 +1,7 @@
-// What all learned connectivities have in common: parameters decide which tiles some heads of a layer
-// compute, within a budget, and a run passes three phases by the share of its steps that is done: a warm-up,
-// where everything is computed and no gate acts; learning; and hardened, a static layout of exactly the
-// budget, which costs what any fixed layout of these tiles costs.
+// Learned is what all learned connectivities have in common: parameters decide which tiles some heads of a
+// layer compute, within a budget, and a run passes three phases by the share of its steps that is done: a
+// warm-up, where everything is computed and no gate acts; learning; and hardened, a static layout of exactly
+// the budget, which costs what any fixed layout of these tiles costs.
 //
 // A mechanism is chosen in YAML like a pattern, {learned_layout: {budget: 0.1}}, for all heads of a layer or,
 // inside `heads:`, for some of them. It is a class in a file of its own beneath Gated (gated.h), where gates
@@ -53,11 +53,11 @@ class Learned : public Connectivity {
   std::int64_t query_tiles(std::int64_t n) const {
     return (n + heads_.geometry.tile - 1) / heads_.geometry.tile;
   }
-  // Of all heads, for n tokens.
+  // Tiles of all heads, for n tokens.
   std::int64_t full_tiles(std::int64_t n) const;
   std::int64_t budget_tiles(std::int64_t n) const;
   double budget_share() const;
-  // What learning aims at: from 1 at the end of the warm-up geometrically down to the budget.
+  // The share that learning aims at: from 1 at the end of the warm-up geometrically down to the budget.
   double target_share(double progress) const;
   double annealed(double progress) const;  // the part of that way that is done, in [0, 1]
 

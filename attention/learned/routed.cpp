@@ -78,7 +78,7 @@ LayoutPtr Routed::everything(std::int64_t n) const {
   return length(n).everything;
 }
 
-// What the heads of one kv head compute of one sequence.
+// The tiles that the heads of one kv head compute of one sequence.
 TilePattern Routed::pattern_of(const Length& length, const std::vector<RoutedTile>& tiles,
                                std::vector<std::int32_t>& entries) const {
   const std::int64_t side = length.everything->query_tiles();
@@ -127,10 +127,7 @@ Connected Routed::connect_learning(const Sequences& s) const {
   if (!routing.gates.defined()) return made;
   const Var& gates = routing.gates;
   const Var parts[] = {Var(Tensor::full({1}, 1, gates.dtype(), gates.device())), gates};
-  const Var table = ops::concat_last(parts);
-  const Tensor places = Tensor::of({std::ssize(index)}, index, gates.device());
-  made.gate = ops::reshape(ops::embedding(ops::reshape(table, {table.numel(), 1}), places),
-                           {made.layout->gate_size()});
+  made.gate = pick_gates(ops::concat_last(parts), Tensor::of({std::ssize(index)}, index, gates.device()));
   return made;
 }
 
@@ -208,42 +205,6 @@ void Routed::load_own_state(const ConnectivityState& state) {
 
 Connected Routed::growing(std::int64_t n) const {
   return reads_text() ? Connected{everything(n), {}} : Learned::growing(n);
-}
-
-class Routed::Reader final : public TextReader {
- public:
-  Reader(const Routed& of, std::int64_t n) : of_(of), side_(of.query_tiles(n)), router_(of.row_router()) {}
-
-  Tensor read(const Tensor& qkv) override {
-    const LearnedHeads& heads = of_.heads();
-    const std::int64_t rows = qkv.dim(0), D = qkv.dim(2), width = qkv.dim(1) * D, T = heads.geometry.tile;
-    const Tensor values = qkv.to(DType::f64);
-    const std::int64_t last = length_ + rows - 1;
-    for (std::int64_t r = 0; r < rows; ++r, ++length_) {
-      const double* row = values.data<double>() + r * width;
-      // Choices matter until the row of tiles is over.
-      router_->read(row, row + heads.n_heads * D, length_ / T == last / T);
-    }
-    Tensor gates = Tensor::zeros({heads.n_heads, side_}, DType::f64);
-    for (std::int64_t head = 0; head < heads.n_heads; ++head) {
-      double* to = gates.data<double>() + head * side_;
-      for (std::int64_t k = 0; k <= last / T; ++k)
-        if (k == last / T || k < of_.sinks()) to[k] = 1;
-      for (const RowRouter::Chosen& c : router_->chosen(head * heads.n_kv_heads / heads.n_heads))
-        to[c.tile] = c.gate;
-    }
-    return gates;
-  }
-
- private:
-  const Routed& of_;
-  std::int64_t side_, length_ = 0;  // tiles; tokens read
-  std::unique_ptr<RowRouter> router_;
-};
-
-std::unique_ptr<TextReader> Routed::reader(std::int64_t n) const {
-  if (!reads_text()) return nullptr;
-  return std::make_unique<Reader>(*this, n);
 }
 
 }  // namespace filigree

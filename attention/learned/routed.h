@@ -3,8 +3,7 @@
 // that it chose most often.
 #pragma once
 
-#include <optional>
-#include <span>
+#include <memory>
 
 #include "attention/learned/learned.h"
 
@@ -22,20 +21,6 @@ struct Routing {
   Var gates;                                   // [n], acc of q's dtype
 };
 
-// Routes one text that comes row by row.
-class RowRouter {
- public:
-  struct Chosen {
-    std::int32_t tile;
-    double gate;
-  };
-  virtual ~RowRouter() = default;
-  // Reads the next row, q [n_heads, D] and k [n_kv_heads, D], and, if asked, chooses for it.
-  virtual void read(const double* q, const double* k, bool choose) = 0;
-  // By the rows of the query tile under way.
-  virtual std::span<const Chosen> chosen(std::int64_t kv_head) const = 0;
-};
-
 class Routed : public Learned {
  public:
   using Learned::Learned;
@@ -43,7 +28,8 @@ class Routed : public Learned {
   // q [B, N, n_heads, D], k [B, N, n_kv_heads, D], before positions are applied; row_bounds as in
   // AttentionOptions.
   virtual Routing route(const Var& q, const Var& k, const Tensor& row_bounds, bool training) const = 0;
-  virtual std::unique_ptr<RowRouter> row_router() const = 0;
+  // Reads a text of at most n tokens while it routes.
+  virtual std::unique_ptr<TextReader> text_router(std::int64_t n) const = 0;
   virtual std::int64_t sinks() const = 0;
   // Tiles of all heads that a sequence of n tokens computes at most.
   virtual std::int64_t most_tiles(std::int64_t n) const = 0;
@@ -54,7 +40,9 @@ class Routed : public Learned {
   void count_choices() override;
   std::int64_t budget_tiles() const override;
   Connected growing(std::int64_t n) const override;
-  std::unique_ptr<TextReader> reader(std::int64_t n) const override;
+  std::unique_ptr<TextReader> reader(std::int64_t n) const override {
+    return reads_text() ? text_router(n) : nullptr;
+  }
 
  protected:
   Connected connect_learning(const Sequences& sequences) const override;
@@ -68,9 +56,8 @@ class Routed : public Learned {
   LayoutPtr everything(std::int64_t n) const override;
 
  private:
-  class Reader;
-  // What is known of a length: all tiles, and where the masks of routed ones are: of the rows from r on, r >=
-  // 1, and of row r alone.
+  // The layout of all tiles of a length, and where the masks of routed tiles are: those of the rows from r
+  // on, r >= 1, and of row r alone.
   struct Length {
     LayoutPtr everything;
     std::int32_t rows_from = 0,

@@ -10,7 +10,7 @@
 namespace filigree {
 namespace {
 
-// What one head computes.
+// The tiles that one head computes.
 struct HeadTiles {
   TilePattern pattern;
   std::vector<std::int32_t> entries;

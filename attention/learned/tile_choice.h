@@ -34,7 +34,7 @@ struct ChosenTiles {
 using TileChooser = std::function<std::optional<std::int32_t>(int head, std::int64_t q, std::int64_t k)>;
 ChosenTiles choose(const TileLayout& all, const TileChooser& chooser);
 
-// Of these tiles those that `all` has.
+// The layout of those of these tiles that `all` has.
 LayoutPtr with_tiles(const TileLayout& all, std::span<const HeadTile> tiles);
 
 // One-shot calibration: the diagonal, and then the tiles of the greatest mass until `budget` tiles of all

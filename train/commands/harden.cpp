@@ -68,7 +68,7 @@ std::vector<Tensor> watch(LoadedModel& loaded, const HardenArguments& arguments,
   return mass;
 }
 
-// Of every layer.
+// The hardened layout of every layer.
 std::vector<LayoutPtr> harden(LoadedModel& loaded, const HardenArguments& arguments) {
   const Config& config = loaded.config;
   const std::vector<ConnectivityPtr>& layers = loaded.model->connectivities();

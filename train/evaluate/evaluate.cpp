@@ -9,7 +9,7 @@
 namespace filigree {
 namespace {
 
-// Whether the likeliest class of each row is the right one.
+// Says of each row if its likeliest class is the right one.
 std::vector<bool> right_answers(const Tensor& logits, const Tensor& targets) {
   const Tensor known = logits.to(DType::f32).to(Device::cpu());
   const auto classes = static_cast<std::size_t>(known.dim(-1));

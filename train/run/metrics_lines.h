@@ -21,8 +21,8 @@ nlohmann::ordered_json evaluation_line(std::int64_t step, const Evaluation& resu
                                        const std::vector<LengthScore>& lengths,
                                        const std::optional<Evaluation>& hardened);
 
-// What learned patterns have come to, layer by layer, for the file and for people; nullopt where nothing is
-// learned.
+// The state that learned patterns have come to, layer by layer, for the file and for people; nullopt where
+// nothing is learned.
 struct ToldPatterns {
   nlohmann::ordered_json layers;
   std::string text;

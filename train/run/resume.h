@@ -20,9 +20,9 @@ void refuse_own_checkpoints(const TrainRequest& request);
 // Reading what the run itself writes would change the data while it trains. Error(usage).
 void refuse_own_folder(const Config& config);
 
-// Of the checkpoint that the run goes on from, where the tokenizer's file is gone; else null.
+// The tokenizer of the checkpoint that the run goes on from, where its file is gone; else null.
 std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainRequest& request);
-// Of the checkpoint that a classifier goes on from, or takes its weights from; empty: those of its data.
+// The classes of the checkpoint that a classifier goes on from, or takes its weights from; empty: its data's.
 std::vector<std::string> known_classes(const TrainRequest& request);
 
 struct Resumed {

@@ -1,4 +1,4 @@
-// What a run is made of before its first step: the config made whole by the data, the data, the layouts and
+// A run before its first step: the config made whole by the data, the data, the layouts and
 // the expected memory.
 #pragma once
 

@@ -143,7 +143,7 @@ class Trainer {
 
   void take_initial_weights() {
     if (config_.train.init_from.empty()) return;
-    // What patterns are learned by begins anew.
+    // The parameters that patterns are learned by begin anew.
     const auto is_pattern = [](const auto& entry) { return is_pattern_parameter(entry.first); };
     InitialWeights from = read_initial_weights(config_, setup_.data);
     NamedTensors to = weights();
@@ -235,7 +235,7 @@ class Trainer {
     at_.position = loader_.position();
   }
 
-  // Of the layouts that the step just submitted computes.
+  // The work of the layouts that the step just submitted computes.
   double flops_per_token() {
     auto layouts = model_.computed_layouts();
     if (layouts != layouts_) {
