@@ -4,6 +4,7 @@
 #include <map>
 
 #include "attention/connectivity.h"
+#include "attention/mask_interner.h"
 #include "core/ops.h"
 
 namespace filigree {
@@ -13,28 +14,6 @@ struct HeadRange {
   int first = 0, count = 0;
   int first_kv = 0, n_kv = 0;  // n_kv is 0 where the range is not all heads of some kv heads
   ConnectivityPtr connectivity;
-};
-
-// One table of the masks of several: equal masks have equal ids.
-class JoinedMasks {
- public:
-  explicit JoinedMasks(int tile) : masks_(tile) {}
-  // The ids of a table's masks in the joined one.
-  std::vector<std::int32_t> add(const MaskTable& table) {
-    std::vector<std::int32_t> ids;
-    for (std::int32_t id = 0; id < table.size(); ++id) {
-      const auto words = table.mask(id);
-      const auto [known, is_new] = ids_.try_emplace({words.begin(), words.end()}, masks_.size());
-      if (is_new) masks_.append(words);
-      ids.push_back(known->second);
-    }
-    return ids;
-  }
-  MaskTable take() { return std::move(masks_); }
-
- private:
-  MaskTable masks_;
-  std::map<std::vector<std::uint64_t>, std::int32_t> ids_;
 };
 
 class PerHead final : public Connectivity {
@@ -167,13 +146,14 @@ class PerHead final : public Connectivity {
 
   LayoutPtr join_layouts(const std::vector<LayoutPtr>& from, std::int64_t batch) const {
     const TileLayout& like = *from[0];
-    JoinedMasks masks(like.tile());
+    MaskInterner masks(like.tile());
     std::vector<TilePattern> patterns;
     std::vector<std::int32_t> head_pattern(batch * n_heads_);
     for (std::size_t i = 0; i < from.size(); ++i) {
       const HeadRange& range = ranges_[i];
-      const std::vector<std::int32_t> mask_ids = masks.add(from[i]->masks());
-      std::vector<std::int32_t> ids;
+      std::vector<std::int32_t> mask_ids, ids;
+      for (std::int32_t id = 0; id < from[i]->masks().size(); ++id)
+        mask_ids.push_back(masks.id_of(from[i]->masks().mask(id)));
       for (TilePattern pattern : from[i]->patterns()) {
         for (std::int32_t& id : pattern.mask_id)
           if (id != kFullTile) id = mask_ids[id];
