@@ -40,6 +40,9 @@ LearnTelemetry& LearnTelemetry::operator+=(const LearnTelemetry& o) {
 }
 
 Connected Fixed::connect(const Sequences& sequences) const {
+  constexpr std::size_t kMostLengths = 16;
+  if (made_.size() > kMostLengths && !made_.contains(sequences.n))
+    std::erase_if(made_, [&](const auto& entry) { return entry.first != training_geometry().n; });
   Connected& made = made_[sequences.n];
   if (!made.layout) made = make_(sequences.n);
   return made;

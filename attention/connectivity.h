@@ -128,7 +128,7 @@ class Connectivity : public Module {
 };
 using ConnectivityPtr = std::shared_ptr<Connectivity>;
 
-// The same for every sequence of a length: made at first use, and kept.
+// The same for every sequence of a length: made at first use, and kept for some lengths.
 class Fixed final : public Connectivity {
  public:
   using Make = std::function<Connected(std::int64_t n)>;

@@ -24,9 +24,15 @@ class CachedLogits : public NextTokenLogits {
   DecoderCache cache_;
 };
 
+// Layers that share a layout share the beginnings of it.
 Transformer as_beginning(const Transformer& model, std::int64_t longest) {
+  const std::vector<ConnectivityPtr>& layers = model.connectivities();
   std::vector<ConnectivityPtr> beginnings;
-  for (const ConnectivityPtr& c : model.connectivities()) beginnings.push_back(as_beginning(c, longest));
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const bool same = i > 0 && !layers[i]->learns() && !layers[i - 1]->learns() &&
+                      layers[i]->growing(longest).layout == layers[i - 1]->growing(longest).layout;
+    beginnings.push_back(same ? beginnings.back() : as_beginning(layers[i], longest));
+  }
   return model.attending_with(std::move(beginnings));
 }
 
