@@ -33,14 +33,6 @@ double read_number(const YamlNode& node, const std::string& name, const Range& r
   return value;
 }
 
-template <class T>
-YamlNode print_value(const T& value) {
-  return YamlNode::make(value);
-}
-YamlNode print_value(const std::optional<std::int64_t>& value) {
-  return value ? YamlNode::make(*value) : YamlNode();
-}
-
 }  // namespace
 
 std::vector<std::string> word_list(Words words) {
@@ -69,96 +61,83 @@ std::string range_text(const Range& range) {
 Use operator&&(const Use& a, const Use& b) {
   Use out = a.applies ? b : a;
   out.where =
-      a.where.empty() || b.where.empty() ? a.where + b.where : fmt::format("{}; {}", a.where, b.where);
+      a.where.empty() || b.where.empty() ? a.where + b.where : fmt::format("{}, {}", a.where, b.where);
   return out;
 }
 
 // --- one setting ---
 
-Field Fields::make(std::string_view key, Field::Type type, std::string_view meaning, Notes notes) {
-  Field field;
-  field.key = key;
-  field.type = type;
-  field.meaning = meaning;
-  field.notes = std::move(notes);
-  return field;
-}
-
-template <class T, class Reader>
-void Fields::scalar(Field field, Member<T> member, Reader read) {
-  field.required = member.required;
-  field.read = [&value = member.value, read, name = field.key, range = field.range](const YamlNode& node,
-                                                                                    const MapReader& map) {
-    value = static_cast<T>(read(node, map.name(name), range));
-  };
-  field.print = [&value = member.value] { return print_value(value); };
-  if (member.otherwise)
-    field.take_default = [&value = member.value, otherwise = *member.otherwise] { value = otherwise; };
-  visit(field);
-}
-
-template <class T>
-void Fields::integer_of(std::string_view key, Member<T> member, Range range, std::string_view meaning,
-                        Notes notes) {
-  Field field = make(key, Field::Type::integer, meaning, std::move(notes));
-  field.range = std::move(range);
-  scalar(std::move(field), std::move(member), read_integer);
-}
-
-void Fields::integer(std::string_view key, Member<int> member, Range range, std::string_view meaning,
-                     Notes notes) {
-  integer_of(key, std::move(member), std::move(range), meaning, std::move(notes));
-}
-
-void Fields::integer(std::string_view key, Member<std::int64_t> member, Range range, std::string_view meaning,
-                     Notes notes) {
-  integer_of(key, std::move(member), std::move(range), meaning, std::move(notes));
-}
-
-void Fields::integer(std::string_view key, Member<std::optional<std::int64_t>> member, Range range,
-                     std::string_view meaning, Notes notes) {
-  integer_of(key, std::move(member), std::move(range), meaning, std::move(notes));
-}
-
-void Fields::number(std::string_view key, Member<double> member, Range range, std::string_view meaning,
-                    Notes notes) {
-  Field field = make(key, Field::Type::number, meaning, std::move(notes));
-  field.range = std::move(range);
-  scalar(std::move(field), std::move(member), read_number);
-}
-
-void Fields::boolean(std::string_view key, Member<bool> member, std::string_view meaning, Notes notes) {
-  scalar(make(key, Field::Type::boolean, meaning, std::move(notes)), std::move(member),
-         [](const YamlNode& node, const std::string& name, const Range&) { return as_bool(node, name); });
-}
-
-void Fields::text(std::string_view key, Member<std::string> member, std::string_view meaning, Notes notes) {
-  scalar(make(key, Field::Type::text, meaning, std::move(notes)), std::move(member),
-         [](const YamlNode& node, const std::string& name, const Range&) { return as_string(node, name); });
-}
-
-void Fields::path(std::string_view key, Member<std::string> member, std::string_view meaning, Notes notes) {
-  scalar(make(key, Field::Type::text, meaning, std::move(notes)), std::move(member),
-         [](const YamlNode& node, const std::string& name, const Range&) { return as_path(node, name); });
-}
-
-std::int64_t Fields::read_word(const YamlNode& node, const std::string& name, Words words) {
+std::ptrdiff_t read_word(const YamlNode& node, std::string_view what, Words words) {
   const std::vector<std::string> list = word_list(words);
-  return std::ranges::find(list, as_choice(node, name, list)) - list.begin();
+  return std::ranges::find(list, as_choice(node, what, list)) - list.begin();
+}
+
+void Fields::scalar(std::string_view key, Field::Type type, const Member& member, Range range,
+                    std::string_view meaning, Notes notes) {
+  Field field{key, type, meaning, range, {}, member.required, std::move(notes)};
+  field.take_default = member.take_default;
+  field.read = [value = member.value, key, range = std::move(range)](const YamlNode& node,
+                                                                     const MapReader& map) {
+    const auto read = [&, name = map.name(key)]<class T>(T* to) {
+      if constexpr (std::is_same_v<T, bool>)
+        *to = as_bool(node, name);
+      else if constexpr (std::is_same_v<T, std::string>)
+        *to = as_string(node, name);
+      else if constexpr (std::is_same_v<T, double>)
+        *to = read_number(node, name, range);
+      else
+        *to = static_cast<T>(read_integer(node, name, range));
+    };
+    std::visit(read, value);
+  };
+  field.print = [value = member.value] {
+    const auto print = []<class T>(const T* from) {
+      if constexpr (std::is_same_v<T, std::optional<std::int64_t>>)
+        return *from ? YamlNode::make(**from) : YamlNode();
+      else
+        return YamlNode::make(*from);
+    };
+    return std::visit(print, value);
+  };
+  add(field);
+}
+
+void Fields::boolean(std::string_view key, Member member, std::string_view meaning, Notes notes) {
+  scalar(key, Field::Type::boolean, member, {}, meaning, std::move(notes));
+}
+
+void Fields::integer(std::string_view key, Member member, Range range, std::string_view meaning,
+                     Notes notes) {
+  scalar(key, Field::Type::integer, member, std::move(range), meaning, std::move(notes));
+}
+
+void Fields::number(std::string_view key, Member member, Range range, std::string_view meaning, Notes notes) {
+  scalar(key, Field::Type::number, member, std::move(range), meaning, std::move(notes));
+}
+
+void Fields::text(std::string_view key, Member member, std::string_view meaning, Notes notes) {
+  scalar(key, Field::Type::text, member, {}, meaning, std::move(notes));
+}
+
+void Fields::path(std::string_view key, std::string& value, std::string_view meaning, Notes notes) {
+  custom(
+      key, Field::Type::text, meaning,
+      [&value, key](const YamlNode& node, const MapReader& map) { value = as_path(node, map.name(key)); },
+      [&value] { return YamlNode::make(value); }, std::move(notes));
 }
 
 void Fields::custom(std::string_view key, Field::Type type, std::string_view meaning, Field::Read read,
                     Field::Print print, Notes notes, bool required) {
-  Field field = make(key, type, meaning, std::move(notes));
+  Field field{.key = key, .type = type, .meaning = meaning, .required = required};
+  field.notes = std::move(notes);
   field.read = std::move(read);
   field.print = std::move(print);
-  field.required = required;
-  visit(field);
+  add(field);
 }
 
 // --- reading ---
 
-void FieldReader::visit(const Field& field) {
+void FieldReader::add(const Field& field) {
   const YamlNode* value = map_->find(field.key);
   const Use& use = field.notes.use;
   if (!use.applies) {
@@ -198,7 +177,7 @@ void FieldReader::done() {
 
 // --- printing ---
 
-void FieldPrinter::visit(const Field& field) {
+void FieldPrinter::add(const Field& field) {
   const Notes& notes = field.notes;
   if (!notes.use.applies) return;
   if (values_ == Values::counted && !notes.counts_as.is_null()) {
@@ -218,7 +197,7 @@ void FieldPrinter::section(std::string_view key, std::string_view, bool, const s
 
 // --- describing ---
 
-void FieldList::visit(const Field& field) {
+void FieldList::add(const Field& field) {
   sections_[open_].fields.push_back(field);
 }
 
@@ -226,16 +205,19 @@ void FieldList::section(std::string_view key, std::string_view meaning, bool req
                         const std::function<void()>& inner) {
   const std::string prefix = sections_[open_].key.empty() ? "" : sections_[open_].key + ".";
   const std::size_t outer = std::exchange(open_, sections_.size());
-  sections_.push_back({fmt::format("{}{}", prefix, key), std::string(meaning), required, {}});
+  sections_.push_back({fmt::format("{}{}", prefix, key), meaning, required, {}});
   inner();
   open_ = outer;
+}
+
+std::string full_name(const FieldList::Section& section, const Field& field) {
+  return fmt::format("{}{}{}", section.key, section.key.empty() ? "" : ".", field.key);
 }
 
 std::vector<std::string> FieldList::keys() const {
   std::vector<std::string> keys;
   for (const Section& section : sections_)
-    for (const Field& field : section.fields)
-      keys.push_back(section.key.empty() ? field.key : fmt::format("{}.{}", section.key, field.key));
+    for (const Field& field : section.fields) keys.push_back(full_name(section, field));
   return keys;
 }
 

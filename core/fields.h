@@ -3,8 +3,8 @@
 // so a new setting is its member and one line here.
 //
 //   enum class Shape { flat, round };
-//   inline constexpr Word kShapes[] = {{"flat", "without a rim"}, {"round", "with one"}};
-//   constexpr Words words(Shape) { return kShapes; }
+//   template <>
+//   inline constexpr Word kWords<Shape>[] = {{"flat", "without a rim"}, {"round", "with one"}};
 //
 //   struct Plate {
 //     double width = 0;
@@ -46,7 +46,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "core/yaml.h"
@@ -58,17 +60,19 @@ namespace filigree {
 struct Word {
   std::string_view word, meaning;
 };
-using Words = std::span<const Word>;  // in the order of the enumerators
-
+using Words = std::span<const Word>;
+// The words of an enumeration, in the order of its enumerators; specialised beside each.
 template <class Enum>
-concept HasWords = requires(Enum value) {
-  { words(value) } -> std::same_as<Words>;
+inline constexpr std::nullptr_t kWords = nullptr;
+template <class Enum>
+concept HasWords = requires {
+  Words(kWords<Enum>);
 };
 
 // The word that a config writes for an enumerator, e.g. "rms_norm".
 template <HasWords Enum>
 std::string word(Enum value) {
-  return std::string(words(value)[static_cast<std::size_t>(value)].word);
+  return std::string(kWords<Enum>[static_cast<std::size_t>(value)].word);
 }
 
 std::vector<std::string> word_list(Words words);
@@ -96,36 +100,42 @@ Range one_of(std::vector<std::int64_t> values);
 std::string range_text(const Range& range);  // "above 0, at most 1"; empty if everything is inside
 
 // A member, and its default where that is not the value it has: t.lr, or {t.min_lr, t.lr / 10}.
-template <class T>
 struct Member {
-  Member(T& member) : value(member) {}
-  Member(T& member, T fallback) : value(member), otherwise(std::move(fallback)) {}
-  T& value;
-  std::optional<T> otherwise;
+  using Value = std::variant<bool*, int*, std::int64_t*, std::optional<std::int64_t>*, double*, std::string*>;
+  template <class T>
+  requires std::constructible_from<Value, T*> Member(T& member) : value(&member) {}
+  template <class T>
+  Member(T& member, std::type_identity_t<T> fallback)
+      : value(&member), take_default([&member, fallback] { member = fallback; }) {}
+  Value value;
+  std::function<void()> take_default;
   bool required = false;
 };
 // A member that a config has to give.
-template <class T>
-Member<T> required(T& member) {
-  Member<T> out(member);
-  out.required = true;
-  return out;
+inline Member required(Member member) {
+  member.required = true;
+  return member;
 }
 
 // Where a setting is used. A key that is not used is refused: "KEY is not used REASON", "remove it, or HINT".
 struct Use {
   bool applies = true;
-  std::string where = {};              // for the reference: "schedule: wsd"
+  std::string where = {};              // for the reference: "with schedule: wsd"
   std::string reason = {}, hint = {};  // "by schedule: cosine", "set schedule: wsd"; the hint may be empty
 };
 // Used where another setting, named in full if it stands in another map, has a value.
 template <HasWords Enum>
 Use with(std::string_view key, Enum value, Enum wanted) {
   const std::string_view name = key.substr(key.rfind('.') + 1);  // npos + 1 is 0
-  return {value == wanted, fmt::format("{}: {}", key, word(wanted)),
+  return {value == wanted, fmt::format("with {}: {}", key, word(wanted)),
           fmt::format("by {}: {}", name, word(value)), fmt::format("set {}: {}", key, word(wanted))};
 }
 Use operator&&(const Use& a, const Use& b);  // the reason is that of the first one that does not apply
+
+// Settings that do not fit together.
+struct Conflict {
+  std::string key, message, hint = {};  // the key is the one to change
+};
 
 struct Notes {
   std::string_view unit = {};          // "steps"
@@ -139,17 +149,18 @@ struct Field {
   enum class Type { boolean, integer, number, word, text, integers, numbers, texts, map };
   using Read = std::function<void(const YamlNode& value, MapReader& map)>;
   using Print = std::function<YamlNode()>;  // null: nothing is set
-  std::string key;
+  std::string_view key = {};                // texts are literals: they outlive the description
   Type type = Type::text;
-  std::string meaning;
-  Range range;
-  Words words;
+  std::string_view meaning = {};
+  Range range = {};
+  Words words = {};
   bool required = false;
-  Notes notes;
-  Read read;
-  Print print;
-  std::function<void()> take_default;  // empty: the default is the value that the member has
+  Notes notes = {};
+  Read read = {};  // sets the member
+  Print print = {};
+  std::function<void()> take_default = {};  // empty: the default is the value that the member has
 };
+std::ptrdiff_t read_word(const YamlNode& node, std::string_view what, Words words);  // its index
 
 // --- visitors ---
 
@@ -157,44 +168,33 @@ class Fields {
  public:
   virtual ~Fields() = default;
 
-  void boolean(std::string_view key, Member<bool> member, std::string_view meaning, Notes notes = {});
-  void integer(std::string_view key, Member<int> member, Range range, std::string_view meaning,
-               Notes notes = {});
-  void integer(std::string_view key, Member<std::int64_t> member, Range range, std::string_view meaning,
-               Notes notes = {});
-  void integer(std::string_view key, Member<std::optional<std::int64_t>> member, Range range,
-               std::string_view meaning, Notes notes = {});
-  void number(std::string_view key, Member<double> member, Range range, std::string_view meaning,
-              Notes notes = {});
-  void text(std::string_view key, Member<std::string> member, std::string_view meaning, Notes notes = {});
-  void path(std::string_view key, Member<std::string> member, std::string_view meaning, Notes notes = {});
-  template <HasWords Enum>
-  void word(std::string_view key, Enum& value, std::string_view meaning, Notes notes = {}) {
-    Field field = make(key, Field::Type::word, meaning, std::move(notes));
-    field.words = words(value);
-    field.read = [&value, name = field.key](const YamlNode& node, MapReader& map) {
-      value = static_cast<Enum>(read_word(node, map.name(name), words(value)));
-    };
-    field.print = [&value] { return YamlNode::make(filigree::word(value)); };
-    visit(field);
-  }
-  // Whatever the others do not fit; `read` finds the key's full name by MapReader::name.
-  void custom(std::string_view key, Field::Type type, std::string_view meaning, Field::Read read,
-              Field::Print print, Notes notes = {}, bool required = false);
+  virtual void add(const Field& field) = 0;
   // A map of settings of its own, which `inner` describes.
   virtual void section(std::string_view key, std::string_view meaning, bool required,
                        const std::function<void()>& inner) = 0;
 
- protected:
-  virtual void visit(const Field& field) = 0;
+  void boolean(std::string_view key, Member member, std::string_view meaning, Notes notes = {});
+  void integer(std::string_view key, Member member, Range range, std::string_view meaning, Notes notes = {});
+  void number(std::string_view key, Member member, Range range, std::string_view meaning, Notes notes = {});
+  void text(std::string_view key, Member member, std::string_view meaning, Notes notes = {});
+  void path(std::string_view key, std::string& value, std::string_view meaning, Notes notes = {});
+  template <HasWords Enum>
+  void word(std::string_view key, Enum& value, std::string_view meaning, Notes notes = {}) {
+    Field field{.key = key, .type = Field::Type::word, .meaning = meaning, .words = kWords<Enum>};
+    field.notes = std::move(notes);
+    field.read = [&value, name = field.key](const YamlNode& node, const MapReader& map) {
+      value = static_cast<Enum>(read_word(node, map.name(name), kWords<Enum>));
+    };
+    field.print = [&value] { return YamlNode::make(filigree::word(value)); };
+    add(field);
+  }
+  // What the others do not fit; `read` has the key's full name from MapReader::name.
+  void custom(std::string_view key, Field::Type type, std::string_view meaning, Field::Read read,
+              Field::Print print, Notes notes = {}, bool required = false);
 
  private:
-  static Field make(std::string_view key, Field::Type type, std::string_view meaning, Notes notes);
-  static std::int64_t read_word(const YamlNode& node, const std::string& name, Words words);
-  template <class T>
-  void integer_of(std::string_view key, Member<T> member, Range range, std::string_view meaning, Notes notes);
-  template <class T, class Reader>
-  void scalar(Field field, Member<T> member, Reader read);
+  void scalar(std::string_view key, Field::Type type, const Member& member, Range range,
+              std::string_view meaning, Notes notes);
 };
 
 // Reads a map. Maps within it are read last, by done(), after whatever this one has beyond its settings was
@@ -205,10 +205,8 @@ class FieldReader : public Fields {
       : map_(&map), elsewhere_(std::move(elsewhere)) {}
   void section(std::string_view key, std::string_view meaning, bool required,
                const std::function<void()>& inner) override;
+  void add(const Field& field) override;
   void done();
-
- protected:
-  void visit(const Field& field) override;
 
  private:
   MapReader* map_;
@@ -222,10 +220,8 @@ class FieldPrinter : public Fields {
   explicit FieldPrinter(Values values = Values::all) : values_(values) {}
   void section(std::string_view key, std::string_view meaning, bool required,
                const std::function<void()>& inner) override;
+  void add(const Field& field) override;
   YamlNode take() { return std::move(node_); }
-
- protected:
-  void visit(const Field& field) override;
 
  private:
   Values values_;
@@ -235,22 +231,23 @@ class FieldPrinter : public Fields {
 class FieldList : public Fields {
  public:
   struct Section {
-    std::string key, meaning;  // the key, in full, is empty for settings that stand in no section
+    std::string key;  // in full; empty for settings that stand in no section
+    std::string_view meaning;
     bool required = false;
     std::vector<Field> fields;  // with their short keys
   };
   void section(std::string_view key, std::string_view meaning, bool required,
                const std::function<void()>& inner) override;
+  void add(const Field& field) override;
   // What stands in no section comes first.
   const std::vector<Section>& sections() const { return sections_; }
-  std::vector<std::string> keys() const;  // in full
-
- protected:
-  void visit(const Field& field) override;
+  std::vector<std::string> keys() const;  // in full, "train.lr"
 
  private:
   std::vector<Section> sections_ = {Section()};
   std::size_t open_ = 0;
 };
+
+std::string full_name(const FieldList::Section& section, const Field& field);  // "train.lr"
 
 }  // namespace filigree

@@ -15,7 +15,7 @@ constexpr std::uint32_t kShuffleSite = 0x73687566, kMaskSite = 0x6d61736b;
 
 // Where one sample of a batch is written.
 struct Row {
-  std::span<std::int32_t> inputs, targets;  // N each; classify: one target
+  std::span<std::int32_t> inputs, targets;  // N each; encoder_classifier: one target
   std::span<std::int32_t> bounds;           // 2 N
   std::span<std::int32_t> token_bounds;     // 2
 };
@@ -23,12 +23,12 @@ struct Row {
 std::int64_t count_samples(const Dataset& dataset, const LoaderOptions& options) {
   if (const auto* generated = dataset.generated()) return generated->size();
   const std::int64_t n = options.seq_len;
-  switch (options.task) {
-    case Task::causal_lm:
+  switch (options.type) {
+    case ModelType::decoder:
       return (dataset.n_tokens() - 1 + n - 1) / n;  // the last token is a target only
-    case Task::masked_lm:
+    case ModelType::encoder_mlm:
       return (dataset.n_tokens() + n - 1) / n;
-    case Task::classify:
+    case ModelType::encoder_classifier:
       return dataset.n_documents();
   }
   return 0;
@@ -67,34 +67,34 @@ std::int64_t fill_sample(const Dataset& dataset, const LoaderOptions& options, s
                          std::int64_t sample, const Row& row) {
   const std::int64_t n = options.seq_len;
   std::int64_t begin = sample * n, end = dataset.n_tokens();
-  if (options.task == Task::classify) {
+  if (options.type == ModelType::encoder_classifier) {
     begin = dataset.document_begin(sample);
     end = dataset.document_end(sample);
   }
-  if (options.task == Task::causal_lm) --end;
+  if (options.type == ModelType::decoder) --end;
   const std::int64_t n_real = std::min(n, end - begin);
   const auto real = static_cast<std::size_t>(n_real);
   std::fill(row.inputs.begin(), row.inputs.end(), 0);
   std::fill(row.targets.begin(), row.targets.end(), ops::kIgnoreIndex);
   std::fill(row.bounds.begin(), row.bounds.end(), 0);
   dataset.read(begin, n_real, row.inputs.data());
-  switch (options.task) {
-    case Task::causal_lm:
+  switch (options.type) {
+    case ModelType::decoder:
       std::copy(row.inputs.begin() + 1, row.inputs.begin() + n_real, row.targets.begin());
       dataset.read(begin + n_real, 1, &row.targets[real - 1]);
       if (options.documents) ignore_unmarked_borders(dataset, begin, row.targets.first(real));
       break;
-    case Task::masked_lm:
+    case ModelType::encoder_mlm:
       mask_tokens(row.inputs.first(real), row.targets.first(real), dataset.vocabulary(),
                   options.mask_probability,
                   RandomKey{options.seed, kMaskSite, static_cast<std::uint32_t>(epoch)},
                   static_cast<std::uint64_t>(begin));
       break;
-    case Task::classify:
+    case ModelType::encoder_classifier:
       row.targets[0] = dataset.labels()[sample];
       break;
   }
-  const bool documents = options.documents && options.task != Task::classify;
+  const bool documents = options.documents && options.type != ModelType::encoder_classifier;
   fill_bounds(dataset, begin, n_real, documents, row.bounds);
   row.token_bounds[0] = 0;
   row.token_bounds[1] = static_cast<std::int32_t>(n_real);
@@ -113,11 +113,11 @@ DrawnSample make_sample(const GeneratedSamples& generated, std::int64_t epoch, s
   return drawn;
 }
 
-// Whether the task that the model is trained on is what the generator makes.
+// The generator makes what this type of model is trained on.
 void require_fitting(const GeneratedSamples& generated, const LoaderOptions& options) {
   const bool classes = !generated.task().class_names().empty();
-  require(options.task == (classes ? Task::classify : Task::causal_lm), "the task '{}' is one for a {}",
-          generated.task().name(), classes ? "classifier" : "decoder");
+  require(options.type == (classes ? ModelType::encoder_classifier : ModelType::decoder),
+          "the task '{}' is one for a {}", generated.task().name(), classes ? "classifier" : "decoder");
   require(options.seq_len == generated.seq_len(), "the task '{}' makes samples of {} tokens, not of {}",
           generated.task().name(), generated.seq_len(), options.seq_len);
 }
@@ -131,14 +131,14 @@ Loader::Loader(const Dataset& dataset, const LoaderOptions& options) : dataset_(
   require(options.mask_probability > 0 && options.mask_probability <= 1,
           "mask_probability must lie in (0, 1], not {}", options.mask_probability);
   if (dataset.generated()) require_fitting(*dataset.generated(), options);
-  if (options.task == Task::masked_lm && !dataset.vocabulary().mask)
+  if (options.type == ModelType::encoder_mlm && !dataset.vocabulary().mask)
     fail(ErrorKind::data, "masked language modelling needs a mask token, which tokenizer '{}' does not have",
          dataset.vocabulary().tokenizer);
-  if (options.task == Task::classify && dataset.labels().empty() && !dataset.generated())
+  if (options.type == ModelType::encoder_classifier && dataset.labels().empty() && !dataset.generated())
     fail(ErrorKind::data, "classification needs labelled data: a folder of files per class");
   n_samples_ = count_samples(dataset, options);
   if (n_samples_ == 0) fail(ErrorKind::data, "the data holds a single token, too little to predict anything");
-  if (options.task == Task::causal_lm && options.documents && !dataset.generated() &&
+  if (options.type == ModelType::decoder && options.documents && !dataset.generated() &&
       !dataset.vocabulary().separator && dataset.n_documents() == dataset.n_tokens())
     throw Error(ErrorKind::data,
                 fmt::format("each of the {} documents is a single token, which nothing predicts: there is no "
@@ -174,7 +174,7 @@ std::int64_t Loader::batch_size_at(const LoaderPosition& at) const {
 
 Batch Loader::make(LoaderPosition at) const {
   const std::int64_t b = batch_size_at(at), n = options_.seq_len;
-  const bool classify = options_.task == Task::classify;
+  const bool classify = options_.type == ModelType::encoder_classifier;
   const GeneratedSamples* generated = dataset_.generated();
   const bool shuffle = options_.shuffle && !(generated && generated->fresh());
   Batch batch;

@@ -2,25 +2,24 @@
 // their order is shuffled, by a permutation that is a function of (seed, epoch). So every sample comes
 // exactly once an epoch, nothing is dropped, and a position is two integers.
 //
-// causal_lm: sample k has the inputs [k N, (k + 1) N) of the stream and the same tokens one later as targets;
+// decoder: sample k has the inputs [k N, (k + 1) N) of the stream and the same tokens one later as targets;
 // every token but the stream's first is a target once an epoch. With `documents`, the first token of a
 // document is a target only if it is the separator: without one nothing tells that the document before has
-// ended. masked_lm: the same windows, targets from data/masking.h, drawn anew each epoch. classify: sample k
-// is document k, cut after N tokens; its target is the document's label. A generated task's samples are made
-// as they are needed, new ones each epoch unless it says otherwise; then nothing is shuffled. Short samples
-// are padded at the end: input 0, target ops::kIgnoreIndex, bounds [0, 0).
+// ended. encoder_mlm: the same windows, targets from data/masking.h, drawn anew each epoch.
+// encoder_classifier: sample k is document k, cut after N tokens; its target is the document's label. A
+// generated task's samples are made as they are needed, new ones each epoch unless it says otherwise; then
+// nothing is shuffled. Short samples are padded at the end: input 0, target ops::kIgnoreIndex, bounds [0, 0).
 #pragma once
 
 #include <cstdint>
 #include <future>
 #include <optional>
 
+#include "core/model_type.h"
 #include "core/tensor.h"
 #include "data/dataset.h"
 
 namespace filigree {
-
-enum class Task { causal_lm, masked_lm, classify };
 
 struct LoaderPosition {
   std::int64_t epoch = 0;
@@ -29,13 +28,13 @@ struct LoaderPosition {
 };
 
 struct LoaderOptions {
-  Task task = Task::causal_lm;
+  ModelType type = ModelType::decoder;
   std::int64_t batch_size = 1;
   std::int64_t seq_len = 0;
   bool documents = true;           // rows see only their own document; otherwise all but the padding, and
                                    // text runs on from one document into the next
   bool shuffle = true;             // off: in the stream's order
-  double mask_probability = 0.15;  // masked_lm
+  double mask_probability = 0.15;  // encoder_mlm
   std::uint64_t seed = 1;
   bool single_pass = false;  // one epoch, the last batch may be smaller; otherwise batches run on for ever,
                              // across epochs
@@ -44,7 +43,7 @@ struct LoaderOptions {
 
 struct Batch {
   Tensor inputs;        // i32 [B, N]
-  Tensor targets;       // i32 [B, N]; classify: [B]
+  Tensor targets;       // i32 [B, N]; encoder_classifier: [B]
   Tensor row_bounds;    // i32 [B, N, 2]: row n may see [lo, hi) of its sample (causality is the layout's)
   Tensor token_bounds;  // i32 [B, 2]: the sample's real tokens
   std::int64_t n_targets = 0;        // that count

@@ -7,10 +7,9 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "data/sources.h"
 
 namespace filigree {
-
-enum class InputFormat { automatic, text, hdf5, bin };
 
 struct DataRequest {
   std::optional<GeneratedData> task = {};    // in place of all that is read; of the below only seed counts

@@ -12,7 +12,16 @@
 #include <utility>
 #include <vector>
 
+#include "core/fields.h"
+
 namespace filigree {
+
+enum class InputFormat { automatic, text, hdf5, bin };
+template <>
+inline constexpr Word kWords<InputFormat>[] = {{"auto", "by each file's content and name"},
+                                               {"text", "UTF-8, source code, anything without NUL bytes"},
+                                               {"hdf5", "tokens, as filigree prepare writes them"},
+                                               {"bin", "tokens of 16 bits"}};
 
 struct SourceFile {
   std::filesystem::path path;

@@ -2,14 +2,33 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+
+#include "core/model_type.h"
 
 namespace filigree {
 
-// The names of the enumerators are the words that a config writes.
-enum class ModelType { decoder, encoder_mlm, encoder_classifier };
 enum class NormKind { layer_norm, rms_norm };
+template <>
+inline constexpr Word kWords<NormKind>[] = {
+    {"layer_norm", "subtracts the mean, divides by the standard deviation"},
+    {"rms_norm", "divides by the root of the mean square"}};
+
 enum class Activation { gelu, gelu_tanh, silu, swiglu };
+template <>
+inline constexpr Word kWords<Activation>[] = {{"gelu", "x times the normal distribution function of x"},
+                                              {"gelu_tanh", "the same by tanh, as GPT-2 computes it"},
+                                              {"silu", "x sigmoid(x)"},
+                                              {"swiglu", "silu of one projection times another one"}};
+
 enum class Positions { learned, rope, alibi, none };
+template <>
+inline constexpr Word kWords<Positions>[] = {{"learned", "an embedding per position, up to max_seq_len"},
+                                             {"rope", "queries and keys are rotated by their position"},
+                                             {"alibi", "scores fall with the distance, at a slope per head"},
+                                             {"none", "no positions"}};
+
+inline constexpr std::int64_t kMaxSeqLen = 1 << 28;
 
 struct ModelConfig {
   ModelType type = ModelType::decoder;
@@ -34,6 +53,12 @@ struct ModelConfig {
 
   bool operator==(const ModelConfig&) const = default;
 };
+
+void fields(Fields& f, ModelConfig& model);
+
+// Derived values in the place of zeros, as far as they can be had, and then what does not fit together.
+void fill_derived(ModelConfig& model);
+std::optional<Conflict> conflict(const ModelConfig& model);
 
 // The config with derived values in the place of zeros; throws Error(usage) naming the value that does not
 // fit.

@@ -6,13 +6,12 @@
 #include "core/fields.h"
 
 namespace filigree {
-namespace {
 
 enum class Shape { flat, round };
-constexpr Word kShapes[] = {{"flat", "without a rim"}, {"round", "with a rim"}};
-constexpr Words words(Shape) {
-  return kShapes;
-}
+template <>
+inline constexpr Word kWords<Shape>[] = {{"flat", "without a rim"}, {"round", "with a rim"}};
+
+namespace {
 
 struct Plate {
   double width = 0;
@@ -34,7 +33,7 @@ void fields(Fields& f, Plate& p) {
             {.unit = "cm", .default_text = "width / 10", .use = round});
   f.integer("shelf", p.shelf, between(1, 9), "the shelf that it lies on", {.counts_as = YamlNode::make(1)});
   f.boolean("used", p.used, "somebody ate from it");
-  const Use used{p.used, "used: true", "by a plate that is new", ""};
+  const Use used{p.used, "with used: true", "by a plate that is new", ""};
   f.number("chips", p.chips, fraction(), "the share of its edge that is chipped", {.use = round && used});
   f.integer("price", p.price, at_least(1), "if it is known");
   f.section("marks", "written on it", false, [&] {
@@ -122,7 +121,8 @@ TEST(Fields, EveryMistakeIsNamedWhereItStands) {
       {"{width: 1, used: 1}", "p.yaml:1:18: used must be true or false, not '1'"},
       {"{width: 1, feet: 1}", "p.yaml:1:12: unknown key 'feet' | did you mean 'marks.feet'?"},
       {"{width: 1, marks: {feet: 3}}", "p.yaml:1:26: marks.feet must be one of 1, 2, 4, not 3"},
-      {"{width: 1, marks: {foot: 3}}", "p.yaml:1:20: unknown key 'marks.foot' | known keys: name, folder, feet"},
+      {"{width: 1, marks: {foot: 3}}",
+       "p.yaml:1:20: unknown key 'marks.foot' | known keys: name, folder, feet"},
       {"{width: 1, marks: {feet: 3}, shelfs: 1}",
        "p.yaml:1:30: unknown key 'shelfs' | did you mean 'shelf'?"},
       {"{width: 1, marks: 3}", "p.yaml:1:19: marks must be a map of 'key: value' lines, not '3'"},
@@ -137,7 +137,7 @@ TEST(Fields, AListHasEverySettingUsedOrNot) {
   EXPECT_EQ(list.keys(), (std::vector<std::string>{"width", "shape", "rim", "shelf", "used", "chips", "price",
                                                    "marks.name", "marks.folder", "marks.feet"}));
   const Field& chips = list.sections()[0].fields[5];
-  EXPECT_EQ(chips.notes.use.where, "shape: round; used: true");
+  EXPECT_EQ(chips.notes.use.where, "with shape: round, with used: true");
   EXPECT_EQ(range_text(chips.range), "at least 0, below 1");
   EXPECT_EQ(range_text(list.sections()[0].fields[3].range), "1 to 9");
   EXPECT_EQ(range_text(list.sections()[1].fields[2].range), "1, 2, 4");

@@ -74,9 +74,9 @@ bool same(const Batch& a, const Batch& b) {
 
 class LoaderTest : public TemporaryFolder {
  protected:
-  LoaderOptions random_options(Task task) {
+  LoaderOptions random_options(ModelType type) {
     LoaderOptions options;
-    options.task = task;
+    options.type = type;
     options.batch_size = 1 + static_cast<std::int64_t>(rng() % 5);
     options.seq_len = 1 + static_cast<std::int64_t>(rng() % 40);
     options.documents = rng() % 2;
@@ -184,7 +184,7 @@ void check_epoch(const Dataset& dataset, const LoaderOptions& options) {
 TEST_F(LoaderTest, EachSampleOnceAnEpochWithTheRightTargetsAndBounds) {
   for (int trial = 0; trial < 300; ++trial) {
     const Dataset dataset = random_dataset(rng);
-    LoaderOptions options = random_options(Task::causal_lm);
+    LoaderOptions options = random_options(ModelType::decoder);
     options.single_pass = rng() % 2;
     SCOPED_TRACE(fmt::format("trial {} tokens {} seq_len {} batch {}", trial, dataset.n_tokens(),
                              options.seq_len, options.batch_size));
@@ -239,7 +239,7 @@ TEST_F(LoaderTest, NothingPredictsTheNextDocumentWithoutASeparator) {
     parts.push_back({std::make_shared<GivenTokens>(all_tokens(marked)), {0}});
     for (const std::int64_t length : lengths) parts[0].offsets.push_back(parts[0].offsets.back() + length);
     const Dataset plain({"plain", 258, {}, {}}, nullptr, std::move(parts));
-    LoaderOptions options = random_options(Task::causal_lm);
+    LoaderOptions options = random_options(ModelType::decoder);
     for (const bool documents : {true, false}) {
       options.documents = documents;
       SCOPED_TRACE(fmt::format("trial {} documents {} seq_len {}", trial, documents, options.seq_len));
@@ -293,10 +293,10 @@ TEST_F(LoaderTest, EpochsDifferWhenShuffledAndRepeatWhenNot) {
 }
 
 TEST_F(LoaderTest, SeekingIsContinuing) {
-  for (const Task task : {Task::causal_lm, Task::masked_lm}) {
+  for (const ModelType type : {ModelType::decoder, ModelType::encoder_mlm}) {
     for (int trial = 0; trial < 100; ++trial) {
       const Dataset dataset = random_dataset(rng);
-      const LoaderOptions options = random_options(task);
+      const LoaderOptions options = random_options(type);
       Loader whole(dataset, options), resumed(dataset, options);
       const int n_skip = static_cast<int>(rng() % 10);
       for (int i = 0; i < n_skip; ++i) whole.next();
@@ -318,7 +318,7 @@ TEST_F(LoaderTest, SeekingIsContinuing) {
 
 TEST_F(LoaderTest, PrefetchChangesNothing) {
   const Dataset dataset = random_dataset(rng);
-  LoaderOptions options = random_options(Task::causal_lm);
+  LoaderOptions options = random_options(ModelType::decoder);
   options.prefetch = false;
   Loader plain(dataset, options);
   options.prefetch = true;
@@ -354,14 +354,14 @@ TEST_F(LoaderTest, RefusesWhatCannotServe) {
   expect_error(ErrorKind::usage, "mask_probability",
                [&] { Loader loader(two, {.seq_len = 4, .mask_probability = 0}); });
   expect_error(ErrorKind::data, "labelled",
-               [&] { Loader loader(two, {.task = Task::classify, .seq_len = 4}); });
+               [&] { Loader loader(two, {.type = ModelType::encoder_classifier, .seq_len = 4}); });
   Vocabulary unmasked = kBytes;
   unmasked.mask.reset();
   std::vector<Dataset::Part> parts;
   parts.push_back({std::make_shared<GivenTokens>(std::vector<std::int32_t>{1, 2}), {0, 2}});
   const Dataset plain(unmasked, nullptr, parts);
   expect_error(ErrorKind::data, "mask token",
-               [&] { Loader loader(plain, {.task = Task::masked_lm, .seq_len = 4}); });
+               [&] { Loader loader(plain, {.type = ModelType::encoder_mlm, .seq_len = 4}); });
 }
 
 TEST_F(LoaderTest, MasksAsBertDoes) {
@@ -370,7 +370,7 @@ TEST_F(LoaderTest, MasksAsBertDoes) {
   const Dataset dataset = make_dataset(rng, lengths);
   const auto stream = all_tokens(dataset);
   LoaderOptions options{
-      .task = Task::masked_lm, .batch_size = 1, .seq_len = n, .shuffle = false, .seed = seed};
+      .type = ModelType::encoder_mlm, .batch_size = 1, .seq_len = n, .shuffle = false, .seed = seed};
   Loader loader(dataset, options);
   const Batch batch = *loader.next();
   std::int64_t n_chosen = 0, n_masked = 0, n_kept = 0, n_random = 0;
@@ -422,7 +422,7 @@ TEST_F(LoaderTest, MasksAsBertDoes) {
 TEST_F(LoaderTest, MaskedWindowsCoverTheWholeStream) {
   for (int trial = 0; trial < 50; ++trial) {
     const Dataset dataset = random_dataset(rng);
-    LoaderOptions options = random_options(Task::masked_lm);
+    LoaderOptions options = random_options(ModelType::encoder_mlm);
     options.shuffle = false;
     options.single_pass = true;
     Loader loader(dataset, options);
@@ -453,9 +453,11 @@ TEST_F(LoaderTest, ClassifierSamplesAreDocumentsWithTheirLabels) {
   for (const Dataset* dataset : {&opened.train, &*opened.validation}) {
     EXPECT_EQ(std::set<std::int32_t>(dataset->labels().begin(), dataset->labels().end()),
               (std::set<std::int32_t>{0, 1}));
-    Loader loader(
-        *dataset,
-        {.task = Task::classify, .batch_size = 4, .seq_len = 20, .seed = seed, .single_pass = true});
+    Loader loader(*dataset, {.type = ModelType::encoder_classifier,
+                             .batch_size = 4,
+                             .seq_len = 20,
+                             .seed = seed,
+                             .single_pass = true});
     EXPECT_EQ(loader.samples_per_epoch(), dataset->n_documents());
     while (const auto batch = loader.next()) {
       const std::int64_t b = batch->inputs.dim(0);

@@ -626,8 +626,9 @@ TEST(Tasks, TheLoaderRefusesWhatATaskCannotServe) {
     }
     return std::string("accepted");
   };
-  EXPECT_EQ(message_of({.task = Task::classify, .seq_len = 20}), "the task 'induction' is one for a decoder");
-  EXPECT_EQ(message_of({.task = Task::masked_lm, .seq_len = 20}),
+  EXPECT_EQ(message_of({.type = ModelType::encoder_classifier, .seq_len = 20}),
+            "the task 'induction' is one for a decoder");
+  EXPECT_EQ(message_of({.type = ModelType::encoder_mlm, .seq_len = 20}),
             "the task 'induction' is one for a decoder");
   EXPECT_EQ(message_of({.seq_len = 10}), "the task 'induction' makes samples of 20 tokens, not of 10");
 }

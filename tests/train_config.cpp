@@ -5,6 +5,7 @@
 #include <random>
 
 #include "train/config/config.h"
+#include "train/config/tree.h"
 
 using namespace filigree;
 

@@ -11,18 +11,15 @@ namespace {
 
 class InductionTask : public GeneratedTask {
  public:
-  InductionTask(MapReader& reader, std::int64_t seq_len) {
-    vocab_ = reader.integer("vocab", 3, kMaxVocab, vocab_);
-    require_seq_len(reader, seq_len, 3, "the special token, its successor and the question");
+  void fields(Fields& f) override {
+    f.integer("vocab", vocab_, between(3, kMaxVocab), "tokens, the special one included");
+  }
+  void fit(MapReader& map, std::int64_t seq_len) override {
+    require_seq_len(map, seq_len, 3, "the special token, its successor and the question");
   }
 
   std::string name() const override { return "induction"; }
   std::int64_t vocab_size() const override { return vocab_; }
-  YamlNode parameters() const override {
-    YamlNode node = YamlNode::make_map();
-    node.add("vocab", YamlNode::make(vocab_));
-    return node;
-  }
 
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
                    std::span<std::int32_t> targets) const override {
@@ -40,8 +37,8 @@ class InductionTask : public GeneratedTask {
 
 }  // namespace
 
-TaskPtr make_induction_task(MapReader& reader, std::int64_t seq_len) {
-  return std::make_shared<InductionTask>(reader, seq_len);
+std::shared_ptr<GeneratedTask> make_induction_task() {
+  return std::make_shared<InductionTask>();
 }
 
 }  // namespace filigree

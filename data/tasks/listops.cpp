@@ -38,36 +38,29 @@ std::int32_t apply(Operator op, std::vector<std::int32_t>& arguments) {
 
 class ListopsTask : public GeneratedTask {
  public:
-  ListopsTask(MapReader& reader, std::int64_t seq_len) {
-    max_depth_ = reader.integer("max_depth", 2, 100, max_depth_);
-    max_args_ = reader.integer("max_args", 2, 100, max_args_);
-    min_length_ = reader.integer("min_length", 4, 1 << 20, min_length_);
-    max_length_ = reader.integer("max_length", 4, 1 << 20, max_length_);
+  void fields(Fields& f) override {
+    f.integer("max_depth", max_depth_, between(2, 100), "levels of nested lists");
+    f.integer("max_args", max_args_, between(2, 100), "longest list");
+    f.integer("min_length", min_length_, between(4, 1 << 20), "shortest expression", {.unit = "tokens"});
+    f.integer("max_length", max_length_, between(4, 1 << 20), "longest expression", {.unit = "tokens"});
+  }
+  void fit(MapReader& map, std::int64_t seq_len) override {
     if (min_length_ > max_length_)
-      fail_at(reader.find("min_length") ? reader.find("min_length")->mark : reader.node().mark,
-              fmt::format("{} ({}) must be at most max_length ({})", reader.name("min_length"), min_length_,
-                          max_length_));
-    require_seq_len(reader, seq_len, max_length_, fmt::format("max_length: {}", max_length_),
+      fail_at(map.mark_of("min_length"), fmt::format("{} ({}) must be at most max_length ({})",
+                                                     map.name("min_length"), min_length_, max_length_));
+    require_seq_len(map, seq_len, max_length_, fmt::format("max_length: {}", max_length_),
                     "or lower max_length and min_length");
     const std::int64_t longest = longest_tree(1);
     if (longest < min_length_)
-      fail_at(reader.node().mark,
+      fail_at(map.node().mark,
               fmt::format("{}: max_depth {} and max_args {} give at most {} tokens, min_length is {}",
-                          reader.path(), max_depth_, max_args_, longest, min_length_));
+                          map.path(), max_depth_, max_args_, longest, min_length_));
   }
 
   std::string name() const override { return "listops"; }
   std::int64_t vocab_size() const override { return kClose + 1; }
   std::vector<std::string> class_names() const override {
     return {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
-  }
-  YamlNode parameters() const override {
-    YamlNode node = YamlNode::make_map();
-    node.add("max_depth", YamlNode::make(max_depth_));
-    node.add("max_args", YamlNode::make(max_args_));
-    node.add("min_length", YamlNode::make(min_length_));
-    node.add("max_length", YamlNode::make(max_length_));
-    return node;
   }
 
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
@@ -117,8 +110,8 @@ class ListopsTask : public GeneratedTask {
 
 }  // namespace
 
-TaskPtr make_listops_task(MapReader& reader, std::int64_t seq_len) {
-  return std::make_shared<ListopsTask>(reader, seq_len);
+std::shared_ptr<GeneratedTask> make_listops_task() {
+  return std::make_shared<ListopsTask>();
 }
 
 }  // namespace filigree

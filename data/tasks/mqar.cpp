@@ -17,17 +17,20 @@ namespace {
 
 class MqarTask : public GeneratedTask {
  public:
-  MqarTask(MapReader& reader, std::int64_t seq_len) {
-    vocab_ = reader.integer("vocab", 4, kMaxVocab, vocab_);
-    pairs_ = reader.integer("pairs", 1, kMaxVocab, pairs_);
-    power_a_ = reader.number("power_a", 0, 100, power_a_);
-    random_filler_ = reader.boolean("random_filler", random_filler_);
+  void fields(Fields& f) override {
+    f.integer("vocab", vocab_, between(4, kMaxVocab), "tokens; one half are keys, the other one values");
+    f.integer("pairs", pairs_, between(1, kMaxVocab), "keys with their values, each asked for once");
+    f.number("power_a", power_a_, between(0, 100),
+             "small: a key is soon asked for; 1: anywhere; large: late");
+    f.boolean("random_filler", random_filler_, "random tokens stand between the queries; false: token 0");
+  }
+  void fit(MapReader& map, std::int64_t seq_len) override {
     if (pairs_ > vocab_ / 2 - 1)
-      fail_at(reader.at("pairs").mark,
+      fail_at(map.mark_of("pairs"),
               fmt::format("{} pairs need as many different keys, and a vocabulary of {} has {}", pairs_,
                           vocab_, vocab_ / 2 - 1),
               fmt::format("set vocab to at least {}", 2 * (pairs_ + 1)));
-    require_seq_len(reader, seq_len, 4 * pairs_,
+    require_seq_len(map, seq_len, 4 * pairs_,
                     fmt::format("{} pairs (2 tokens each, and 2 for each query)", pairs_));
     const std::int64_t gaps = (seq_len - 2 * pairs_) / 2;
     const double power = power_a_ - 1, likeliest = power > 0 ? static_cast<double>(gaps) : 1;
@@ -37,14 +40,6 @@ class MqarTask : public GeneratedTask {
 
   std::string name() const override { return "mqar"; }
   std::int64_t vocab_size() const override { return vocab_; }
-  YamlNode parameters() const override {
-    YamlNode node = YamlNode::make_map();
-    node.add("vocab", YamlNode::make(vocab_));
-    node.add("pairs", YamlNode::make(pairs_));
-    node.add("power_a", YamlNode::make(power_a_));
-    node.add("random_filler", YamlNode::make(random_filler_));
-    return node;
-  }
 
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
                    std::span<std::int32_t> targets) const override {
@@ -69,14 +64,14 @@ class MqarTask : public GeneratedTask {
  private:
   std::int64_t vocab_ = 8192, pairs_ = 8;
   double power_a_ = 0.01;
-  bool random_filler_ = true;  // else token 0 stands between the queries
+  bool random_filler_ = true;
   std::vector<std::uint64_t> gap_weights_;
 };
 
 }  // namespace
 
-TaskPtr make_mqar_task(MapReader& reader, std::int64_t seq_len) {
-  return std::make_shared<MqarTask>(reader, seq_len);
+std::shared_ptr<GeneratedTask> make_mqar_task() {
+  return std::make_shared<MqarTask>();
 }
 
 }  // namespace filigree

@@ -35,14 +35,16 @@ std::string needle(const std::string& name, const std::string& digits) {
 
 class PasskeyTask : public GeneratedTask {
  public:
-  PasskeyTask(MapReader& reader, std::int64_t seq_len) {
-    keys_ = reader.integer("keys", 1, 10000, keys_);
-    digits_ = reader.integer("digits", 1, 1000, digits_);
-    depths_ = reader.integer("depths", 1, 1000, depths_);
+  void fields(Fields& f) override {
+    f.integer("keys", keys_, between(1, 10000), "needles, one of which is asked for");
+    f.integer("digits", digits_, between(1, 1000), "digits of a needle's code");
+    f.integer("depths", depths_, between(1, 1000), "depths at which the needle may stand, from start to end");
+  }
+  void fit(MapReader& map, std::int64_t seq_len) override {
     const std::string name(kNameLength, 'a'), digits(static_cast<std::size_t>(digits_), '0');
     fixed_ = keys_ * std::ssize(needle(name, digits)) + std::ssize(question(name)) + digits_;
     // The separator stands before the text, the last digit is a target only: the two make up for each other.
-    require_seq_len(reader, seq_len, fixed_ + std::ssize(kSentences[0]),
+    require_seq_len(map, seq_len, fixed_ + std::ssize(kSentences[0]),
                     fmt::format("{} needle{} of {} digits, the question and a sentence", keys_,
                                 keys_ > 1 ? "s" : "", digits_));
   }
@@ -55,13 +57,6 @@ class PasskeyTask : public GeneratedTask {
     for (std::int64_t d = 0; d < depths_; ++d)
       names.push_back(fmt::format("depth {} %", depths_ > 1 ? 100 * d / (depths_ - 1) : 50));
     return names;
-  }
-  YamlNode parameters() const override {
-    YamlNode node = YamlNode::make_map();
-    node.add("keys", YamlNode::make(keys_));
-    node.add("digits", YamlNode::make(digits_));
-    node.add("depths", YamlNode::make(depths_));
-    return node;
   }
 
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
@@ -154,8 +149,8 @@ DrawnSample PasskeyTask::draw(RandomStream& random, std::span<std::int32_t> inpu
 
 }  // namespace
 
-TaskPtr make_passkey_task(MapReader& reader, std::int64_t seq_len) {
-  return std::make_shared<PasskeyTask>(reader, seq_len);
+std::shared_ptr<GeneratedTask> make_passkey_task() {
+  return std::make_shared<PasskeyTask>();
 }
 
 }  // namespace filigree

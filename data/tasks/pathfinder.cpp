@@ -62,18 +62,16 @@ bool ends_touch(const Contour& a, const Contour& b) {
 
 class PathfinderTask : public GeneratedTask {
  public:
-  PathfinderTask(MapReader& reader, std::int64_t seq_len);
+  void fields(Fields& f) override {
+    f.integer("dashes", dashes_, between(2, 1000), "dashes of each of the two contours");
+    f.integer("dash", dash_, between(1, 100), "length of a dash", {.unit = "pixels"});
+    f.integer("distractors", distractors_, between(0, 1000), "contours of a third of the dashes beside them");
+  }
+  void fit(MapReader& map, std::int64_t seq_len) override;
 
   std::string name() const override { return "pathfinder"; }
   std::int64_t vocab_size() const override { return 256; }
   std::vector<std::string> class_names() const override { return {"apart", "connected"}; }
-  YamlNode parameters() const override {
-    YamlNode node = YamlNode::make_map();
-    node.add("dashes", YamlNode::make(dashes_));
-    node.add("dash", YamlNode::make(dash_));
-    node.add("distractors", YamlNode::make(distractors_));
-    return node;
-  }
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
                    std::span<std::int32_t> targets) const override;
 
@@ -87,23 +85,20 @@ class PathfinderTask : public GeneratedTask {
   std::int64_t dashes_ = 9, dash_ = 2, distractors_ = 4;
 };
 
-PathfinderTask::PathfinderTask(MapReader& reader, std::int64_t seq_len) {
-  dashes_ = reader.integer("dashes", 2, 1000, dashes_);
-  dash_ = reader.integer("dash", 1, 100, dash_);
-  distractors_ = reader.integer("distractors", 0, 1000, distractors_);
+void PathfinderTask::fit(MapReader& map, std::int64_t seq_len) {
   side_ = static_cast<int>(std::llround(std::sqrt(static_cast<double>(seq_len))));
   if (std::int64_t{side_} * side_ != seq_len || side_ < 16)
-    fail_at(reader.node().mark,
+    fail_at(map.node().mark,
             fmt::format("{}: data.seq_len must be the square of the picture's side, at least 16, not {}",
-                        reader.path(), seq_len),
+                        map.path(), seq_len),
             "for example 1024 for 32 x 32");
   RandomStream random(1);
   std::vector<Contour> contours;
   if (!draw_contours(random, contours))
     fail_at(
-        reader.node().mark,
+        map.node().mark,
         fmt::format("{}: two contours of {} dashes of {} pixels and {} distractors do not fit into {} x {}",
-                    reader.path(), dashes_, dash_, distractors_, side_, side_),
+                    map.path(), dashes_, dash_, distractors_, side_, side_),
         "take a larger picture, or fewer");
 }
 
@@ -182,8 +177,8 @@ DrawnSample PathfinderTask::draw(RandomStream& random, std::span<std::int32_t> i
 
 }  // namespace
 
-TaskPtr make_pathfinder_task(MapReader& reader, std::int64_t seq_len) {
-  return std::make_shared<PathfinderTask>(reader, seq_len);
+std::shared_ptr<GeneratedTask> make_pathfinder_task() {
+  return std::make_shared<PathfinderTask>();
 }
 
 }  // namespace filigree

@@ -55,13 +55,12 @@ YamlNode rule_node(const PlantedRule& rule) {
 
 class PlantedTask : public GeneratedTask {
  public:
-  PlantedTask(MapReader& reader, std::int64_t seq_len);
-
+  void fields(Fields& f) override;
+  void fit(MapReader& map, std::int64_t seq_len) override;
   std::string name() const override { return "planted"; }
   std::int64_t vocab_size() const override { return vocab_; }
   std::vector<std::string> group_names() const override;
   std::int32_t target_group(std::int32_t sample, std::int32_t input) const override;
-  YamlNode parameters() const override;
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
                    std::span<std::int32_t> targets) const override;
   const std::vector<PlantedRule>& rules() const { return rules_; }
@@ -71,7 +70,7 @@ class PlantedTask : public GeneratedTask {
     int rule = -1;
     std::int64_t key = 0;  // number of the place in its rule
   };
-  void read_rules(MapReader& reader, std::int64_t seq_len);
+  void read_rules(const YamlNode& node, const std::string& name);
   void plant(const YamlNode& node, std::int64_t seq_len);
   bool can_ask(const PlantedRule& rule, std::span<const std::int32_t> inputs, std::int64_t i) const;
 
@@ -85,28 +84,42 @@ class PlantedTask : public GeneratedTask {
   std::int64_t vocab_ = 0;
 };
 
-PlantedTask::PlantedTask(MapReader& reader, std::int64_t seq_len) {
-  values_ = reader.integer("values", 2, 4096, values_);
-  ask_ = reader.number("ask", 0, 1, ask_);
-  if (ask_ == 0) fail_at(reader.at("ask").mark, fmt::format("{} must be above 0", reader.name("ask")));
-  read_rules(reader, seq_len);
-  plant(reader.at("rules"), seq_len);
+void PlantedTask::fields(Fields& f) {
+  f.integer("values", values_, between(2, 4096), "kinds of plain values, which are also the answers");
+  f.custom(
+      "rules", Field::Type::map,
+      "where answers stand: [{offset: 300}, {stride: 64, phase: 3}, {sink: 5}, ..]",
+      [this](const YamlNode& node, const MapReader& map) { read_rules(node, map.name("rules")); },
+      [this] {
+        YamlNode list = YamlNode::make_sequence();
+        for (const PlantedRule& rule : rules_) list.items.push_back(rule_node(rule));
+        return list;
+      },
+      {}, true);
+  f.number("ask", ask_, between(0, 1),
+           "share of the tokens that ask, above 0, where there is something to ask for");
 }
 
-void PlantedTask::read_rules(MapReader& reader, std::int64_t seq_len) {
-  const YamlNode& node = reader.at("rules");
+void PlantedTask::read_rules(const YamlNode& node, const std::string& name) {
   if (!node.is_sequence() || node.items.empty() || node.items.size() > kMaxRules)
-    fail_at(node.mark, fmt::format("{} must be a list of 1 to {} rules", reader.name("rules"), kMaxRules),
+    fail_at(node.mark, fmt::format("{} must be a list of 1 to {} rules", name, kMaxRules),
             "for example [{offset: 300}, {stride: 64, phase: 3}, {sink: 5}]");
-  for (const YamlNode& item : node.items) {
-    const std::string rule_name = fmt::format("{}[{}]", reader.name("rules"), rules_.size());
-    const PlantedRule rule = read_rule(item, rule_name);
+  for (const YamlNode& item : node.items)
+    rules_.push_back(read_rule(item, fmt::format("{}[{}]", name, rules_.size())));
+}
+
+void PlantedTask::fit(MapReader& map, std::int64_t seq_len) {
+  if (ask_ == 0) fail_at(map.mark_of("ask"), fmt::format("{} must be above 0", map.name("ask")));
+  const YamlNode& node = map.at("rules");
+  for (std::size_t r = 0; r < rules_.size(); ++r) {
+    const PlantedRule& rule = rules_[r];
     const std::int64_t first = rule.kind == Kind::stride ? rule.phase : rule.at;
     if (first > seq_len - 2)
-      fail_at(item.mark, fmt::format("{}: nothing asks for it, data.seq_len is {}", rule_name, seq_len),
+      fail_at(node.items[r].mark,
+              fmt::format("{}[{}]: nothing asks for it, data.seq_len is {}", map.name("rules"), r, seq_len),
               fmt::format("set data.seq_len to at least {}", first + 2));
-    rules_.push_back(rule);
   }
+  plant(node, seq_len);
 }
 
 // Gives every rule its questions and places.
@@ -142,28 +155,13 @@ void PlantedTask::plant(const YamlNode& node, std::int64_t seq_len) {
 // The rules, as a config writes them.
 std::vector<std::string> PlantedTask::group_names() const {
   std::vector<std::string> names;
-  for (const PlantedRule& rule : rules_) {
-    YamlNode list = YamlNode::make_sequence();
-    list.items.push_back(rule_node(rule));
-    const std::string text = to_yaml(list);  // "- {..}"
-    names.push_back(text.substr(2, text.find_last_not_of('\n') - 1));
-  }
+  for (const PlantedRule& rule : rules_) names.push_back(one_line(rule_node(rule)));
   return names;
 }
 
 std::int32_t PlantedTask::target_group(std::int32_t, std::int32_t input) const {
   const auto after = std::ranges::upper_bound(first_question_, std::int64_t{input});
   return static_cast<std::int32_t>(after - first_question_.begin() - 1);
-}
-
-YamlNode PlantedTask::parameters() const {
-  YamlNode list = YamlNode::make_sequence();
-  for (const PlantedRule& rule : rules_) list.items.push_back(rule_node(rule));
-  YamlNode node = YamlNode::make_map();
-  node.add("values", YamlNode::make(values_));
-  node.add("rules", std::move(list));
-  node.add("ask", YamlNode::make(ask_));
-  return node;
 }
 
 bool PlantedTask::can_ask(const PlantedRule& rule, std::span<const std::int32_t> inputs,
@@ -245,8 +243,8 @@ std::vector<TilePairs> planted_tiles(const GeneratedTask& task, std::int64_t n, 
   return tiles;
 }
 
-TaskPtr make_planted_task(MapReader& reader, std::int64_t seq_len) {
-  return std::make_shared<PlantedTask>(reader, seq_len);
+std::shared_ptr<GeneratedTask> make_planted_task() {
+  return std::make_shared<PlantedTask>();
 }
 
 }  // namespace filigree

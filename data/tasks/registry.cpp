@@ -18,7 +18,7 @@ const std::vector<TaskEntry>& task_registry() {
 
 namespace {
 
-constexpr std::int64_t kMaxSamples = std::int64_t{1} << 40;
+constexpr double kMaxSamples = std::int64_t{1} << 40;
 
 std::vector<std::string> task_names() {
   std::vector<std::string> names;
@@ -35,6 +35,14 @@ const TaskEntry& find_task(const YamlNode& key) {
                        : fmt::format("did you mean '{}'?", near));
 }
 
+void fields(Fields& f, GeneratedTask& task, GeneratedData& data) {
+  task.fields(f);
+  f.integer("samples", data.samples, between(1, kMaxSamples), "size of an epoch", {.unit = "samples"});
+  f.integer("val_samples", data.val_samples, between(0, kMaxSamples), "for validation; 0: none",
+            {.unit = "samples"});
+  f.boolean("fresh", data.fresh, "each epoch draws new samples; false: the same ones, reshuffled");
+}
+
 }  // namespace
 
 GeneratedData read_task(const YamlNode& node, std::int64_t seq_len, const std::string& path) {
@@ -46,28 +54,25 @@ GeneratedData read_task(const YamlNode& node, std::int64_t seq_len, const std::s
   YamlNode empty = YamlNode::make_map();
   empty.mark = node.mark;
   const TaskEntry& entry = find_task(key);
-  MapReader reader(named ? node.entries.front().second : empty, fmt::format("{}.{}", path, entry.name));
-  GeneratedData data;
-  data.samples = reader.integer("samples", 1, kMaxSamples, data.samples);
-  data.val_samples = reader.integer("val_samples", 0, kMaxSamples, data.val_samples);
-  data.fresh = reader.boolean("fresh", data.fresh);
-  data.task = entry.make(reader, seq_len);
+  MapReader map(named ? node.entries.front().second : empty, fmt::format("{}.{}", path, entry.name));
+  const std::shared_ptr<GeneratedTask> task = entry.make();
+  GeneratedData data{task};
+  FieldReader reader(map);
+  fields(reader, *task, data);
   reader.done();
+  task->fit(map, seq_len);
   return data;
 }
 
 YamlNode GeneratedData::to_yaml() const {
-  YamlNode body = task->parameters();
-  body.add("samples", YamlNode::make(samples));
-  body.add("val_samples", YamlNode::make(val_samples));
-  body.add("fresh", YamlNode::make(fresh));
-  YamlNode node = YamlNode::make_map();
-  node.add(task->name(), std::move(body));
-  return node;
+  GeneratedData copy = *this;
+  FieldPrinter body;
+  fields(body, const_cast<GeneratedTask&>(*task), copy);  // printing changes nothing
+  return YamlNode::make_map().add(task->name(), body.take());
 }
 
 bool GeneratedData::operator==(const GeneratedData& other) const {
-  return filigree::to_yaml(to_yaml()) == filigree::to_yaml(other.to_yaml());
+  return to_yaml() == other.to_yaml();
 }
 
 }  // namespace filigree

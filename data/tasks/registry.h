@@ -1,5 +1,5 @@
-// How a task's YAML becomes a GeneratedTask: one line in registry.cpp and one function, make_<name>_task,
-// each.
+// How a task's YAML becomes a GeneratedTask. A task is one file, with a function make_<name>_task, and one
+// line in registry.cpp.
 #pragma once
 
 #include <string>
@@ -13,9 +13,7 @@ namespace filigree {
 struct TaskEntry {
   std::string_view name;
   std::string_view meaning;
-  // Reads the task's own parameters; whatever else stands there is refused afterwards. Error(usage) at the
-  // key to change, also where the task does not fit into seq_len.
-  TaskPtr (*make)(MapReader& reader, std::int64_t seq_len);
+  std::shared_ptr<GeneratedTask> (*make)();
 };
 
 const std::vector<TaskEntry>& task_registry();
@@ -34,12 +32,12 @@ struct GeneratedData {
 // A name alone is the task with its defaults. `path` names the node in messages.
 GeneratedData read_task(const YamlNode& node, std::int64_t seq_len, const std::string& path = "data.task");
 
-TaskPtr make_planted_task(MapReader&, std::int64_t seq_len);
-TaskPtr make_mqar_task(MapReader&, std::int64_t seq_len);
-TaskPtr make_selective_copy_task(MapReader&, std::int64_t seq_len);
-TaskPtr make_induction_task(MapReader&, std::int64_t seq_len);
-TaskPtr make_listops_task(MapReader&, std::int64_t seq_len);
-TaskPtr make_pathfinder_task(MapReader&, std::int64_t seq_len);
-TaskPtr make_passkey_task(MapReader&, std::int64_t seq_len);
+std::shared_ptr<GeneratedTask> make_planted_task();
+std::shared_ptr<GeneratedTask> make_mqar_task();
+std::shared_ptr<GeneratedTask> make_selective_copy_task();
+std::shared_ptr<GeneratedTask> make_induction_task();
+std::shared_ptr<GeneratedTask> make_listops_task();
+std::shared_ptr<GeneratedTask> make_pathfinder_task();
+std::shared_ptr<GeneratedTask> make_passkey_task();
 
 }  // namespace filigree

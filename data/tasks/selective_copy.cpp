@@ -13,20 +13,16 @@ namespace {
 
 class SelectiveCopyTask : public GeneratedTask {
  public:
-  SelectiveCopyTask(MapReader& reader, std::int64_t seq_len) {
-    vocab_ = reader.integer("vocab", 4, kMaxVocab, vocab_);
-    tokens_ = reader.integer("tokens", 1, kMaxVocab, tokens_);
-    require_seq_len(reader, seq_len, 2 * tokens_, fmt::format("{} tokens and their copies", tokens_));
+  void fields(Fields& f) override {
+    f.integer("vocab", vocab_, between(4, kMaxVocab), "tokens, noise and marker included");
+    f.integer("tokens", tokens_, between(1, kMaxVocab), "symbols to copy");
+  }
+  void fit(MapReader& map, std::int64_t seq_len) override {
+    require_seq_len(map, seq_len, 2 * tokens_, fmt::format("{} tokens and their copies", tokens_));
   }
 
   std::string name() const override { return "selective_copy"; }
   std::int64_t vocab_size() const override { return vocab_; }
-  YamlNode parameters() const override {
-    YamlNode node = YamlNode::make_map();
-    node.add("vocab", YamlNode::make(vocab_));
-    node.add("tokens", YamlNode::make(tokens_));
-    return node;
-  }
 
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
                    std::span<std::int32_t> targets) const override {
@@ -48,8 +44,8 @@ class SelectiveCopyTask : public GeneratedTask {
 
 }  // namespace
 
-TaskPtr make_selective_copy_task(MapReader& reader, std::int64_t seq_len) {
-  return std::make_shared<SelectiveCopyTask>(reader, seq_len);
+std::shared_ptr<GeneratedTask> make_selective_copy_task() {
+  return std::make_shared<SelectiveCopyTask>();
 }
 
 }  // namespace filigree

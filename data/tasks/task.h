@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "core/fields.h"
 #include "core/random.h"
-#include "core/yaml.h"
 
 namespace filigree {
 
@@ -24,6 +24,11 @@ struct DrawnSample {
 class GeneratedTask {
  public:
   virtual ~GeneratedTask() = default;
+  // Its parameters, which are read first, and then held against each other and the length of the samples:
+  // Error(usage) at the key to change.
+  virtual void fields(Fields& f) = 0;
+  virtual void fit(MapReader& map, std::int64_t seq_len) = 0;
+
   virtual std::string name() const = 0;
   virtual std::int64_t vocab_size() const = 0;
   // Empty: a decoder's task, with a target per position. Else a classifier's, with one target, the class.
@@ -32,8 +37,6 @@ class GeneratedTask {
   virtual std::vector<std::string> group_names() const { return {}; }
   // The group of one target of a sample of group `sample`, given the input at its position.
   virtual std::int32_t target_group(std::int32_t sample, std::int32_t /*input*/) const { return sample; }
-  // What make() reads to the same task again, defaults included.
-  virtual YamlNode parameters() const = 0;
   // "byte" if the tokens are those of that tokenizer (data/tokenizer.h), else empty.
   virtual std::string tokenizer() const { return ""; }
 

@@ -4,6 +4,7 @@
 
 #include "core/file.h"
 #include "data/tokenizer.h"
+#include "train/config/tree.h"
 #include "train/record/run_folder.h"
 #include "train/run/run_setup.h"
 #include "train/run/trained_data.h"
@@ -23,16 +24,9 @@ Json read_object(const fs::path& path) {
 
 Inspection compare(const Cell& cell) {
   const Config before = parse_config(parse_yaml_file(cell_config_path(cell)));
-  if (config_hash(before) == config_hash(cell.config)) return {CellState::begun, ""};
-  Config now = cell.config;  // only what counts
-  now.threads = before.threads;
-  now.train.out = before.train.out;
-  now.train.log_interval = before.train.log_interval;
-  now.checkpoint = before.checkpoint;
-  now.log = before.log;
-  if (now.data.tokenizer == "auto" && before.data.tokenizer == "byte") now.data.tokenizer = "byte";
-  return {CellState::changed,
-          fmt::format("{}", fmt::join(differences(before.to_yaml(), now.to_yaml()), ", "))};
+  const std::vector<std::string> lines = differences(before.counted(), cell.config.counted());
+  if (lines.empty()) return {CellState::begun, ""};
+  return {CellState::changed, fmt::format("{}", fmt::join(lines, ", "))};
 }
 
 // A tokenizer's file may be moved or be gone; one that is there is the one that the cell was trained with.

@@ -6,7 +6,7 @@
 
 #include "attention/tile_layout.h"
 #include "train/ablate/fairness.h"
-#include "train/config/internal.h"
+#include "train/config/tree.h"
 
 namespace filigree {
 namespace {

@@ -8,7 +8,7 @@
 #include "train/bench/crossover.h"
 #include "train/commands/commands.h"
 #include "train/config/device_choice.h"
-#include "train/config/internal.h"
+#include "train/config/tree.h"
 
 namespace filigree {
 namespace {

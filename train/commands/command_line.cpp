@@ -17,7 +17,7 @@
 #include "core/yaml.h"
 #include "data/sources.h"
 #include "train/commands/commands.h"
-#include "train/config/internal.h"
+#include "train/config/config.h"
 
 namespace filigree {
 namespace {
@@ -145,7 +145,7 @@ void reads_config(OutputCheck& outputs, const Config& config) {
 }
 
 void add_device_option(CLI::App& command, DeviceChoice& device) {
-  add_word_option(command, "--device", "auto: where it was trained", words<DeviceChoice>(), "auto",
+  add_word_option(command, "--device", "auto: where it was trained", word_list(kWords<DeviceChoice>), "auto",
                   [&device](std::size_t i) { device = static_cast<DeviceChoice>(i); });
 }
 

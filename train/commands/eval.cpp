@@ -4,7 +4,7 @@
 
 #include "data/progress.h"
 #include "train/commands/commands.h"
-#include "train/config/internal.h"
+#include "train/config/tree.h"
 #include "train/evaluate/evaluate.h"
 #include "train/evaluate/length_scores.h"
 #include "train/evaluate/logits_file.h"

@@ -1,4 +1,4 @@
-// The whole training configuration as typed structs, and its way from and to YAML. Nothing in a Config refers
+// The whole training configuration as typed structs, and how it is read from YAML. Nothing in a Config refers
 // to the YAML it came from; every default is filled in. Relative paths stay relative to the working folder.
 #pragma once
 
@@ -9,25 +9,43 @@
 #include <string>
 #include <vector>
 
-#include "core/yaml.h"
+#include "core/fields.h"
+#include "data/sources.h"
 #include "data/tasks/registry.h"
 #include "layers/model_config.h"
 
 namespace filigree {
 
-// The names of the enumerators are the words that a config writes (also those of layers/model_config.h).
 enum class OptimizerType { adamw, sgd };
+template <>
+inline constexpr Word kWords<OptimizerType>[] = {{"adamw", "Adam with decoupled weight decay"},
+                                                 {"sgd", "gradient descent with momentum"}};
+
 enum class ScheduleType { cosine, linear, wsd, constant };
-enum class DataFormat { automatic, text, hdf5, bin };  // automatic is written `auto`
-enum class DeviceChoice { cpu, automatic, cuda };      // automatic (`auto`): cuda where there is a GPU
-enum class Precision { automatic, fp32, bf16 };        // automatic (`auto`): bf16 on cuda, fp32 on the cpu
+template <>
+inline constexpr Word kWords<ScheduleType>[] = {
+    {"cosine", "half a cosine from lr down to min_lr"},
+    {"linear", "a straight line from lr down to min_lr"},
+    {"wsd", "lr, and in the last decay_steps a line down to min_lr"},
+    {"constant", "lr"}};
+
+enum class DeviceChoice { cpu, automatic, cuda };
+template <>
+inline constexpr Word kWords<DeviceChoice>[] = {
+    {"cpu", "all cores"}, {"auto", "cuda where there is a GPU, else cpu"}, {"cuda", "an NVIDIA GPU"}};
+
+enum class Precision { automatic, fp32, bf16 };
+template <>
+inline constexpr Word kWords<Precision>[] = {{"auto", "bf16 on cuda, fp32 on the cpu"},
+                                             {"fp32", "32-bit floats"},
+                                             {"bf16", "bfloat16 products, on cuda only"}};
 
 struct DataConfig {
   std::optional<GeneratedData> task;  // generated samples; then only seq_len and, if not fresh, shuffle count
   std::vector<std::string> train;  // files, folders, globs; may start with ~. Classifier: a folder per class
   std::vector<std::string> val;    // empty: val_fraction of the files of `train`
   double val_fraction = 0.05;      // 0: no validation
-  DataFormat format = DataFormat::automatic;
+  InputFormat format = InputFormat::automatic;
   // auto: byte for text; files of tokens hold theirs. byte, or bpe:FILE for a tokenizer.json: for text, or
   // the one that made the token files. Resolved, of token files: bpe: and its checksum, or ids where .bin
   // files hold no more.
@@ -88,10 +106,17 @@ struct LogConfig {
   bool operator==(const LogConfig&) const = default;
 };
 
-struct Config {
-  YamlNode pattern;  // as written; a `layers:` or `heads:` list says more than one pattern
+// What a config says of attention. A file may hold only this: the pattern, and causal and tile if they differ
+// from the defaults.
+struct PatternFile {
+  // As written; a `layers:` or `heads:` list says more than one pattern.
+  YamlNode pattern = YamlNode::make_map().add("full", YamlNode::make_map());
   bool causal = true;
   int tile = 64;
+  bool operator==(const PatternFile&) const = default;
+};
+
+struct Config : PatternFile {
   DeviceChoice device = DeviceChoice::cpu;
   Precision precision = Precision::automatic;
   bool cuda_graph = true;  // launch a whole step at once; for device: cuda
@@ -105,19 +130,15 @@ struct Config {
 
   // Everything that this config uses, defaults included: parse_config(to_yaml()) == *this.
   YamlNode to_yaml() const;
-  bool operator==(const Config& other) const;  // marks of the pattern do not count
+  // The same with one value for all that does not change what is computed (Notes::counts_as): where a run
+  // lies, how much it prints and saves, how many threads it has.
+  YamlNode counted() const;
+  bool operator==(const Config& other) const = default;
 };
 
-// The word that a config writes for an enumerator, e.g. "rms_norm".
-const std::string& word(ModelType);
-const std::string& word(NormKind);
-const std::string& word(Activation);
-const std::string& word(Positions);
-const std::string& word(OptimizerType);
-const std::string& word(ScheduleType);
-const std::string& word(DataFormat);
-const std::string& word(DeviceChoice);
-const std::string& word(Precision);
+// Each setting: its key, default, range, meaning and where it is used (core/fields.h).
+void fields(Fields& f, PatternFile& pattern);
+void fields(Fields& f, Config& config);
 
 // Reads a config file, its `extends:` chain and then the overrides ("train.steps=200",
 // "pattern={local: {window: 64}}"; the value is YAML). Maps merge key by key; lists, `pattern` and
@@ -137,25 +158,16 @@ Config resolve_steps(Config config, std::int64_t steps_per_epoch);
 // learned positions end before it.
 Config at_length(const Config& config, std::int64_t seq_len);
 
-// Hex xxhash64 of the resolved config without what does not change what is computed: threads, cuda_graph,
-// train.out, train.log_interval, checkpoint, log, and what names the tokenizer but is not it: the path of its
-// file, and auto or ids in place of byte. The tokenizer itself is compared where data is opened.
-std::string config_hash(const Config& config);
+// What does not fit train.steps, which is known; warmup_steps is filled in.
+std::optional<Conflict> schedule_conflict(const TrainConfig& train);
 
-// "model.dim: 64 / 128" for every key of the two trees that differs, in the order of `a`, then of `b`. Absent
-// values print as "-".
-std::vector<std::string> differences(const YamlNode& a, const YamlNode& b);
+// Hex xxhash64 of what counts. A tokenizer counts as one: its content is compared where data is opened.
+std::string config_hash(const Config& config);
 
 // Builds the pattern of every layer and checks that it fits the sequence length and the heads. parse_config
 // has done this already.
 void validate_pattern(const Config& config);
 
-// A file that holds only `pattern:` and, if they differ from the defaults, `causal:` and `tile:`.
-struct PatternFile {
-  YamlNode pattern;
-  bool causal = true;
-  int tile = 64;
-};
 // nullopt if the file is a whole config (it has model, data, train or extends).
 std::optional<PatternFile> load_pattern_file(const std::filesystem::path& path);
 

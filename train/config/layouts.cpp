@@ -44,6 +44,15 @@ bool pattern_fits(const Config& config, std::int64_t seq_len) {
   }
 }
 
+void validate_pattern(const Config& config) {
+  const Geometry geometry{config.data.seq_len, config.causal, config.tile};
+  const ModelConfig& model = config.model;
+  for (const PatternPtr& pattern : make_layer_patterns(config.pattern, model.n_layers, model.n_heads)) {
+    pattern->validate(geometry, model.n_heads);
+    require_pairs(*pattern, geometry, model.n_heads, config.pattern.mark);
+  }
+}
+
 LayerPatternsPtr layer_patterns(const Config& config) {
   const ModelConfig& model = config.model;
   return std::make_shared<const LayerPatterns>(

@@ -92,22 +92,9 @@ ModelInput model_input(const Batch& batch, Device device) {
   return {batch.inputs.to(device), batch.row_bounds.to(device), batch.token_bounds.to(device)};
 }
 
-Task task_of(ModelType type) {
-  switch (type) {
-    case ModelType::decoder:
-      return Task::causal_lm;
-    case ModelType::encoder_mlm:
-      return Task::masked_lm;
-    case ModelType::encoder_classifier:
-      return Task::classify;
-  }
-  check(false, "unknown model type");
-  return Task::causal_lm;
-}
-
 LoaderOptions loader_options(const Config& config) {
   LoaderOptions options;
-  options.task = task_of(config.model.type);
+  options.type = config.model.type;
   options.batch_size = config.train.micro_batch_size;
   options.seq_len = config.data.seq_len;
   options.documents = config.data.documents;

@@ -27,7 +27,6 @@ struct Evaluation {
   std::vector<GroupScore> groups;       // of a generated task that tells them apart
 };
 
-Task task_of(ModelType type);
 LoaderOptions loader_options(const Config& config);
 
 // The batch on the device (itself if it is there).

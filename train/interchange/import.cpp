@@ -85,29 +85,10 @@ PatternFile pattern_of(const fs::path& folder, const HfModel& model, const std::
   return file;
 }
 
-YamlNode model_yaml(const ModelConfig& c) {
-  YamlNode node = YamlNode::make_map();
-  node.add("type", YamlNode::make(word(c.type)))
-      .add("dim", YamlNode::make(c.dim))
-      .add("n_layers", YamlNode::make(c.n_layers))
-      .add("n_heads", YamlNode::make(c.n_heads))
-      .add("n_kv_heads", YamlNode::make(c.n_kv_heads))
-      .add("head_dim", YamlNode::make(c.head_dim))
-      .add("ffn_dim", YamlNode::make(c.ffn_dim))
-      .add("vocab_size", YamlNode::make(c.vocab_size))
-      .add("max_seq_len", YamlNode::make(c.max_seq_len))
-      .add("norm", YamlNode::make(word(c.norm)))
-      .add("norm_eps", YamlNode::make(c.norm_eps))
-      .add("activation", YamlNode::make(word(c.activation)))
-      .add("positions", YamlNode::make(word(c.positions)));
-  if (c.positions == Positions::rope) node.add("rope_theta", YamlNode::make(c.rope_theta));
-  return node.add("bias", YamlNode::make(c.bias))
-      .add("tied_embeddings", YamlNode::make(c.tied_embeddings))
-      .add("dropout", YamlNode::make(c.dropout));
-}
-
 // A whole config: a checkpoint has one. Its data and train sections say only that nothing was trained here.
-YamlNode whole_config(const ModelConfig& model, const PatternFile& pattern, std::int64_t seq_len) {
+YamlNode whole_config(ModelConfig model, const PatternFile& pattern, std::int64_t seq_len) {
+  FieldPrinter shape;
+  fields(shape, model);
   YamlNode data = YamlNode::make_map(), train = YamlNode::make_map(), root = YamlNode::make_map();
   data.add("train", YamlNode::make("imported"))
       .add("val_fraction", YamlNode::make(0))
@@ -120,7 +101,7 @@ YamlNode whole_config(const ModelConfig& model, const PatternFile& pattern, std:
   return root.add("pattern", pattern.pattern)
       .add("causal", YamlNode::make(pattern.causal))
       .add("tile", YamlNode::make(pattern.tile))
-      .add("model", model_yaml(model))
+      .add("model", shape.take())
       .add("data", std::move(data))
       .add("train", std::move(train));
 }

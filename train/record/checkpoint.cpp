@@ -12,6 +12,7 @@
 #include "core/hash.h"
 #include "core/hdf5.h"
 #include "core/parallel.h"
+#include "train/config/tree.h"
 #include "train/record/file_kind.h"
 
 namespace filigree {
@@ -186,15 +187,13 @@ std::string first_lines(const std::vector<std::string>& lines) {
 }
 
 YamlNode model_part(const Config& config) {
-  YamlNode root = config.to_yaml();
+  const YamlNode root = config.counted();
   YamlNode part = YamlNode::make_map(), data = YamlNode::make_map();
   for (const char* key : {"pattern", "causal", "model"}) part.add(key, *root.find(key));
   part.find("model")
       ->set("dropout", YamlNode::make(0))
       .set("activation_checkpointing", YamlNode::make(false));
-  // Content counts, not its path; generated tasks have none.
-  if (root.find("data")->find("tokenizer"))
-    data.add("tokenizer", YamlNode::make(config.data.tokenizer.starts_with("bpe:") ? "bpe:" : "byte"));
+  if (const YamlNode* tokenizer = root.find("data")->find("tokenizer")) data.add("tokenizer", *tokenizer);
   return part.add("data", std::move(data));
 }
 
@@ -403,16 +402,10 @@ void require_same_weights(const Config& config, const std::string& checkpoint_ya
 
 void require_same_run(const Config& config, const std::string& checkpoint_yaml, const std::string& origin) {
   const Config saved = parse_config(parse_yaml(checkpoint_yaml, origin));
-  if (config_hash(config) == config_hash(saved)) return;
   Config like = config;
-  like.threads = saved.threads;
-  like.train.out = saved.train.out;
-  like.train.log_interval = saved.train.log_interval;
-  like.checkpoint = saved.checkpoint;
   like.data.tokenizer = saved.data.tokenizer;  // the states name the tokenizers themselves
-  like.log = saved.log;
   require_equal(
-      like.to_yaml(), saved.to_yaml(), "run", origin,
+      like.counted(), saved.counted(), "run", origin,
       "take the values of the checkpoint, or another train.out: of a new run, or with --resume CHECKPOINT of "
       "one that goes on from it, which may change train.lr, the schedule and more (filigree train --help)");
 }

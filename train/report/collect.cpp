@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "core/file.h"
-#include "train/config/internal.h"
+#include "train/config/tree.h"
 #include "train/config/layouts.h"
 #include "train/record/summary.h"
 

@@ -1,6 +1,5 @@
 #include "train/run/continuation.h"
 
-#include "train/config/internal.h"
 #include "train/record/checkpoint.h"
 #include "train/run/schedule.h"
 
@@ -52,8 +51,8 @@ void require_steps(const TrainConfig& train, const TrainConfig& saved, std::int6
                 "train.steps counts from the beginning of the run; an older checkpoint can be named with "
                 "--resume and "
                 "another train.out");
-  const auto [key, message] = schedule_conflict(train);
-  require(key.empty(), "{}: {} (of the run so far, with {} steps)", origin, message, saved.steps);
+  if (const auto found = schedule_conflict(train))
+    fail(ErrorKind::usage, "{}: {} (of the run so far, with {} steps)", origin, found->message, saved.steps);
 }
 
 // The learning rates of all steps that are done. Of those that differ, the message names the first one that

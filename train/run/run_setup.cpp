@@ -12,21 +12,6 @@
 namespace filigree {
 namespace {
 
-InputFormat input_format(DataFormat format) {
-  switch (format) {
-    case DataFormat::automatic:
-      return InputFormat::automatic;
-    case DataFormat::text:
-      return InputFormat::text;
-    case DataFormat::hdf5:
-      return InputFormat::hdf5;
-    case DataFormat::bin:
-      return InputFormat::bin;
-  }
-  check(false, "unknown data format");
-  return InputFormat::automatic;
-}
-
 // The model's vocabulary and classes, where the config leaves them to the data.
 void fill_from_data(ModelConfig& model, const Dataset& data) {
   const std::int64_t vocabulary = data.vocabulary().size;
@@ -80,7 +65,7 @@ DataRequest data_request(const Config& config) {
   request.train = config.data.train;
   request.validation = config.data.val;
   request.val_fraction = config.data.val_fraction;
-  request.format = input_format(config.data.format);
+  request.format = config.data.format;
   request.tokenizer = config.data.tokenizer;
   request.seed = static_cast<std::uint64_t>(config.seed);
   request.classes = config.model.type == ModelType::encoder_classifier;

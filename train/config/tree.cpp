@@ -1,9 +1,9 @@
-// From files to one tree: `extends` chains, then command-line overrides.
+#include "train/config/tree.h"
+
 #include <algorithm>
 #include <map>
 
 #include "train/config/config.h"
-#include "train/config/internal.h"
 
 namespace filigree {
 namespace {
@@ -106,6 +106,28 @@ std::pair<std::string, YamlNode> read_override(const std::string& text) {
   return {text.substr(0, equals), std::move(value)};
 }
 
+// One line for a value, cut if long.
+std::string brief(const YamlNode* node) {
+  if (node == nullptr) return "-";
+  const std::string text = one_line(*node);
+  return text.size() <= 80 ? text : text.substr(0, 77) + "...";
+}
+
+void add_differences(const YamlNode* a, const YamlNode* b, const std::string& path,
+                     std::vector<std::string>& out) {
+  if (a != nullptr && b != nullptr && *a == *b) return;
+  const bool maps = a != nullptr && b != nullptr && a->is_map() && b->is_map();
+  if (!maps || path == "pattern") {
+    out.push_back(fmt::format("{}: {} / {}", path, brief(a), brief(b)));
+    return;
+  }
+  const std::string prefix = path.empty() ? "" : path + ".";
+  for (const auto& [key, value] : a->entries)
+    add_differences(&value, b->find(key.scalar), prefix + key.scalar, out);
+  for (const auto& [key, value] : b->entries)
+    if (a->find(key.scalar) == nullptr) add_differences(nullptr, &value, prefix + key.scalar, out);
+}
+
 }  // namespace
 
 std::string plain_words(const YamlNode& value) {
@@ -181,17 +203,10 @@ Config load_config(const std::filesystem::path& path, const std::vector<std::str
   return parse_config(tree, path.stem().string());
 }
 
-std::optional<PatternFile> load_pattern_file(const std::filesystem::path& path) {
-  const YamlNode tree = parse_yaml_file(path);
-  for (const char* key : {"model", "data", "train", "extends", "axes"})
-    if (tree.find(key) != nullptr) return std::nullopt;
-  MapReader reader(tree, "");
-  PatternFile file;
-  file.pattern = reader.at("pattern");
-  file.causal = reader.boolean("causal", file.causal);
-  file.tile = read_tile(reader);
-  reader.done();
-  return file;
+std::vector<std::string> differences(const YamlNode& a, const YamlNode& b) {
+  std::vector<std::string> out;
+  add_differences(&a, &b, "", out);
+  return out;
 }
 
 }  // namespace filigree
