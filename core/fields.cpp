@@ -198,7 +198,12 @@ void FieldPrinter::section(std::string_view key, std::string_view, bool, const s
 // --- describing ---
 
 void FieldList::add(const Field& field) {
-  sections_[open_].fields.push_back(field);
+  // What was described may be gone when the list is used: the default is asked for now.
+  Field kept = field;
+  kept.print = [value = field.print()] { return value; };
+  kept.read = nullptr;
+  kept.take_default = nullptr;
+  sections_[open_].fields.push_back(std::move(kept));
 }
 
 void FieldList::section(std::string_view key, std::string_view meaning, bool required,

@@ -21,7 +21,7 @@ template <>
 inline constexpr Word kWords<InputFormat>[] = {{"auto", "by each file's content and name"},
                                                {"text", "UTF-8, source code, anything without NUL bytes"},
                                                {"hdf5", "tokens, as filigree prepare writes them"},
-                                               {"bin", "tokens of 16 bits"}};
+                                               {"bin", "tokens, as nanoGPT and llm.c write them"}};
 
 struct SourceFile {
   std::filesystem::path path;

@@ -49,7 +49,7 @@ void fields(Fields& f, ModelConfig& c) {
   f.boolean("bias", c.bias, "whether linear layers and layer norms have a bias");
   f.boolean("tied_embeddings", c.tied_embeddings, "whether the output projection is the token embedding",
             {.use = {.applies = !classifier.applies,
-                     .where = "not with type: encoder_classifier",
+                     .where = "unless type: encoder_classifier",
                      .reason = "by type: encoder_classifier, which has no output embedding"}});
   f.number("dropout", c.dropout, fraction(),
            "share of the features dropped after the embedding and on both residual branches");

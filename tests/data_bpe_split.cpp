@@ -13,10 +13,10 @@ namespace filigree {
 namespace {
 
 using namespace std::string_literals;
-using Words = std::vector<std::string>;
+using Pieces = std::vector<std::string>;
 
-Words split(Splitting rule, std::string_view text) {
-  Words words;
+Pieces split(Splitting rule, std::string_view text) {
+  Pieces words;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = word_end(rule, text, begin);
     if (end <= begin || end > text.size()) {
@@ -73,7 +73,7 @@ TEST(UnicodeClasses, DecodeAllOfUtf8AndNothingElse) {
 }
 
 TEST(WordSplitter, SplitsByHandAsTheExpressionsDo) {
-  const std::vector<std::pair<Words, Words>> table = {
+  const std::vector<std::pair<Pieces, Pieces>> table = {
       // gpt2, llama3
       {{"Hello", ",", " world", "!", " It", "'s", " 2024", "."},
        {"Hello", ",", " world", "!", " It", "'s", " ", "202", "4", "."}},
@@ -133,9 +133,9 @@ TEST(WordSplitter, SplitsByHandAsTheExpressionsDo) {
 }
 
 TEST(WordSplitter, AnInvalidByteIsASymbol) {
-  EXPECT_EQ(split(Splitting::gpt2, "a\xff\xfe b\xc3"), (Words{"a", "\xff\xfe", " b", "\xc3"}));
-  EXPECT_EQ(split(Splitting::llama3, "\xffx \x80y"), (Words{"\xffx", " \x80", "y"}));
-  EXPECT_EQ(split(Splitting::llama3, "a \xff\n\xf0\x9fx"), (Words{"a", " \xff\n", "\xf0\x9f", "x"}));
+  EXPECT_EQ(split(Splitting::gpt2, "a\xff\xfe b\xc3"), (Pieces{"a", "\xff\xfe", " b", "\xc3"}));
+  EXPECT_EQ(split(Splitting::llama3, "\xffx \x80y"), (Pieces{"\xffx", " \x80", "y"}));
+  EXPECT_EQ(split(Splitting::llama3, "a \xff\n\xf0\x9fx"), (Pieces{"a", " \xff\n", "\xf0\x9f", "x"}));
 }
 
 TEST(WordSplitter, CutsTheLongestTextInLinearTime) {
@@ -144,7 +144,7 @@ TEST(WordSplitter, CutsTheLongestTextInLinearTime) {
     while (text.size() < (1 << 20)) text += unit;
     for (const std::string end : {"", "x"})
       for (const Splitting rule : {Splitting::gpt2, Splitting::llama3}) {
-        const Words words = split(rule, text + end);
+        const Pieces words = split(rule, text + end);
         std::string joined;
         for (const std::string& word : words) joined += word;
         EXPECT_EQ(joined, text + end);
@@ -162,7 +162,7 @@ TEST(WordSplitter, CertainBordersHoldForEveryText) {
       for (std::size_t at = 1; at < text.size(); ++at) {
         if (!is_certain_border(text, at)) continue;
         ++n_borders;
-        Words joined = split(rule, std::string_view(text).substr(0, at));
+        Pieces joined = split(rule, std::string_view(text).substr(0, at));
         for (std::string& word : split(rule, std::string_view(text).substr(at)))
           joined.push_back(std::move(word));
         EXPECT_EQ(joined, split(rule, text)) << "cut at " << at << ": " << testing::PrintToString(text);

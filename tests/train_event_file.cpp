@@ -26,9 +26,9 @@ struct Event {
 };
 
 // A reader of just these messages, field by field.
-class Fields {
+class WireFields {
  public:
-  explicit Fields(std::string message) : bytes_(std::move(message)) {}
+  explicit WireFields(std::string message) : bytes_(std::move(message)) {}
   bool next() {
     if (at_ == bytes_.size()) return false;
     const std::uint64_t key = varint();
@@ -76,17 +76,17 @@ class Fields {
 
 Event parse_event(const std::string& record) {
   Event event;
-  for (Fields fields(record); fields.next();) {
+  for (WireFields fields(record); fields.next();) {
     if (fields.number == 1) event.wall_time = number_at<double>(fields.bytes, 0);
     if (fields.number == 2) event.step = fields.integer;
     if (fields.number == 3) event.file_version = fields.bytes;
     if (fields.number == 7)
-      for (Fields session(fields.bytes); session.next();) event.session_status = session.integer;
+      for (WireFields session(fields.bytes); session.next();) event.session_status = session.integer;
     if (fields.number != 5) continue;
-    for (Fields values(fields.bytes); values.next();) {
+    for (WireFields values(fields.bytes); values.next();) {
       std::string tag;
       float value = 0;
-      for (Fields one(values.bytes); one.next();) {
+      for (WireFields one(values.bytes); one.next();) {
         if (one.number == 1) tag = one.bytes;
         if (one.number == 2) value = number_at<float>(one.bytes, 0);
       }

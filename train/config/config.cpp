@@ -109,11 +109,11 @@ void fields(Fields& f, DataConfig& d, ModelType type) {
   tokenizer(f, d.tokenizer, files);
   f.integer("seq_len", required(d.seq_len), between(1, kMaxSeqLen), "length of a training sequence",
             {.unit = "tokens"});
-  const Use documents{type != ModelType::encoder_classifier, "not with model.type: encoder_classifier",
+  const Use documents{type != ModelType::encoder_classifier, "unless model.type: encoder_classifier",
                       "by type: encoder_classifier, where each file is one sample", ""};
   f.boolean("documents", d.documents, "attention stays inside a document; false: all text is one stream",
             {.use = files && documents});
-  const Use repeated{!d.task || !d.task->fresh, "not with a task that is fresh",
+  const Use repeated{!d.task || !d.task->fresh, "unless the task is fresh",
                      "by a task that draws new samples each epoch", "set its fresh: false"};
   f.boolean("shuffle", d.shuffle, "draw the sequences of each epoch in random order", {.use = repeated});
   f.number("mask_probability", d.mask_probability, above(0, 1),
@@ -145,7 +145,7 @@ void fields(Fields& f, TrainConfig& t, const DataConfig& data) {
   f.word("schedule", t.schedule, "the learning rate after the warmup");
   f.number("min_lr", {t.min_lr, t.lr / 10}, at_least(0), "learning rate at the end, at most lr",
            {.default_text = "lr / 10",
-            .use = {t.schedule != ScheduleType::constant, "not with schedule: constant",
+            .use = {t.schedule != ScheduleType::constant, "unless schedule: constant",
                     "by schedule: constant", "choose another schedule"}});
   f.integer("warmup_steps", t.warmup_steps, at_least(0), "the learning rate rises to lr in these",
             {.unit = "steps", .default_text = "5 % of steps, <= 2000"});

@@ -32,7 +32,7 @@ inline constexpr Word kWords<ScheduleType>[] = {
 enum class DeviceChoice { cpu, automatic, cuda };
 template <>
 inline constexpr Word kWords<DeviceChoice>[] = {
-    {"cpu", "all cores"}, {"auto", "cuda where there is a GPU, else cpu"}, {"cuda", "an NVIDIA GPU"}};
+    {"cpu", "the processor"}, {"auto", "cuda where there is a GPU, else cpu"}, {"cuda", "an NVIDIA GPU"}};
 
 enum class Precision { automatic, fp32, bf16 };
 template <>

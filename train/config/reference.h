@@ -14,7 +14,7 @@ std::string config_reference();
 // A JSON schema (draft 2020-12) of config files. No key is required: a file may take it from one it extends.
 std::string config_schema();
 
-// The same of any settings; `list` and what it describes must be alive.
+// The same of any settings.
 std::string reference_text(const FieldList& list);
 std::string json_schema(const FieldList& list, const std::string& title);
 
