@@ -235,7 +235,7 @@ TEST_F(InterchangeTest, ConfigsThatAskForMoreAreRefusedByKey) {
       {"out", "rope_parameters", 3, "rope_parameters is not an object"},
       {"out", "partial_rotary_factor", 0.5, "partial_rotary_factor is 0.5; only 1.0"},
       {"out", "attention_bias", true, "attention_bias is true and mlp_bias false"},
-      {"out", "num_key_value_heads", 3, "n_heads 4 is not a multiple of n_kv_heads 3"},
+      {"out", "num_key_value_heads", 3, "model.n_kv_heads must divide model.n_heads: 4 / 3 leaves 1"},
       {"out", "head_dim", 7, "head_dim 7 must be even"},
       {"out", "head_dim", 4096, "head dimension must be at most"},
       {"out", "tie_word_embeddings", "yes", "tie_word_embeddings is \"yes\"; it must be true or false"},

@@ -2,6 +2,7 @@
 // all: reading, printing, comparing, hashing, reference and schema.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -58,6 +59,7 @@ std::string problem(const Json& schema, const YamlNode& node) {
   }
   if (may_be("string")) return "";
   if (may_be("boolean")) return node.scalar == "true" || node.scalar == "false" ? "" : "is no boolean";
+  if (!may_be("integer") && !may_be("number")) return "is a single value";
   const Json value = Json::parse(node.scalar, nullptr, false);
   if (!value.is_number()) return "is no number: " + node.scalar;
   const double number = value.get<double>();
@@ -98,7 +100,8 @@ TEST(Reference, TheSchemaAcceptsTheExamplesAndNamesMistakes) {
   const Json schema = Json::parse(config_schema());
   for (const fs::path& path : example_configs()) {
     const YamlNode tree = parse_yaml_file(path);
-    if (!tree.find("axes")) EXPECT_EQ(problem(schema, tree), "") << path;
+    if (tree.find("axes")) continue;  // sweeps
+    EXPECT_EQ(problem(schema, tree), "") << path;
   }
   for (const char* mistake :
        {"modle: {}", "model: {dims: 3}", "model: {norm: layer}", "model: {dim: 0}", "model: {dim: wide}",
