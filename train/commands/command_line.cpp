@@ -173,6 +173,7 @@ int run_command_line(int argc, char** argv) {
   add_report(app, invocation);
   add_bench(app, invocation);
   add_doctor(app, invocation);
+  add_help(app, invocation);
   read_whole_numbers(app);
 
   try {

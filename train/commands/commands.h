@@ -54,5 +54,6 @@ void add_ablate(CLI::App& app, Invocation& invocation);
 void add_report(CLI::App& app, Invocation& invocation);
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_doctor(CLI::App& app, Invocation& invocation);
+void add_help(CLI::App& app, Invocation& invocation);
 
 }  // namespace filigree

@@ -1,0 +1,59 @@
+#include "train/help/topics.h"
+
+#include <utility>
+
+#include "attention/registry.h"
+#include "data/tasks/registry.h"
+
+namespace filigree {
+
+// Made by CMake from the files in this folder: name and contents.
+extern const std::vector<std::pair<std::string_view, std::string_view>> kHelpFiles;
+
+namespace {
+
+std::string pattern_table() {
+  std::string text;
+  for (const PatternEntry& entry : pattern_registry())
+    text += fmt::format("    {:<18}  {}\n", entry.name, entry.meaning);
+  return text;
+}
+
+std::string task_table() {
+  std::string text;
+  for (const TaskEntry& entry : task_registry())
+    text += fmt::format("    {:<18}  {}\n", entry.name, entry.meaning);
+  return text;
+}
+
+struct Table {
+  std::string_view name;
+  std::string (*text)();
+};
+constexpr Table kTables[] = {{"patterns", pattern_table}, {"tasks", task_table}};
+
+}  // namespace
+
+const std::vector<HelpTopic>& help_topics() {
+  static const std::vector<HelpTopic> topics = [] {
+    std::vector<HelpTopic> list;
+    for (const auto& [name, text] : kHelpFiles) {
+      const std::size_t end = text.find('\n');
+      list.push_back({name, text.substr(2, end - 2), text.substr(end + 2)});
+    }
+    return list;
+  }();
+  return topics;
+}
+
+std::string help_text(const HelpTopic& topic) {
+  std::string text(topic.text);
+  for (const Table& table : kTables) {
+    const std::string place = fmt::format("{{{{{}}}}}\n", table.name);
+    if (const std::size_t at = text.find(place); at != text.npos)
+      text.replace(at, place.size(), table.text());
+  }
+  return text;
+}
+
+}  // namespace filigree
