@@ -59,9 +59,21 @@ TEST(Help, NamesEveryPatternAndTask) {
     EXPECT_TRUE(names(topic("tasks"), std::string(task.name))) << task.name;
 }
 
+TEST(Help, NamesEveryKeyOfAConfig) {
+  const Json schema = Json::parse(topic("schema"));
+  std::set<std::string> keys;
+  for (const auto& [section, map] : schema["properties"].items()) {
+    if (!map.contains("properties") && section != "extends") keys.insert(section);
+    if (map.contains("properties"))
+      for (const auto& [key, value] : map["properties"].items()) keys.insert(section + "." + key);
+  }
+  EXPECT_GT(keys.size(), 50u);
+  for (const std::string& key : keys) EXPECT_TRUE(names(topic("config"), key)) << key;
+}
+
 TEST(Help, NamesEveryExitCode) {
-  for (const ErrorKind kind : {ErrorKind::usage, ErrorKind::data, ErrorKind::numeric, ErrorKind::disk,
-                               ErrorKind::out_of_memory})
+  for (const ErrorKind kind :
+       {ErrorKind::usage, ErrorKind::data, ErrorKind::numeric, ErrorKind::disk, ErrorKind::out_of_memory})
     EXPECT_TRUE(names(topic("exit-codes"), fmt::format("{}", static_cast<int>(kind))));
 }
 
@@ -80,7 +92,7 @@ train: {steps: 8, batch_size: 2, lr: 1.0e-2, eval_interval: 4, eval_lengths: [96
   ASSERT_EQ(run({"train", "learned.yaml"}).exit_code, 0);
   ASSERT_EQ(run({"train", "config.yaml", "train.steps=4"}).exit_code, 0);
   std::set<std::string> keys;
-  for (const char* folder : {"learned", "run"}) {
+  for (const char* folder : {"learned", "full"}) {
     std::ifstream lines(path(folder) / "metrics.jsonl");
     for (std::string line; std::getline(lines, line);) collect_keys(Json::parse(line), keys);
     for (const char* file : {"summary.json", "run.json"}) {

@@ -24,7 +24,7 @@ void print_help(const CLI::App& app, const std::string& word) {
   std::vector<std::string> known;
   for (const HelpTopic& topic : topics) known.emplace_back(topic.name);
   for (const CLI::App* command : app.get_subcommands({})) {
-    if (command->get_name() == word) return fmt::print("{}", command->help());
+    if (command->get_name() == word) return fmt::print("{}", command->help(app.get_name()));
     known.push_back(command->get_name());
   }
   const std::string near = nearest(word, known);
@@ -36,7 +36,7 @@ void print_help(const CLI::App& app, const std::string& word) {
 
 void add_help(CLI::App& app, Invocation&) {
   auto* command = app.add_subcommand("help", "Print the reference: keys, patterns, tasks, files, exit codes");
-  command->footer("Examples:\n  filigree help\n  filigree help layouts");
+  command->footer("Example:\n  filigree help layouts");
   auto topic = std::make_shared<std::string>();
   command->add_option("topic", *topic, "One of the topics, or a command");
   command->callback([&app, topic] { topic->empty() ? list_topics() : print_help(app, *topic); });

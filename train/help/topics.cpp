@@ -1,9 +1,11 @@
 #include "train/help/topics.h"
 
+#include <memory>
 #include <utility>
 
 #include "attention/registry.h"
 #include "data/tasks/registry.h"
+#include "train/config/reference.h"
 
 namespace filigree {
 
@@ -19,18 +21,25 @@ std::string pattern_table() {
   return text;
 }
 
+// The parameters of every task with their defaults.
 std::string task_table() {
-  std::string text;
-  for (const TaskEntry& entry : task_registry())
-    text += fmt::format("    {:<18}  {}\n", entry.name, entry.meaning);
-  return text;
+  FieldList list;
+  std::vector<std::shared_ptr<GeneratedTask>> tasks;
+  for (const TaskEntry& entry : task_registry()) {
+    tasks.push_back(entry.make());
+    list.section(entry.name, entry.meaning, false, [&] { tasks.back()->fields(list); });
+  }
+  return reference_text(list).substr(1);  // without the blank line before the first
 }
 
 struct Table {
   std::string_view name;
   std::string (*text)();
 };
-constexpr Table kTables[] = {{"patterns", pattern_table}, {"tasks", task_table}};
+constexpr Table kTables[] = {{"config", config_reference},
+                             {"schema", config_schema},
+                             {"patterns", pattern_table},
+                             {"tasks", task_table}};
 
 }  // namespace
 
