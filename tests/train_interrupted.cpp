@@ -64,8 +64,7 @@ TEST_F(InterruptedTest, OverwriteStartsAnewWhateverItDidNotBegin) {
   starts_anew();                   // a run of a plain command
   starts_anew({"train.lr=2e-2"});  // of another config
   starts_anew({"--resume", "never", "train.lr=2e-2"});
-  for (int i = 0; i < 6; ++i)
-    write(fmt::format("text/{}.txt", i), fmt::format("other data\n{}", std::string(9000, 'x')));
+  for (int i = 0; i < 6; ++i) write(fmt::format("text/{}.txt", i), "other data\n" + std::string(9000, 'x'));
   const Outcome other = stop({"train", "config.yaml", "train.lr=2e-2", "--overwrite"});
   expect_has(other, 75, "overwrite starts anew: full/checkpoints/step_");
   expect_has(run({"train", "config.yaml", "train.lr=2e-2"}), 0, "resume ");
