@@ -108,17 +108,15 @@ void add_overwrite_flag(CLI::App& command, bool& overwrite) {
   command.add_flag("--overwrite", overwrite, "Replace files of these names that are there");
 }
 
-namespace {
-
-void reads_input(OutputCheck& outputs, const std::string& input) {
-  try {
-    for (const auto& path : expand_paths({input})) outputs.reads(path);
-  } catch (const Error&) {
-    return;  // what is not there is not read
+void reads_data(OutputCheck& outputs, const std::vector<std::string>& inputs) {
+  for (const std::string& input : inputs) {
+    try {
+      for (const auto& path : expand_paths({input})) outputs.reads(path);
+    } catch (const Error&) {
+      continue;  // an input that is not there is not read
+    }
   }
 }
-
-}  // namespace
 
 void reads_pattern(OutputCheck& outputs, const YamlNode& pattern) {
   for (const YamlNode& item : pattern.items) reads_pattern(outputs, item);
@@ -140,8 +138,8 @@ void reads_config(OutputCheck& outputs, const Config& config) {
   reads_pattern(outputs, config.pattern);
   if (!config.train.init_from.empty()) outputs.reads(config.train.init_from);
   if (config.data.tokenizer.starts_with("bpe:")) outputs.reads(config.data.tokenizer.substr(4));
-  for (const auto* inputs : {&config.data.train, &config.data.val})
-    for (const std::string& input : *inputs) reads_input(outputs, input);
+  reads_data(outputs, config.data.train);
+  reads_data(outputs, config.data.val);
 }
 
 void add_device_option(CLI::App& command, DeviceChoice& device) {

@@ -31,9 +31,10 @@ CLI::Validator as_path_argument();
 // --overwrite, the same on every command that writes files by name.
 void add_overwrite_flag(CLI::App& command, bool& overwrite);
 
-// Of an OutputCheck: all files that the config names, with those that its data is; the layout files that a
-// pattern names; a config's file, which has been loaded, with those that it extends.
+// These tell an OutputCheck what is read: all files that a config names, its data among them; files of data,
+// folders and globs; the layout files that a pattern names; a config's file, with those that it extends.
 void reads_config(OutputCheck& outputs, const Config& config);
+void reads_data(OutputCheck& outputs, const std::vector<std::string>& inputs);
 void reads_pattern(OutputCheck& outputs, const YamlNode& pattern);
 void reads_config_file(OutputCheck& outputs, const std::filesystem::path& file);
 

@@ -77,9 +77,7 @@ void check_output(const EvalArguments& arguments, const LoadedModel& loaded, con
   outputs.reads(loaded.checkpoint);
   reads_config(outputs, loaded.config);
   reads_config(outputs, config);
-  Config named = config;
-  named.data.train = arguments.data;
-  reads_config(outputs, named);
+  reads_data(outputs, arguments.data);
   outputs.writes(arguments.logits, "--logits", true);
 }
 
@@ -110,9 +108,7 @@ std::string to_json(const std::string& checkpoint, const Evaluation& result, con
   for (const GroupScore& group : result.groups)
     if (group.targets > 0) json["accuracy_of"][group.name] = group.accuracy();
   if (!lengths.empty()) json["by_length"] = filigree::to_json(lengths);
-  for (const LossByPosition::Bucket& bucket : positions.buckets())
-    json["loss_by_position"].push_back(
-        {{"first", bucket.first}, {"last", bucket.last}, {"targets", bucket.targets}, {"loss", bucket.loss}});
+  if (const auto buckets = filigree::to_json(positions); !buckets.empty()) json["loss_by_position"] = buckets;
   return json.dump(2);
 }
 

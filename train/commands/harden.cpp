@@ -110,9 +110,7 @@ void check_outputs(const LoadedModel& loaded, const HardenArguments& arguments) 
   OutputCheck outputs(arguments.overwrite);
   outputs.reads(loaded.checkpoint);
   reads_config(outputs, loaded.config);
-  Config named = loaded.config;
-  named.data.train = arguments.data;
-  reads_config(outputs, named);
+  reads_data(outputs, arguments.data);
   if (!arguments.output.empty()) {
     outputs.writes(arguments.output, "-o", true);
     std::error_code ignored;

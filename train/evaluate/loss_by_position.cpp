@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <nlohmann/json.hpp>
 
 #include "core/ops.h"
 
@@ -41,6 +42,13 @@ std::string LossByPosition::table() const {
     text += fmt::format("{:>15}  {:>10}  {:>8.4f}\n", range, bucket.targets, bucket.loss);
   }
   return text;
+}
+
+nlohmann::ordered_json to_json(const LossByPosition& positions) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const auto& [first, last, targets, loss] : positions.buckets())
+    list.push_back({{"first", first}, {"last", last}, {"targets", targets}, {"loss", loss}});
+  return list;
 }
 
 }  // namespace filigree

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -27,5 +28,8 @@ class LossByPosition {
  private:
   std::vector<Bucket> sums_;  // `loss` is a sum here
 };
+
+// [{"first": 4, "last": 7, "targets": 800, "loss": 2.1}, ..]
+nlohmann::ordered_json to_json(const LossByPosition& positions);
 
 }  // namespace filigree

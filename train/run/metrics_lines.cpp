@@ -21,9 +21,7 @@ Json evaluation_line(std::int64_t step, const Evaluation& result, const LossByPo
   Json line{{"step", step}, {"val_loss", result.loss}, {"val_targets", result.targets}};
   if (result.bits_per_byte) line["val_bits_per_byte"] = *result.bits_per_byte;
   if (result.accuracy) line["val_accuracy"] = *result.accuracy;
-  for (const LossByPosition::Bucket& bucket : positions.buckets())
-    line["val_loss_by_position"].push_back(
-        {{"first", bucket.first}, {"last", bucket.last}, {"targets", bucket.targets}, {"loss", bucket.loss}});
+  if (Json buckets = to_json(positions); !buckets.empty()) line["val_loss_by_position"] = std::move(buckets);
   if (!lengths.empty()) line["val_by_length"] = to_json(lengths);
   for (const GroupScore& group : result.groups)
     if (group.targets > 0) line["val_accuracy_of"][group.name] = group.accuracy();
