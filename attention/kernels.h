@@ -30,7 +30,7 @@ struct Heads {
   }
 };
 
-// What the op was given, checked. Undefined tensors as in AttentionOptions; `scale` is final. gate and
+// The op's inputs, checked. Undefined tensors as in AttentionOptions; `scale` is final. gate and
 // alibi_slopes are acc.
 struct AttentionInput {
   Heads q, k, v;
@@ -49,7 +49,7 @@ struct AttentionInput {
   int layout_kv_heads() const { return static_cast<int>(layout->n_heads() / q.count * k.count); }
 };
 
-// What routers choose key tiles from (attention/learned/block_topk.cpp).
+// Routers choose key tiles from this (attention/learned/block_topk.cpp).
 // Candidates of row i of query tile q are the key tiles that are not q, not below `sinks`, wholly before q if
 // causal, and touched by i's bounds.
 struct TileChoice {

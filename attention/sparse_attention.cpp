@@ -59,8 +59,8 @@ Tensor room_for_keys(const AttentionInput& in) {
                        in.dtype(), in.k.tensor.device());
 }
 
-// What the CUDA kernels take beside their results, for the meta device in a GPU's place: the layout there,
-// and workspaces of the sizes in attention/cuda/*.cu.
+// The memory that the CUDA kernels take beside their results, for the meta device in a GPU's place: the
+// layout there, and workspaces of the sizes in attention/cuda/*.cu.
 class CountedWorkspaces {
  public:
   explicit CountedWorkspaces(const AttentionInput& in) : in_(in), device_(in.q.tensor.device()) {

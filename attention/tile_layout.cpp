@@ -11,7 +11,7 @@
 namespace filigree {
 namespace {
 
-// What the checks need to know of a mask, found once per mask rather than once per tile.
+// The facts about a mask that the checks need, found once per mask rather than once per tile.
 struct MaskFacts {
   std::int64_t pairs = 0;
   int rows = 0, columns = 0;  // smallest extent that holds every set bit

@@ -131,7 +131,7 @@ class TileLayout {
   std::int64_t gate_offset(int head) const { return gate_offsets_[head]; }
   std::int64_t gate_size() const { return gate_offsets_.back(); }
 
-  // Whether (head, i, j) is allowed. For tests and pictures: a search in the row's tiles.
+  // True if (head, i, j) is allowed. For tests and pictures: a search in the row's tiles.
   bool allows(int head, std::int64_t i, std::int64_t j) const;
   LayoutStatistics statistics() const;
   std::int64_t bytes() const;  // memory held

@@ -198,7 +198,7 @@ void FieldPrinter::section(std::string_view key, std::string_view, bool, const s
 // --- describing ---
 
 void FieldList::add(const Field& field) {
-  // What was described may be gone when the list is used: the default is asked for now.
+  // The described struct may be gone when the list is used: the default is asked for now.
   Field kept = field;
   kept.print = [value = field.print()] { return value; };
   kept.read = nullptr;

@@ -188,7 +188,7 @@ class Fields {
     field.print = [&value] { return YamlNode::make(filigree::word(value)); };
     add(field);
   }
-  // What the others do not fit; `read` has the key's full name from MapReader::name.
+  // For a value that the others do not fit; `read` has the key's full name from MapReader::name.
   void custom(std::string_view key, Field::Type type, std::string_view meaning, Field::Read read,
               Field::Print print, Notes notes = {}, bool required = false);
 
@@ -239,7 +239,7 @@ class FieldList : public Fields {
   void section(std::string_view key, std::string_view meaning, bool required,
                const std::function<void()>& inner) override;
   void add(const Field& field) override;
-  // What stands in no section comes first.
+  // Fields outside every section come first.
   const std::vector<Section>& sections() const { return sections_; }
   std::vector<std::string> keys() const;  // in full, "train.lr"
 

@@ -1,5 +1,5 @@
-// What the HDF5 writer and reader share: the lock, ids that close themselves, types and paths. libhdf5 is
-// included here and in hdf5_*.cpp only.
+// The parts that the HDF5 writer and reader share: the lock, ids that close themselves, types and paths.
+// libhdf5 is included here and in hdf5_*.cpp only.
 #pragma once
 
 #include <hdf5.h>
@@ -66,7 +66,7 @@ class Handle {
   Close closer_ = nullptr;
 };
 
-// What libhdf5 recorded first, which is the innermost and so the telling line.
+// The message that libhdf5 recorded first, which is the innermost and so the telling one.
 std::string library_error();
 
 hid_t file_type(DType type);

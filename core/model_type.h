@@ -1,4 +1,4 @@
-// What a model is for: it decides what a model computes, what data samples are and how they are scored.
+// The purpose of a model: it decides what a model computes, what data samples are and how they are scored.
 #pragma once
 
 #include "core/fields.h"

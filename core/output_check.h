@@ -1,4 +1,5 @@
-// What a command may write: no output replaces an input, nor a file that is there unless the user says so.
+// The rule for a command's outputs: no output replaces an input, nor a file that is there unless the user
+// says so.
 #pragma once
 
 #include <filesystem>

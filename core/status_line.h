@@ -38,7 +38,7 @@ class StatusLine {
   StatusLine& operator=(const StatusLine&) = delete;
 
   bool on_terminal() const { return terminal_; }
-  // Whether draw() would draw now: 0.1 s after the last time on a terminal.
+  // True if draw() would draw now: 0.1 s after the last time on a terminal.
   bool due() const;
   void draw(const Status& status);  // if it is due
   void erase();

@@ -24,7 +24,7 @@ constexpr std::size_t kMaxBytes = 1 << 20;
 constexpr std::size_t kMaxDepth = 32;
 constexpr std::size_t kMaxKeyBytes = 256;  // YAML itself stops at 1024 characters
 
-// What events tell of block or flow style: `EmitterStyle::value` in yaml-cpp 0.7, an `enum class
+// Events tell of block or flow style by `EmitterStyle::value` in yaml-cpp 0.7, an `enum class
 // EmitterStyle` in the newest.
 template <class T, bool is_enum = std::is_enum_v<T>>
 struct StyleOf {
@@ -99,8 +99,8 @@ class TreeBuilder : public YAML::EventHandler {
 
   Mark convert(const YAML::Mark& mark) const { return {name_, mark.line + 1, mark.column + 1}; }
 
-  // What yaml-cpp lets pass: an explicit `! "text"`, which it reports like a quoted scalar, and a quote that
-  // is closed by the end of the file only.
+  // yaml-cpp lets two faults pass: an explicit `! "text"`, which it reports like a quoted scalar, and a quote
+  // that is closed by the end of the file only.
   void check_quotes(const Mark& mark, std::size_t begin) const {
     const char quote = begin < text_.size() ? text_[begin] : '\0';
     if (quote == '!') refuse_properties(mark, "!", YAML::NullAnchor, true);

@@ -96,7 +96,7 @@ std::string normalised(std::string_view word) {
   return out;
 }
 
-// What other programs call our keys and values.
+// The names that other programs give to our keys and values.
 struct Synonym {
   std::string_view theirs, ours;
 };

@@ -5,10 +5,10 @@
 
 namespace filigree {
 
-// Whether the text has the form of a decimal number: -3, 0.1, .5, 1e-3. Not 017, 0x1f, 1_000, inf or nan.
+// True if the text has the form of a decimal number: -3, 0.1, .5, 1e-3. Not 017, 0x1f, 1_000, inf or nan.
 bool is_decimal(std::string_view text);
 
-// Whether plain `text` would be a number, a boolean or null to any YAML 1.2 reader, so that a string of this
+// True if plain `text` would be a number, a boolean or null to any YAML 1.2 reader, so that a string of this
 // text must be quoted.
 bool has_implicit_type(std::string_view text);
 

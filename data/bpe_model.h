@@ -4,9 +4,9 @@
 //   llama3  pre_tokenizer Sequence of Split with Llama 3's pattern and ByteLevel without use_regex;
 // both without add_prefix_space, with model BPE and decoder ByteLevel. Post-processors are kept as written:
 // ByteLevel, TemplateProcessing with one special token before the text (Llama 3's), or a Sequence of these.
-// What is none of this (normalizers, other models and pre-tokenizers, truncation, padding, dropout, added
-// tokens that strip spaces or match whole words only, a vocabulary without all 256 bytes) is refused, never
-// ignored.
+// A file with anything else (normalizers, other models and pre-tokenizers, truncation, padding, dropout,
+// added tokens that strip spaces or match whole words only, a vocabulary without all 256 bytes) is refused,
+// never ignored.
 #pragma once
 
 #include <array>

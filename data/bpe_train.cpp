@@ -129,7 +129,7 @@ class Merger {
       model.vocab.push_back(id < options_.special.size() ? tokens_[id] : to_byte_alphabet(tokens_[id]));
     for (std::uint32_t id = 0; id < options_.special.size(); ++id)
       model.added.push_back({tokens_[id], id, true, false});
-    // Of a pair that was merged more than once the last time counts.
+    // The last time counts for a pair that was merged more than once.
     PairMap<bool> seen(merges_.size());
     for (auto pair = merges_.rbegin(); pair != merges_.rend(); ++pair)
       if (!std::exchange(seen[*pair], true)) model.merges.push_back(*pair);

@@ -63,7 +63,7 @@ class Loader {
   Loader& operator=(const Loader&) = delete;
 
   std::int64_t samples_per_epoch() const { return n_samples_; }
-  // Of the batch that next() returns next, whatever was made ahead.
+  // The position of the batch that next() returns next, whatever was made ahead.
   LoaderPosition position() const { return position_; }
   void seek(const LoaderPosition& position);  // Error(data) if it lies outside the epoch
   std::optional<Batch> next();                // nullopt: single_pass is over

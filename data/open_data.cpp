@@ -331,7 +331,7 @@ OpenedData open_and_split(const DataRequest& request, InputFormat format) {
   return {std::move(train), std::move(validation), std::move(notes)};
 }
 
-// Of the training data, never automatic.
+// The format of the training data, never automatic.
 InputFormat format_of(const DataRequest& request) {
   if (request.train.empty()) fail(ErrorKind::data, "no training data was given");
   if (request.classes) return InputFormat::text;  // open_classes refuses all else

@@ -22,7 +22,7 @@ class AddedTokenFinder {
   void add(std::string content, std::uint32_t id);
   // The first occurrence from `from` on of any of them; of those that begin there, the longest.
   Match find(std::string_view text, std::size_t from) const;
-  // Whether one of them could reach over a border between these two bytes.
+  // True if one of them could reach over a border between these two bytes.
   bool spans(char before, char after) const;
 
  private:

@@ -20,7 +20,7 @@ std::string_view llama3_pattern();
 // The end of the word that begins at `begin` < text.size(); words follow each other without gaps.
 std::size_t word_end(Splitting rule, std::string_view text, std::size_t begin);
 
-// Whether a word ends at `at` (0 < at < size), whichever rule, whatever text comes before or after, so that
+// True if a word ends at `at` (0 < at < size), whichever rule, whatever text comes before or after, so that
 // text may be cut there. Most borders of words depend on what follows and do not count.
 bool is_certain_border(std::string_view text, std::size_t at);
 

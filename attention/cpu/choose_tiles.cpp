@@ -1,4 +1,4 @@
-// What routers choose by: see kernels.inc.
+// The routers' choice of tiles; kernels.inc says its rule.
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -15,7 +15,7 @@ struct Candidates {
   bool has(std::int64_t t) const { return low <= t && t < high && t != but; }
 };
 
-// Of row i of kv head g and sequence b, gb = g B + b.
+// The candidates of row i of kv head g and sequence b, gb = g B + b.
 Candidates candidates_of(const TileChoice& in, std::int64_t gb, std::int64_t i) {
   const std::int64_t q = i / in.tile;
   Candidates c{in.sinks, in.candidates_end(q), q};

@@ -1,4 +1,4 @@
-// What the forward and the backward kernel share: where things lie, which keys a row may see, and how tiles
+// The forward and the backward kernel share this: where things lie, which keys a row may see, and how tiles
 // get into panels (tile_product.h) and back.
 #pragma once
 
@@ -110,14 +110,14 @@ class RowBounds {
       greatest_high_ = std::max(greatest_high_, high_[r]);
     }
   }
-  // Whether some row may see a key of [begin, end).
+  // True if some row may see a key of [begin, end).
   bool touch(std::int64_t begin, std::int64_t end) const {
     if (greatest_high_ <= begin || end <= least_low_) return false;
     for (int r = 0; r < rows_; ++r)
       if (std::max<std::int64_t>(low_[r], begin) < std::min<std::int64_t>(high_[r], end)) return true;
     return false;
   }
-  // Whether every row may see all of [begin, end).
+  // True if every row may see all of [begin, end).
   bool cover(std::int64_t begin, std::int64_t end) const {
     return greatest_low_ <= begin && end <= least_high_;
   }

@@ -15,7 +15,7 @@
 
 namespace filigree::cpu {
 
-// What a product does to its result.
+// The way in which a product changes its result.
 enum class Update { assign, add, scale_add };  // C = AB, C += AB, C = diag(row_scale) C + AB
 
 // Left operand, m x k. Plain: panels of the m x k matrix, `stride` elements from panel to panel. Transposed:

@@ -1,4 +1,4 @@
-// What the tasks share: drawing without repetition, and errors about lengths.
+// The tasks share this: drawing without repetition, and errors about lengths.
 #pragma once
 
 #include <cstdint>

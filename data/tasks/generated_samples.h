@@ -18,7 +18,7 @@ class GeneratedSamples {
   std::int64_t size() const {
     return split_ == Split::train ? data_.samples : data_.val_samples;
   }  // an epoch
-  // Whether every epoch draws new samples; then their order says nothing and is not shuffled.
+  // True if every epoch draws new samples; then their order says nothing and is not shuffled.
   bool fresh() const { return split_ == Split::train && data_.fresh; }
   // Sample `k` of an epoch; `inputs` [seq_len], `targets` [seq_len] or [1]. From any thread.
   DrawnSample make(std::int64_t epoch, std::int64_t k, std::span<std::int32_t> inputs,

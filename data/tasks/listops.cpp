@@ -82,7 +82,7 @@ class ListopsTask : public GeneratedTask {
   }
 
  private:
-  // Of a tree whose root lies at this depth, or max_length if it may be longer.
+  // The length of the longest tree whose root lies at this depth, or max_length if it may be longer.
   std::int64_t longest_tree(std::int64_t depth) const {
     return depth >= max_depth_ ? 1 : std::min(max_length_, 2 + max_args_ * longest_tree(depth + 1));
   }

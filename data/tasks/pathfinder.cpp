@@ -52,7 +52,7 @@ int distance(Point a, Point b) {
 
 using Contour = std::vector<Point>;  // its pixels, from one end to the other
 
-// Whether markers at an end of each would be connected.
+// True if markers at an end of each would be connected.
 bool ends_touch(const Contour& a, const Contour& b) {
   for (const Point p : {a.front(), a.back()})
     for (const Point q : {b.front(), b.back()})
@@ -102,7 +102,7 @@ void PathfinderTask::fit(MapReader& map, std::int64_t seq_len) {
         "take a larger picture, or fewer");
 }
 
-// Whether a contour may go on to this pixel. It may touch its own last dash only.
+// True if a contour may go on to this pixel. It may touch its own last dash only.
 bool PathfinderTask::is_free(Point pixel, const Contour& own, const std::vector<Contour>& others) const {
   const auto inside = [&](int v) { return v >= 1 && v < side_ - 1; };  // room for a marker
   if (!inside(pixel.x) || !inside(pixel.y)) return false;

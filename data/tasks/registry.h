@@ -18,7 +18,7 @@ struct TaskEntry {
 
 const std::vector<TaskEntry>& task_registry();
 
-// What `data.task` says: {NAME: {parameters of the task, samples, val_samples, fresh}}.
+// The content of `data.task`: {NAME: {parameters of the task, samples, val_samples, fresh}}.
 struct GeneratedData {
   TaskPtr task;
   std::int64_t samples = 100000;    // an epoch

@@ -15,7 +15,7 @@ namespace filigree {
 
 enum class Split { train, validation };
 
-// What a draw tells beside the tokens it wrote.
+// The facts that a draw tells beside the tokens it wrote.
 struct DrawnSample {
   std::int64_t length = 0;  // tokens before the padding
   std::int32_t group = 0;   // see GeneratedTask::group_names
@@ -33,7 +33,7 @@ class GeneratedTask {
   virtual std::int64_t vocab_size() const = 0;
   // Empty: a decoder's task, with a target per position. Else a classifier's, with one target, the class.
   virtual std::vector<std::string> class_names() const { return {}; }
-  // What accuracy is told apart by, such as a needle's depth; empty: nothing.
+  // The groups that accuracy is told apart by, such as a needle's depth; empty: none.
   virtual std::vector<std::string> group_names() const { return {}; }
   // The group of one target of a sample of group `sample`, given the input at its position.
   virtual std::int32_t target_group(std::int32_t sample, std::int32_t /*input*/) const { return sample; }

@@ -1,4 +1,5 @@
-// What is in a cell's folder already, and what to do about it. Beside an ordinary run's files it holds
+// The content of a cell's folder when a sweep begins, and what to do about it. Beside an ordinary run's files
+// it holds
 //
 //   cell.yaml         the config that the sweep gave it
 //   cell.next.yaml    the one of a run that is to replace it, until that has begun
@@ -29,7 +30,7 @@ struct Inspection {
 
 Inspection inspect_cell(const Cell& cell);
 
-// Whether the data of a finished cell is what it was trained and validated on. Opens it, once for all cells
+// True if the data of a finished cell is what it was trained and validated on. Opens it, once for all cells
 // whose data and seed are the same.
 class DataCheck {
  public:

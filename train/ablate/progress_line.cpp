@@ -13,7 +13,7 @@ namespace {
 constexpr std::chrono::milliseconds kLook{500};  // between two looks at the cells' files
 constexpr double kPlainInterval = 30;
 
-// Of a run of `epochs`, the number is known once it has started: from its own config.
+// The number of steps of a run of `epochs` is known once it has started: from its own config.
 std::int64_t steps_of(const Cell& cell) {
   if (cell.config.train.steps > 0) return cell.config.train.steps;
   try {

@@ -36,7 +36,7 @@ class ProgressLine {
     // Since it was first seen to have gained: starting, and a first step, say nothing about speed.
     std::optional<Clock::time_point> gaining_since = {};
     double gained_before = 0;
-    // Of all that it does, and steps per second; nullopt: not known yet.
+    // The time of all that it does, and steps per second; nullopt: not known yet.
     std::optional<double> whole_seconds() const;
     double steps_per_second() const;
   };

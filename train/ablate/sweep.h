@@ -35,7 +35,7 @@ struct Axis {
 
 enum class Fairness { none, tiles, time };
 
-// What is held equal. Of `tiles` and `time`, exactly one way to name the target is set.
+// The quantity that is held equal. Of `tiles` and `time`, exactly one way to name the target is set.
 struct Equal {
   Fairness rule = Fairness::none;
   std::string like;                 // label of an axis value: the cell that differs in this value only
@@ -48,7 +48,7 @@ struct Equal {
   Mark mark;
 };
 
-// What a pattern's free parameter was set to.
+// The value that a pattern's free parameter was set to.
 struct Fitted {
   std::string parameter;  // empty: it has none and met the target as it is
   std::int64_t value = 0;

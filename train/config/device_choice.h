@@ -10,7 +10,7 @@ namespace filigree {
 // precision, tile or head dim that the device does not compute.
 Config with_device(Config config);
 
-// Of a config that with_device() returned.
+// The device of a config that with_device() returned.
 Device device_of(const Config& config);
 DType compute_dtype(const Config& config);
 

@@ -1,5 +1,5 @@
-// What the settings of a config are, as text for people and as a schema for editors. Both follow the lines
-// that read and print them (core/fields.h).
+// A description of the settings of a config, as text for people and as a schema for editors. Both follow the
+// lines that read and print them (core/fields.h).
 #pragma once
 
 #include <string>

@@ -24,7 +24,7 @@ enum class Architecture { gpt2, llama, mistral };
 
 const char* architecture_class(Architecture architecture);  // "GPT2LMHeadModel"
 
-// What config.json says under `filigree` of a pattern that transformers lacks; see layout_export.h.
+// The part of config.json under `filigree`, about a pattern that transformers lacks; see layout_export.h.
 struct ExportedPattern {
   std::string pattern;  // YAML
   int tile = 64;

@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-// Of tokenizer_config.json, beside every key "<role>_token".
+// These keys of tokenizer_config.json are kept, beside every key "<role>_token".
 constexpr const char* kKeptKeys[] = {"additional_special_tokens", "extra_special_tokens", "chat_template",
                                      "padding_side", "truncation_side"};
 
@@ -65,7 +65,7 @@ Json tokenizer_config(const Tokenizer& tokenizer, std::int64_t max_length, const
   return json;
 }
 
-// What of an id or a list of ids is in the vocabulary; null where nothing is.
+// The part of an id or a list of ids that is in the vocabulary; null where nothing is.
 Json in_vocabulary(const Json& value, std::int64_t vocab_size) {
   if (value.is_array()) {
     Json ids = Json::array();

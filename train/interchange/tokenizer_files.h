@@ -1,4 +1,4 @@
-// What Hugging Face transformers reads beside tokenizer.json: which tokens have a role.
+// The files that Hugging Face transformers reads beside tokenizer.json: which tokens have a role.
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,7 @@ class FolderLock {
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
 
-  // Whether a process holds it now; false where there is no such folder.
+  // True if a process holds it now; false where there is no such folder.
   static bool is_held(const std::filesystem::path& folder);
 
  private:

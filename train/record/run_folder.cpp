@@ -151,8 +151,8 @@ void refuse_existing(const fs::path& folder, RunMode mode, std::int64_t steps) {
                 "--resume auto goes on with it, --overwrite starts it anew; or choose another train.out");
 }
 
-// What our runs write, and nothing else that may lie in the folder. run.json goes last: while it is there,
-// the folder still counts as a run.
+// The files that our runs write, and nothing else that may lie in the folder. run.json goes last: while it is
+// there, the folder still counts as a run.
 void remove_run(const fs::path& folder) {
   std::error_code error;
   std::vector<fs::path> files = {folder / "config.yaml", folder / "metrics.jsonl", folder / "summary.json",

@@ -102,8 +102,8 @@ class RunFolder {
   FolderLock lock_;
 };
 
-// What --resume CHECKPOINT|RUN goes on from: a file itself; of a run folder the newest checkpoint that
-// verifies, where best.h5 counts as the oldest. Error(data) if there is none.
+// The checkpoint that --resume CHECKPOINT|RUN goes on from: a file itself; of a run folder the newest
+// checkpoint that verifies, where best.h5 counts as the oldest. Error(data) if there is none.
 RunFolder::Found checkpoint_to_resume(const std::filesystem::path& path);
 
 // The file that a CHECKPOINT|RUN argument means: a file itself; of a run folder best.h5, or else the newest

@@ -18,7 +18,7 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-// What the lines of metrics.jsonl add up to.
+// The sums over the lines of metrics.jsonl.
 class Sums {
  public:
   void add(const Json& line) {

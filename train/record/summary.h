@@ -1,4 +1,4 @@
-// What a run comes down to: summary.json in its folder, made from metrics.jsonl and the layouts.
+// A run in a few figures: summary.json in its folder, made from metrics.jsonl and the layouts.
 //
 //   {"steps": 340, "tokens": 696320, "train_loss": 1.83,
 //    "steps_before": 120,        of another run, from whose checkpoint this one went on; else absent
@@ -25,7 +25,7 @@ namespace filigree {
 // Error(data) naming the line of `metrics` that is no JSON object.
 nlohmann::ordered_json summarize(const std::filesystem::path& metrics, const std::vector<LayoutPtr>& layouts);
 
-// Whether a line of metrics.jsonl tells a validation loss. Older versions wrote one of 0 where nothing was to
+// True if a line of metrics.jsonl tells a validation loss. Older versions wrote one of 0 where nothing was to
 // be predicted.
 bool has_validation_loss(const nlohmann::ordered_json& line);
 

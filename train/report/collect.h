@@ -25,11 +25,11 @@ struct RunData {
   std::string config_yaml;
   nlohmann::ordered_json summary;  // train/record/summary.h
   Curve train_loss, validation;    // the latter of `val_loss`
-  // Of a cell that ran beside others, whose own speed is that of the company it had: what a step took when it
+  // For a cell that ran beside others, so that its own speed is not its pattern's: the time of a step when it
   // was timed alone.
   bool beside_others = false;
   std::optional<double> alone_step_seconds;
-  // Of learned patterns, over all layers: tiles computed, expected and aimed at ("computed", "expected",
+  // For learned patterns, over all layers: tiles computed, expected and aimed at ("computed", "expected",
   // "aim"); shares of gates from 0.9 on, below 0.1 and between ("open", "closed", "between"); the validation
   // loss if the pattern were hardened at that step ("hardened") and at these steps as it was ("as learned").
   // Only what the run has.

@@ -53,7 +53,7 @@ std::string validation_paths(const Config& config) {
                      config.seed);
 }
 
-// Of the validation data, from its start: 0 if all of it.
+// The number of tokens evaluated of the validation data, from its start: 0 if all of them.
 std::int64_t evaluated_tokens(const Config& config) {
   return config.train.eval_batches * config.train.micro_batch_size * config.data.seq_len;
 }

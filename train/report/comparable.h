@@ -1,6 +1,6 @@
-// Whether runs can be held against each other. They can if they were judged on the same validation data and
-// do the same task with the same model, training data, tokenizer and number of steps; a sweep's own axes may
-// differ, and the steps where it held the time equal. All else in which they differ is told.
+// The rule by which runs can be held against each other: they can if they were judged on the same validation
+// data and do the same task with the same model, training data, tokenizer and number of steps; a sweep's own
+// axes may differ, and the steps where it held the time equal. All else in which they differ is told.
 //
 // Data is known by its fingerprint (summary.json); where a run of an older version has none, all of them are
 // compared by the paths in their configs.
@@ -33,7 +33,7 @@ struct Circumstances {
 Circumstances circumstances_of(const Collection& collection, const std::vector<const RunData*>& runs,
                                const std::string& metric);
 
-// Whether validation text is split off by the run's seed, so that only runs of one seed share it.
+// True if validation text is split off by the run's seed, so that only runs of one seed share it.
 bool splits_by_seed(const Config& config);
 
 }  // namespace filigree

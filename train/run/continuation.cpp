@@ -11,7 +11,7 @@ constexpr const char* kFork =
     "count and "
     "position in the data stay, the learning rate is the new schedule's";
 
-// What decides the learning rate of a step, and how many there are.
+// Copies the settings that decide the learning rate of a step, and how many steps there are.
 void copy_schedule(const TrainConfig& from, TrainConfig& to) {
   to.steps = from.steps;
   to.epochs = from.epochs;
@@ -21,7 +21,7 @@ void copy_schedule(const TrainConfig& from, TrainConfig& to) {
   to.decay_steps = from.decay_steps;
 }
 
-// What else a fork may change.
+// Copies the other settings that a fork may change.
 void copy_free_in_fork(const Config& from, Config& to) {
   to.train.lr = from.train.lr;
   to.train.weight_decay = from.train.weight_decay;

@@ -16,10 +16,11 @@ struct InitialWeights {
   std::string note;                 // for the user, if not empty: see require_fitting_tokens
 };
 
-// Of the checkpoint or run that config.train.init_from names. `config` is that of the new run, resolved, and
-// `data` what it trains on. Error(usage) unless the model is the same but for what require_same_weights lets
-// differ; Error(data) as of require_fitting_tokens, or if the data's classes and the checkpoint's are both
-// known and differ. Warns where the weights were trained on another split of the same files.
+// The weights of the checkpoint or run that config.train.init_from names. `config` is that of the new run,
+// resolved, and `data` what it trains on. Error(usage) unless the model is the same but for what
+// require_same_weights lets differ; Error(data) as of require_fitting_tokens, or if the data's classes and
+// the checkpoint's are both known and differ. Warns where the weights were trained on another split of the
+// same files.
 InitialWeights read_initial_weights(const Config& config, const OpenedData& data);
 
 }  // namespace filigree

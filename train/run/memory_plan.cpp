@@ -84,7 +84,7 @@ MemoryPlan plan_memory(const Config& config, const LayerPatternsPtr& patterns, c
   meta.reset_peak();
   MemoryPlan plan;
   {
-    // What the plan puts on the meta device must go with it: it has layouts of its own.
+    // The model that the plan puts on the meta device must go with it: it has layouts of its own.
     Transformer model(config.model, 0, device, DType::f32, compute_dtype(config),
                       cuda ? layer_patterns(config) : patterns);
     plan.parameters = meta.statistics().in_use;

@@ -1,5 +1,5 @@
-// What a person sees while a run trains: one line every log_interval steps and, on a terminal, a bar between
-// them.
+// The lines that a person sees while a run trains: one line every log_interval steps and, on a terminal, a
+// bar between them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace filigree {
 
-// What one step took.
+// The time and tokens of one step.
 struct StepCost {
   double seconds = 0;
   double data_wait = 0;         // of them, for the loader
