@@ -177,7 +177,6 @@ struct LearnedHeads {
 // A pattern that is learned. It allows everything: what a model has learned is in the model.
 class LearnedPattern : public Pattern {
  public:
-  bool allows(const Geometry&, int, std::int64_t, std::int64_t) const override { return true; }
   void row(const Geometry& g, int, std::int64_t, Intervals& out) const override { out.assign(1, {0, g.n}); }
   const LearnedPattern* learned(int) const override { return this; }
   virtual ConnectivityPtr make(const LearnedHeads& heads, const ParameterFactory& make) const = 0;

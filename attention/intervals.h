@@ -1,12 +1,18 @@
-// Set operations on rows of keys, in time linear in the number of intervals. Results replace `out`, which
-// must not be one of the inputs; intervals that touch are joined.
+// Rows of keys as intervals, and set operations on them in time linear in the number of intervals. Results
+// replace `out`, which must not be one of the inputs; intervals that touch are joined.
 #pragma once
 
 #include <algorithm>
-
-#include "attention/pattern.h"
+#include <cstdint>
+#include <vector>
 
 namespace filigree {
+
+// Half-open key range.
+struct Interval {
+  std::int64_t begin, end;
+};
+using Intervals = std::vector<Interval>;  // ascending, disjoint, non-empty
 
 // Appends [begin, end), which must not begin before the last interval does; empty ranges are left out.
 inline void append_interval(Intervals& out, std::int64_t begin, std::int64_t end) {

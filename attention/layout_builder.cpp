@@ -4,8 +4,8 @@
 #include <limits>
 #include <unordered_map>
 
-#include "attention/intervals.h"
 #include "attention/mask_interner.h"
+#include "attention/pattern.h"
 
 namespace filigree {
 namespace {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "attention/pattern_spec.h"
 #include "core/ops.h"
 #include "core/parallel.h"
 #include "layers/initial.h"
@@ -27,7 +28,8 @@ Tensor spread_bounds(const Tensor& token_bounds, std::int64_t n) {
 LayerPatternsPtr full_attention(const ModelConfig& config) {
   const Geometry geometry{std::max<std::int64_t>(1, config.max_seq_len), config.type == ModelType::decoder};
   return std::make_shared<const LayerPatterns>(
-      make_layer_patterns(YamlNode::make("full"), config.n_layers, config.n_heads), geometry, config.n_heads);
+      make_layer_patterns(read_pattern(YamlNode::make("full")), config.n_layers, config.n_heads), geometry,
+      config.n_heads);
 }
 
 void require_fitting(const LayerPatterns& patterns, const ModelConfig& config) {

@@ -10,6 +10,7 @@
 #include "core/kernels.h"
 #include "tests/attention_reference.h"
 #include "tests/gradcheck.h"
+#include "tests/pattern_meaning.h"
 #include "tests/random_patterns.h"
 
 namespace filigree::test {
@@ -119,12 +120,13 @@ inline void choose_pairs(Random& random, Case& c, std::int64_t N, std::int64_t M
   const Geometry geometry{N, random.coin(), tile};
   const std::string text = random_pattern(random.stream(), N, n_heads, static_cast<int>(random.range(0, 2)));
   const PatternPtr pattern = parse_pattern(text, n_heads);
+  const Meaning meaning = meaning_of(parse_yaml(text, "test.yaml"));
   c.layout = std::make_shared<TileLayout>(build_layout(*pattern, geometry, n_heads));
   c.allowed = Tensor::zeros({n_heads, N, N}, DType::u8);
   for (int h = 0; h < n_heads; ++h)
     for (std::int64_t i = 0; i < N; ++i)
       for (std::int64_t j = 0; j < (geometry.causal ? i + 1 : N); ++j)
-        c.allowed.data<std::uint8_t>()[(h * N + i) * N + j] = pattern->allows(geometry, h, i, j);
+        c.allowed.data<std::uint8_t>()[(h * N + i) * N + j] = meaning(geometry, h, i, j);
   c.text += fmt::format(" causal={} {}", geometry.causal, text);
 }
 

@@ -8,14 +8,17 @@
 #include <random>
 #include <set>
 
+#include "attention/explain/explain.h"
 #include "attention/intervals.h"
-#include "attention/pattern.h"
+#include "attention/patterns.h"
 #include "attention/sampling.h"
+#include "tests/pattern_meaning.h"
 #include "tests/random_patterns.h"
 
 namespace filigree {
 namespace {
 
+using test::allows;
 using test::parse_pattern;
 
 std::uint64_t fresh_seed() {
@@ -37,12 +40,14 @@ std::set<std::int64_t> keys_of_row(const Pattern& pattern, const Geometry& g, in
   return keys;
 }
 
-void expect_rows_agree(const Pattern& pattern, const Geometry& g, int n_heads, const std::string& what) {
+void expect_rows_agree(const Pattern& pattern, const std::string& yaml, const Geometry& g, int n_heads,
+                       const std::string& what) {
+  const test::Meaning meaning = test::meaning_of(parse_yaml(yaml, "test.yaml"));
   for (int head = 0; head < n_heads; ++head) {
     for (std::int64_t i = 0; i < g.n; ++i) {
       std::set<std::int64_t> expected;
       for (std::int64_t j = 0; j < (g.causal ? i + 1 : g.n); ++j)
-        if (pattern.allows(g, head, i, j)) expected.insert(j);
+        if (meaning(g, head, i, j)) expected.insert(j);
       ASSERT_EQ(keys_of_row(pattern, g, head, i), expected)
           << what << " n=" << g.n << " causal=" << g.causal << " head=" << head << " i=" << i;
     }
@@ -102,9 +107,9 @@ TEST(Patterns, MeanWhatTheTableSays) {
         const auto pattern = parse_pattern(meaning.yaml);
         for (std::int64_t i = 0; i < n; ++i)
           for (std::int64_t j = 0; j < (causal ? i + 1 : n); ++j)
-            ASSERT_EQ(pattern->allows(g, 0, i, j), meaning.allows(g, i, j))
+            ASSERT_EQ(allows(*pattern, g, 0, i, j), meaning.allows(g, i, j))
                 << meaning.yaml << " n=" << n << " causal=" << causal << " i=" << i << " j=" << j;
-        expect_rows_agree(*pattern, g, 1, meaning.yaml);
+        expect_rows_agree(*pattern, meaning.yaml, g, 1, meaning.yaml);
       }
     }
   }
@@ -129,7 +134,7 @@ TEST(Patterns, RowsAgreeWithPredicatesOnRandomTrees) {
     const auto pattern = parse_pattern(text, n_heads);
     const Geometry g{n, random.range(0, 1) == 1, 16};
     pattern->validate(g, n_heads);
-    expect_rows_agree(*pattern, g, n_heads, fmt::format("seed {} case {}: {}", seed, c, text));
+    expect_rows_agree(*pattern, text, g, n_heads, fmt::format("seed {} case {}: {}", seed, c, text));
     if (HasFatalFailure()) return;
   }
 }
@@ -244,12 +249,12 @@ TEST(Draws, BigBirdDrawsBlocksNotYetAllowed) {
     for (std::int64_t i = 0; i < g.n; ++i) {
       std::set<std::int64_t> drawn, free;  // blocks
       for (std::int64_t j = 0; j < (causal ? i / 2 * 2 + 2 : g.n); ++j) {
-        if (without->allows(g, 0, i, j)) {
-          EXPECT_TRUE(with->allows(g, 0, i, j));
+        if (allows(*without, g, 0, i, j)) {
+          EXPECT_TRUE(allows(*with, g, 0, i, j));
           continue;
         }
         free.insert(j / 2);
-        if (with->allows(g, 0, i, j)) drawn.insert(j / 2);
+        if (allows(*with, g, 0, i, j)) drawn.insert(j / 2);
       }
       EXPECT_EQ(drawn.size(), std::min<std::size_t>(3, free.size())) << "causal=" << causal << " i=" << i;
     }
@@ -312,7 +317,7 @@ TEST(PatternLists, LayersMayStandBelowHeads) {
 
 TEST(PatternLists, LayersAreFoundWhereverTheyStand) {
   const auto distinct = [](const std::string& text) {
-    const auto layers = make_layer_patterns(parse_yaml(text, "test.yaml"), 3, 2);
+    const auto layers = make_layer_patterns(read_pattern(parse_yaml(text, "test.yaml")), 3, 2);
     return std::set<PatternPtr>(layers.begin(), layers.end()).size();
   };
   const std::string by_layer =
@@ -320,6 +325,81 @@ TEST(PatternLists, LayersAreFoundWhereverTheyStand) {
   EXPECT_EQ(distinct("{full: {}}"), 1u);
   EXPECT_EQ(distinct(by_layer), 3u);
   EXPECT_EQ(distinct("{heads: [{count: 2, pattern: {union: [" + by_layer + "]}}]}"), 3u);
+}
+
+// --- the table ---
+
+// The keys of the blocks before the query's own, and the query itself.
+struct Stairs {
+  std::int64_t step = 0, landing = 0;
+  void fields(Fields& f) {
+    f.integer("step", required(step), counts_from(1), "s, tokens of a block");
+    f.integer("landing", landing, counts_from(0), "keys that every query sees");
+  }
+  void row(PatternRow& row) const {
+    row.add(0, std::max(landing, row.i / step * step));
+    row.add(row.i, row.i + 1);
+  }
+};
+
+std::string refusal(const std::string& yaml) {
+  try {
+    parse_pattern(yaml);
+  } catch (const Error& e) {
+    return fmt::format("{} / {}", e.what(), e.hint());
+  }
+  return "accepted";
+}
+
+TEST(PatternTable, ARuleAndItsEntryAreAllThatAPatternNeeds) {
+  EXPECT_NE(refusal("{stairs: {step: 4}}").find("unknown pattern 'stairs'"), std::string::npos);
+  add_pattern(fixed_kind<Stairs>("stairs", "j < s floor(i/s), or j = i", "step"));
+
+  // Reading and its messages.
+  EXPECT_EQ(pattern_names().back(), "stairs");
+  const PatternSpec spec = read_pattern(parse_yaml("{stairs: {step: 4}}", "test.yaml"));
+  EXPECT_EQ(to_yaml(spec), "stairs: {step: 4}\n");
+  EXPECT_EQ(one_line(spec.settings), "{step: 4, landing: 0}");
+  EXPECT_EQ(refusal("stairs"), "test.yaml:1:1: stairs.step is missing / add 'step:'");
+  EXPECT_EQ(refusal("{stairs: {stp: 4}}"), "test.yaml:1:11: unknown key 'stairs.stp' / did you mean 'step'?");
+  EXPECT_EQ(refusal("{stairs: {step: 0}}"),
+            "test.yaml:1:17: stairs.step must be between 1 and 1073741824, not '0' / ");
+  EXPECT_EQ(refusal("{stair: {step: 4}}"), "test.yaml:1:2: unknown pattern 'stair' / did you mean 'stairs'?");
+
+  // Its layout, alone and within others.
+  const auto pattern = make_pattern(spec, 0, 1, 1);
+  for (const std::int64_t n : {1, 7, 100}) {
+    const Geometry g{n, true, 16};
+    const TileLayout layout = build_layout(*pattern, g, 1);
+    const TileLayout rest =
+        build_layout(*parse_pattern("{minus: [full, {stairs: {step: 4, landing: 2}}]}"), g, 1);
+    for (std::int64_t i = 0; i < n; ++i)
+      for (std::int64_t j = 0; j <= i; ++j) {
+        ASSERT_EQ(layout.allows(0, i, j), j < i / 4 * 4 || j == i) << i << " " << j;
+        ASSERT_EQ(rest.allows(0, i, j), j >= std::max<std::int64_t>(2, i / 4 * 4) && j != i) << i << " " << j;
+      }
+  }
+
+  // What a sweep fits, what `explain` prints, and the reference.
+  EXPECT_EQ(to_yaml(with_default_parameter(parse_yaml("stairs", "test.yaml"))), "stairs: {step: fit}\n");
+  EXPECT_NE(pattern_rules_text().find("\n  stairs              j < s floor(i/s), or j = i\n"),
+            std::string::npos);
+  ExplainRequest request;
+  request.layers = {pattern};
+  request.geometry = {64, true, 16};
+  EXPECT_EQ(explain(request).groups.front().statistics.exact_pairs, 64 + 4 * 4 * (15 * 16 / 2));
+  FieldList list;
+  pattern_kinds().back().fields(list);
+  EXPECT_EQ(list.keys(), (std::vector<std::string>{"step", "landing"}));
+}
+
+// What the reference gives as an example can be read and made.
+TEST(PatternTable, ExamplesWork) {
+  for (const PatternKind& kind : pattern_kinds()) {
+    if (kind.example.empty()) continue;
+    const auto layers = make_layer_patterns(read_pattern(parse_yaml(kind.example, "example")), 6, 8);
+    for (const PatternPtr& layer : layers) layer->validate({1024, true, 64}, 8);
+  }
 }
 
 // --- mistakes ---

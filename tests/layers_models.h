@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "layers/transformer.h"
 #include "tests/gradcheck.h"
 
@@ -16,7 +16,7 @@ namespace filigree {
 inline LayoutPtr make_layout(const std::string& pattern, std::int64_t n, int n_heads, bool causal,
                              int tile = 16) {
   const Geometry geometry{n, causal, tile};
-  const PatternPtr p = make_pattern(parse_yaml(pattern, "test"), 0, 1, n_heads);
+  const PatternPtr p = make_pattern(read_pattern(parse_yaml(pattern, "test")), 0, 1, n_heads);
   return std::make_shared<TileLayout>(build_layout(*p, geometry, n_heads));
 }
 
@@ -24,7 +24,7 @@ inline LayoutPtr make_layout(const std::string& pattern, std::int64_t n, int n_h
 inline LayerPatternsPtr make_patterns(const ModelConfig& config, std::int64_t n,
                                       const std::string& pattern = "{full: {}}", int tile = 16) {
   return std::make_shared<const LayerPatterns>(
-      make_layer_patterns(parse_yaml(pattern, "test"), config.n_layers, config.n_heads),
+      make_layer_patterns(read_pattern(parse_yaml(pattern, "test")), config.n_layers, config.n_heads),
       Geometry{n, config.type == ModelType::decoder, tile}, config.n_heads);
 }
 

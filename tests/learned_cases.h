@@ -5,6 +5,7 @@
 
 #include "attention/learned/gated.h"
 #include "attention/learned/routed.h"
+#include "attention/pattern_spec.h"
 #include "attention/sparse_attention.h"
 #include "core/ops.h"
 #include "tests/gradcheck.h"
@@ -14,7 +15,7 @@ namespace filigree::test {
 using std::int64_t;
 
 inline PatternPtr pattern(const std::string& yaml, int n_heads) {
-  return make_pattern(parse_yaml(yaml, "test"), 0, 1, n_heads);
+  return make_pattern(read_pattern(parse_yaml(yaml, "test")), 0, 1, n_heads);
 }
 
 inline ParameterFactory factory(DType type = DType::f64) {

@@ -1,11 +1,11 @@
-// Random pattern trees, as YAML text, for the tests that hold layouts and kernels against `allows`.
+// Random pattern trees, as YAML text, for the tests that hold layouts and kernels against their meaning.
 #pragma once
 
 #include <fmt/format.h>
 
 #include <string>
 
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "core/random.h"
 
 namespace filigree::test {
@@ -63,7 +63,7 @@ inline std::string random_pattern(RandomStream& random, std::int64_t n, int n_he
 }
 
 inline PatternPtr parse_pattern(const std::string& text, int n_heads = 1, int layer = 0, int n_layers = 1) {
-  return make_pattern(parse_yaml(text, "test.yaml"), layer, n_layers, n_heads);
+  return make_pattern(read_pattern(parse_yaml(text, "test.yaml")), layer, n_layers, n_heads);
 }
 
 }  // namespace filigree::test

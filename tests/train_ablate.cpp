@@ -204,7 +204,7 @@ TEST(Fitting, FindsAValueWhereThereIsOne) {
     const YamlNode pattern = parse_yaml(text, "pattern");
     const auto tiles = [&](std::int64_t value) -> std::optional<double> {
       try {
-        const auto made = make_pattern(with_parameter(pattern, value), 0, 1, 1);
+        const auto made = make_pattern(read_pattern(with_parameter(pattern, value)), 0, 1, 1);
         return static_cast<double>(build_layout(*made, {160, true, 16}, 1).statistics().computed_tiles);
       } catch (const Error&) {
         return std::nullopt;

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "attention/registry.h"
+#include "attention/patterns.h"
 #include "data/tasks/registry.h"
 #include "tests/run_fixture.h"
 #include "train/help/topics.h"
@@ -53,10 +53,26 @@ TEST(Help, EveryTopicHasASummaryAndItsTables) {
 }
 
 TEST(Help, NamesEveryPatternAndTask) {
-  for (const PatternEntry& pattern : pattern_registry())
-    EXPECT_TRUE(names(topic("patterns"), std::string(pattern.name))) << pattern.name;
+  for (const std::string& pattern : pattern_names())
+    EXPECT_TRUE(names(topic("patterns"), pattern)) << pattern;
   for (const TaskEntry& task : task_registry())
     EXPECT_TRUE(names(topic("tasks"), std::string(task.name))) << task.name;
+}
+
+TEST(Help, DescribesEverySettingOfAPatternOnShortLines) {
+  const std::string text = topic("patterns");
+  for (const PatternKind& kind : pattern_kinds()) {
+    FieldList list;
+    if (kind.fields) kind.fields(list);
+    EXPECT_TRUE(kind.fields || !kind.example.empty()) << kind.name << " shows neither settings nor an example";
+    for (const Field& field : list.sections().front().fields) {
+      EXPECT_FALSE(field.meaning.empty()) << kind.name << " " << field.key;
+      EXPECT_TRUE(names(text, fmt::format("{}.{}", kind.name, field.key))) << kind.name << " " << field.key;
+      EXPECT_NE(text.find(field.meaning.substr(0, 40)), text.npos) << kind.name << " " << field.key;
+    }
+  }
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 130u) << line;
 }
 
 TEST(Help, NamesEveryKeyOfAConfig) {

@@ -120,14 +120,15 @@ TEST_F(LayoutRoundTrip, EveryPatternComesBackAsTheSameModelWithTheSameLayout) {
 
 TEST_F(LayoutRoundTrip, WhatATextSaysStaysAText) {
   EXPECT_EQ(to_yaml(import_back(exported(kGpt2, kLayers)).config.pattern), to_yaml(parse_yaml(kLayers, "p")));
-  const YamlNode held = import_back(exported(kGpt2, "{learned_layout: {budget: 0.6}}")).config.pattern;
+  const YamlNode held =
+      import_back(exported(kGpt2, "{learned_layout: {budget: 0.6}}")).config.pattern.written;
   ASSERT_TRUE(held.find("layers"));
   const std::string sum =
       held.find("layers")->items[1].find("pattern")->find("block")->find("layout")->scalar;
   EXPECT_NE(held_layout(sum), nullptr);
   EXPECT_EQ(read_checkpoint(path("back.h5")).layouts.at(1).first, sum);
   // One layout for all layers is named once and held once.
-  const YamlNode one = import_back(exported(kGpt2, filled("{block: {file: LAYOUT}}"))).config.pattern;
+  const YamlNode one = import_back(exported(kGpt2, filled("{block: {file: LAYOUT}}"))).config.pattern.written;
   EXPECT_TRUE(one.find("block"));
   EXPECT_EQ(read_checkpoint(path("back.h5")).layouts.size(), 1u);
 }

@@ -1,7 +1,7 @@
 // What the program says to slips: each message names what is wrong and what to write instead.
 #include <fmt/format.h>
 
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "core/hdf5.h"
 #include "tests/run_fixture.h"
 
@@ -177,7 +177,8 @@ TEST_F(Messages, PatternsThatComputeNothing) {
   expect_says({"explain", "{block: {size: 16, pairs: [[0, 2]]}}", "--n", "64"}, 2,
               {"come after its queries"});
   // A bidirectional model has keys after a query.
-  const auto pattern = make_pattern(parse_yaml("{block: {size: 16, pairs: [[0, 2]]}}", "p"), 0, 1, 1);
+  const auto pattern =
+      make_pattern(read_pattern(parse_yaml("{block: {size: 16, pairs: [[0, 2]]}}", "p")), 0, 1, 1);
   EXPECT_EQ(build_layout(*pattern, {48, false, 16}, 1).statistics().exact_pairs, 16 * 16);
 }
 

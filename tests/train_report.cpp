@@ -262,7 +262,7 @@ TEST(ReportPage, IsWellFormedAndNeedsNothingElse) {
 
 // A picture's rows: windows of 9 in 64 tokens, of which the first sees one, the last nine.
 TEST(ReportPage, PicturesAreRunsOfShares) {
-  const auto pattern = make_pattern(parse_yaml("{local: {window: 9}}", "pattern"), 0, 1, 1);
+  const auto pattern = make_pattern(read_pattern(parse_yaml("{local: {window: 9}}", "pattern")), 0, 1, 1);
   const auto rows =
       pattern_picture(*std::make_shared<const TileLayout>(build_layout(*pattern, {64, true, 16}, 1)), 0);
   ASSERT_EQ(rows.size(), 64u);

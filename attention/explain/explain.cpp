@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "attention/pattern_spec.h"
+
 namespace filigree {
 namespace {
 
@@ -9,7 +11,7 @@ constexpr std::int64_t kSeedLength = 4096;
 constexpr double kElementBytes = 4;  // f32
 
 SeedRow seed_row(std::string name, std::string formula, std::int64_t formula_pairs, const std::string& yaml) {
-  const auto pattern = make_pattern(parse_yaml(yaml, "seed table"), 0, 1, 1);
+  const auto pattern = make_pattern(read_pattern(parse_yaml(yaml, "seed table")), 0, 1, 1);
   const auto statistics = [&](bool causal, int tile) {
     return build_layout(*pattern, {kSeedLength, causal, tile}, 1).statistics();
   };

@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "attention/explain/picture.h"
-#include "attention/registry.h"
+#include "attention/patterns.h"
 
 namespace filigree {
 namespace {
@@ -148,7 +148,7 @@ std::string savings_text() {
 
 std::string pattern_rules_text() {
   std::string text = "what query i may see of key j (causal: and j <= i)\n";
-  for (const auto& entry : pattern_registry()) line(text, entry.name.data(), std::string(entry.meaning));
+  for (const PatternKind& kind : pattern_kinds()) line(text, kind.name.data(), std::string(kind.meaning));
   return text;
 }
 

@@ -25,7 +25,7 @@
 #include <optional>
 
 #include "attention/kernels.h"
-#include "attention/registry.h"
+#include "attention/learned/learned_settings.h"
 #include "core/ops.h"
 #include "core/stream.h"
 
@@ -340,25 +340,37 @@ class BlockTopk final : public Routed {
   mutable OnHost chosen_, sums_;
 };
 
+struct TopkSettings : LearnedSettings {
+  TopkOptions options;
+
+  TopkSettings() {  // without a budget nothing is hardened
+    schedule.warmup = 0;
+    schedule.harden = schedule.lr = 1;
+  }
+  void fields(Fields& f) {
+    f.integer("topk", options.topk, between(1, 4096), "key tiles that a query tile finds at most");
+    f.integer("sinks", options.sinks, between(0, 1024), "key tiles at the start that all see");
+    f.integer("dim", options.dim, between(0, 1024), "of the router; 0: head_dim");
+    f.integer("parts", options.parts, between(1, 128), "parts of a tile that are scored apart");
+    f.number("explore", options.explore, between(0, 1), "share of the query tiles that try one more tile");
+    f.number("wanted", options.wanted, between(0.01, 10), "proposals above the threshold, over slots");
+    f.number("warmup", schedule.warmup, between(0, 1), "share of the run's steps before it learns");
+    f.number("harden", schedule.harden, between(0, 1),
+             "share of the steps from which the layout is fixed; below 1 it takes a budget");
+    f.number("lr", schedule.lr, between(0, 1e6), "learning rate of the router, times train.lr");
+    budget_fields(f);
+  }
+  void check(const MapReader& map) const {
+    if (schedule.harden < 1 || map.has("budget") || map.has("tiles")) check_budget(map);
+  }
+};
+
 }  // namespace
 
-PatternPtr make_block_topk(const YamlNode& body, const PatternContext&) {
-  MapReader map(body, "block_topk");
-  TopkOptions options;
-  options.topk = map.integer("topk", 1, 4096, options.topk);
-  options.sinks = map.integer("sinks", 0, 1024, options.sinks);
-  options.dim = map.integer("dim", 0, 1024, options.dim);
-  options.parts = map.integer("parts", 1, 128, options.parts);
-  options.explore = map.number("explore", 0, 1, options.explore);
-  options.wanted = map.number("wanted", 0.01, 10, options.wanted);
-  LearnSchedule schedule;
-  schedule.warmup = map.number("warmup", 0, 1, 0);
-  schedule.harden = map.number("harden", 0, 1, 1);
-  schedule.lr = map.number("lr", 0, 1e6, 1);
-  TileBudget budget;
-  if (schedule.harden < 1 || map.has("budget") || map.has("tiles")) budget = read_budget(map);
-  map.done();
-  return std::make_shared<LearnedPatternOf<BlockTopk, TopkOptions>>(budget, schedule, options);
+PatternKind block_topk_kind() {
+  return kind_of<TopkSettings, LearnedPatternOf<BlockTopk, TopkSettings>>(
+      "block_topk", "the key tiles that a learned router finds for the query, the diagonal and sinks", "topk",
+      "");
 }
 
 }  // namespace filigree

@@ -203,34 +203,4 @@ std::vector<HeadTile> read_tile_list(const Tensor& values, const std::string& na
   return tiles;
 }
 
-TileBudget read_budget(MapReader& map) {
-  TileBudget budget;
-  const bool share = map.has("budget"), tiles = map.has("tiles");
-  if (!share && !tiles) map.refuse_misspelt({"budget", "tiles"});
-  if (share == tiles)
-    fail_at(
-        map.node().mark,
-        share ? fmt::format("{} and {} exclude each other", map.name("budget"), map.name("tiles"))
-              : fmt::format("{} is missing", map.name("budget")),
-        "budget: the share of full attention's tiles to keep, such as 0.1; tiles: their number per layer");
-  if (share) budget.share = map.number("budget", 1e-6, 1);
-  if (tiles) budget.tiles = map.integer("tiles", 1, std::int64_t{1} << 40);
-  return budget;
-}
-
-LearnSchedule read_schedule(MapReader& map) {
-  LearnSchedule s;
-  s.warmup = map.number("warmup", 0, 1, s.warmup);
-  s.anneal = map.number("anneal", 0, 1, s.anneal);
-  s.harden = map.number("harden", 0, 1, s.harden);
-  if (!(s.warmup < s.anneal && s.anneal <= s.harden))
-    fail_at(map.node().mark,
-            fmt::format("{} {} < {} {} <= {} {} does not hold", map.name("warmup"), s.warmup,
-                        map.name("anneal"), s.anneal, map.name("harden"), s.harden),
-            "they are shares of the run's steps, in this order");
-  s.refresh = map.integer("refresh", 1, 1 << 20, s.refresh);
-  s.lr = map.number("lr", 0, 1e6, s.lr);
-  return s;
-}
-
 }  // namespace filigree

@@ -126,24 +126,4 @@ Tensor tile_list(const std::vector<HeadTile>& tiles);
 std::vector<HeadTile> read_tile_list(const Tensor& values, const std::string& name, int n_heads,
                                      std::int64_t side, bool causal);
 
-// The pattern of a mechanism M(heads, budget, schedule, options, factory).
-template <class M, class Options>
-class LearnedPatternOf final : public LearnedPattern {
- public:
-  LearnedPatternOf(const TileBudget& budget, const LearnSchedule& schedule, Options options)
-      : budget_(budget), schedule_(schedule), options_(std::move(options)) {}
-  ConnectivityPtr make(const LearnedHeads& heads, const ParameterFactory& factory) const override {
-    return std::make_shared<M>(heads, budget_, schedule_, options_, factory);
-  }
-
- private:
-  TileBudget budget_;
-  LearnSchedule schedule_;
-  Options options_;
-};
-
-// The keys that all mechanisms share: `budget` (a share) or `tiles`; warmup, anneal, harden, refresh, lr.
-TileBudget read_budget(MapReader& map);
-LearnSchedule read_schedule(MapReader& map);
-
 }  // namespace filigree

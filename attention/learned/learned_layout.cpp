@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "attention/learned/gated.h"
+#include "attention/learned/learned_settings.h"
 #include "attention/learned/unit_dictionary.h"
-#include "attention/registry.h"
 #include "core/ops.h"
 #include "core/parallel.h"
 
@@ -168,38 +168,52 @@ class LearnedLayout final : public Gated {
   Tensor noise_;
 };
 
-void read_moduli(MapReader& map, std::string_view key, std::vector<std::int64_t>& moduli) {
-  const YamlNode* node = map.find(key);
-  if (!node) return;
-  if (!node->is_sequence())
-    fail_at(node->mark, fmt::format("{} must be a list of numbers of tiles", map.name(key)));
-  moduli.clear();
-  for (const YamlNode& item : node->items) {
-    const std::int64_t s = as_integer(item, map.name(key), 2, 1024);
-    if (std::ranges::find(moduli, s) != moduli.end())
-      fail_at(item.mark, fmt::format("{} names {} twice", map.name(key), s));
-    moduli.push_back(s);
-  }
+void moduli(Fields& f, std::string_view key, std::vector<std::int64_t>& list, std::string_view meaning) {
+  const auto read = [&list, key](const YamlNode& node, MapReader& map) {
+    if (!node.is_sequence())
+      fail_at(node.mark, fmt::format("{} must be a list of numbers of tiles", map.name(key)));
+    list.clear();
+    for (const YamlNode& item : node.items) {
+      const std::int64_t s = as_integer(item, map.name(key), 2, 1024);
+      if (std::ranges::find(list, s) != list.end())
+        fail_at(item.mark, fmt::format("{} names {} twice", map.name(key), s));
+      list.push_back(s);
+    }
+  };
+  const auto print = [&list] {
+    YamlNode node = YamlNode::make_sequence();
+    for (const std::int64_t s : list) node.items.push_back(YamlNode::make(s));
+    return node;
+  };
+  f.custom(key, Field::Type::integers, meaning, read, print);
 }
+
+struct LayoutSettings : LearnedSettings {
+  UnitOptions options;
+
+  void fields(Fields& f) {
+    budget_fields(f);
+    schedule_fields(f);
+    f.number("explore", schedule.explore, between(0, 1),
+             "share of the tiles that are off and computed all the same");
+    f.integer("distances", options.distances, between(0, 4096), "tile distances that are units of their own");
+    f.integer("bands", options.bands, between(0, 64),
+              "log-spaced ranges of the distances beyond, per octave");
+    f.integer("sinks", options.sinks, between(0, 1024), "key tiles at the start that are units");
+    moduli(f, "strides", options.strides, "numbers s of tiles: distances equal mod s are a unit");
+    moduli(f, "columns", options.columns, "numbers s of tiles: key tiles equal mod s are a unit");
+    f.integer("random_sets", options.random_sets, between(0, 1024), "disjoint random sets, each a unit");
+    f.integer("seed", options.random_seed, between(0, std::int64_t{1} << 53), "seed of the random sets");
+    f.boolean("free_blocks", options.free_blocks, "every tile is a unit; for the length of training only");
+  }
+};
 
 }  // namespace
 
-PatternPtr make_learned_layout(const YamlNode& body, const PatternContext&) {
-  MapReader map(body, "learned_layout");
-  const TileBudget budget = read_budget(map);
-  LearnSchedule schedule = read_schedule(map);
-  schedule.explore = map.number("explore", 0, 1, schedule.explore);
-  UnitOptions units;
-  units.distances = map.integer("distances", 0, 4096, units.distances);
-  units.bands = map.integer("bands", 0, 64, units.bands);
-  units.sinks = map.integer("sinks", 0, 1024, units.sinks);
-  read_moduli(map, "strides", units.strides);
-  read_moduli(map, "columns", units.columns);
-  units.random_sets = map.integer("random_sets", 0, 1024, units.random_sets);
-  units.random_seed = static_cast<std::uint64_t>(map.integer("seed", 0, std::int64_t{1} << 53, 0));
-  units.free_blocks = map.boolean("free_blocks", units.free_blocks);
-  map.done();
-  return std::make_shared<LearnedPatternOf<LearnedLayout, UnitOptions>>(budget, schedule, std::move(units));
+PatternKind learned_layout_kind() {
+  return kind_of<LayoutSettings, LearnedPatternOf<LearnedLayout, LayoutSettings>>(
+      "learned_layout", "what the head has learned, from a dictionary of distances, sinks, strides ..",
+      "tiles", "budget");
 }
 
 }  // namespace filigree

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "attention/learned/gated.h"
-#include "attention/registry.h"
+#include "attention/learned/learned_settings.h"
 #include "core/ops.h"
 
 namespace filigree {
@@ -93,18 +93,23 @@ class LearnedSpan final : public Gated {
   Tensor spans_, rest_, share_;
 };
 
+struct SpanSettings : LearnedSettings {
+  SpanOptions options;
+
+  SpanSettings() { schedule.explore = 0; }  // a span grows at its edge, which its ramp computes
+  void fields(Fields& f) {
+    budget_fields(f);
+    schedule_fields(f);
+    f.number("ramp", options.ramp, between(1, 1024), "tiles over which a gate falls from 1 to 0");
+    f.number("initial", options.initial, between(0.01, 1), "share of the tiles that a span begins with");
+  }
+};
+
 }  // namespace
 
-PatternPtr make_learned_span(const YamlNode& body, const PatternContext&) {
-  MapReader map(body, "learned_span");
-  const TileBudget budget = read_budget(map);
-  LearnSchedule schedule = read_schedule(map);
-  schedule.explore = 0;  // a span grows at its edge, which its ramp computes
-  SpanOptions options;
-  options.ramp = map.number("ramp", 1, 1024, options.ramp);
-  options.initial = map.number("initial", 0.01, 1, options.initial);
-  map.done();
-  return std::make_shared<LearnedPatternOf<LearnedSpan, SpanOptions>>(budget, schedule, options);
+PatternKind learned_span_kind() {
+  return kind_of<SpanSettings, LearnedPatternOf<LearnedSpan, SpanSettings>>(
+      "learned_span", "the distances up to the span that the head has learned", "tiles", "budget");
 }
 
 }  // namespace filigree

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "attention/registry.h"
+#include "attention/pattern_spec.h"
 #include "core/module.h"
 #include "core/parallel.h"
 
@@ -36,7 +36,7 @@ HeadTiles choose_for_head(const TilePattern& from, int head, const TileChooser& 
 }  // namespace
 
 LayoutPtr full_layout(const Geometry& geometry, int n_heads) {
-  const PatternPtr full = make_full(YamlNode::make_map(), {});
+  const PatternPtr full = make_pattern(read_pattern(YamlNode::make("full")), 0, 1, 1);
   return std::make_shared<const TileLayout>(build_layout(*full, geometry, n_heads));
 }
 

@@ -105,7 +105,8 @@ void UnitDictionary::units_of(std::int64_t q, std::int64_t k, std::vector<std::i
     first += s;
   }
   if (options_.random_sets > 0) {
-    const RandomKey key{options_.random_seed, kRandomSite, static_cast<std::uint32_t>(q)};
+    const RandomKey key{static_cast<std::uint64_t>(options_.random_seed), kRandomSite,
+                        static_cast<std::uint32_t>(q)};
     const std::uint64_t draw = key.block(static_cast<std::uint64_t>(k))[0];
     take(first_random_ +
          static_cast<std::int64_t>(draw * static_cast<std::uint64_t>(options_.random_sets) >> 32));

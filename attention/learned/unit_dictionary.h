@@ -28,7 +28,7 @@ struct UnitOptions {
   std::int64_t sinks = 4;
   std::vector<std::int64_t> strides, columns = {4, 8};
   std::int64_t random_sets = 0;
-  std::uint64_t random_seed = 0;
+  std::int64_t random_seed = 0;
   bool free_blocks = false;
 };
 

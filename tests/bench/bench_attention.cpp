@@ -9,7 +9,7 @@
 #include <functional>
 #include <thread>
 
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "attention/sparse_attention.h"
 #include "core/parallel.h"
 #include "core/random.h"
@@ -50,8 +50,9 @@ class Attention {
  public:
   Attention(const std::string& pattern, std::int64_t n, int tile, int n_heads = 4, std::int64_t dim = 64)
       : dim_(dim),
-        layout_(std::make_shared<TileLayout>(build_layout(
-            *make_pattern(parse_yaml(pattern, "bench"), 0, 1, n_heads), {n, true, tile}, n_heads))) {
+        layout_(std::make_shared<TileLayout>(
+            build_layout(*make_pattern(read_pattern(parse_yaml(pattern, "bench")), 0, 1, n_heads),
+                         {n, true, tile}, n_heads))) {
     const Shape shape = {1, n, n_heads, dim};
     RandomStream random(7);
     for (Var* x : {&q_, &k_, &v_}) *x = Var(normal(random, shape), true);

@@ -1,12 +1,12 @@
-// Attention on the GPU, forward and backward, per pattern and shape: those that RESULTS.md compares with PyTorch's
-// FlexAttention. One JSON line per pattern, shape and tile edge.
+// Attention on the GPU, forward and backward, per pattern and shape: those that RESULTS.md compares with
+// PyTorch's FlexAttention. One JSON line per pattern, shape and tile edge.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <cmath>
 
 #include "attention/kernels.h"
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "attention/sparse_attention.h"
 #include "tests/bench/bench_cuda.h"
 
@@ -43,7 +43,8 @@ struct Shape4 {
 };
 
 void measure(const Case& c, const Shape4& s, int tile, DType type) {
-  const PatternPtr pattern = make_pattern(parse_yaml(c.pattern, c.name), 0, 1, static_cast<int>(s.h));
+  const PatternPtr pattern =
+      make_pattern(read_pattern(parse_yaml(c.pattern, c.name)), 0, 1, static_cast<int>(s.h));
   const auto layout =
       std::make_shared<TileLayout>(build_layout(*pattern, {s.n, true, tile}, static_cast<int>(s.h)));
   const Shape shape{s.b, s.n, s.h, s.d};

@@ -4,7 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "layers/flops.h"
 #include "tests/bench/bench_cuda.h"
 #include "train/run/step.h"
@@ -53,8 +53,8 @@ void run(const Options& o) {
   config.vocab_size = o.vocab;
   config.max_seq_len = o.seq;
   const auto patterns = std::make_shared<const LayerPatterns>(
-      make_layer_patterns(parse_yaml(o.pattern, "bench"), o.layers, o.heads), Geometry{o.seq, true, o.tile},
-      o.heads);
+      make_layer_patterns(read_pattern(parse_yaml(o.pattern, "bench")), o.layers, o.heads),
+      Geometry{o.seq, true, o.tile}, o.heads);
   Transformer model(config, 1, Device::cuda(), DType::f32, o.fp32 ? DType::f32 : DType::bf16, patterns);
   Optimizer optimizer(TrainConfig{}, model.parameters());
   StepOptions options;

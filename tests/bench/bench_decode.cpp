@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "core/parallel.h"
 #include "layers/decoder_cache.h"
 #include "layers/transformer.h"
@@ -45,8 +45,8 @@ ModelConfig shape() {
 Transformer with_pattern(const Transformer& model, const std::string& pattern, std::int64_t n) {
   const ModelConfig& c = model.config();
   return model.attending_with(fixed_connectivities(std::make_shared<const LayerPatterns>(
-      make_layer_patterns(parse_yaml(pattern, "bench"), c.n_layers, c.n_heads), Geometry{n, true, 64},
-      c.n_heads)));
+      make_layer_patterns(read_pattern(parse_yaml(pattern, "bench")), c.n_layers, c.n_heads),
+      Geometry{n, true, 64}, c.n_heads)));
 }
 
 Tensor random_heads(std::int64_t n, const ModelConfig& c) {

@@ -13,7 +13,7 @@
 #include <chrono>
 #include <cmath>
 
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "core/build_info.h"
 #include "core/stream.h"
 #include "train/run/step.h"
@@ -64,7 +64,7 @@ LayerPatternsPtr patterns_of(const Options& o, std::vector<PatternPtr> layers) {
 }
 
 LayerPatternsPtr patterns_of(const Options& o, const std::string& yaml) {
-  return patterns_of(o, make_layer_patterns(parse_yaml(yaml, "bench"), o.layers, o.heads));
+  return patterns_of(o, make_layer_patterns(read_pattern(parse_yaml(yaml, "bench")), o.layers, o.heads));
 }
 
 ModelConfig config_of(const Options& o) {

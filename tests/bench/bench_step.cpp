@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "core/parallel.h"
 #include "layers/flops.h"
 #include "layers/transformer.h"
@@ -64,8 +64,8 @@ struct Step {
   }
   static LayerPatternsPtr patterns(const ModelConfig& c, std::int64_t n, const std::string& pattern) {
     return std::make_shared<const LayerPatterns>(
-        make_layer_patterns(parse_yaml(pattern, "bench"), c.n_layers, c.n_heads), Geometry{n, true, 64},
-        c.n_heads);
+        make_layer_patterns(read_pattern(parse_yaml(pattern, "bench")), c.n_layers, c.n_heads),
+        Geometry{n, true, 64}, c.n_heads);
   }
   double flops() const {
     return model_flops_per_token(model.config(), model.computed_layouts()) *

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "attention/pattern.h"
+#include "attention/pattern_spec.h"
 #include "attention/sparse_attention.h"
 #include "core/ops.h"
 #include "core/random.h"
@@ -13,7 +13,7 @@ using namespace filigree;
 int main() {
   const std::int64_t n = 1000, heads = 2, dim = 32;
   const YamlNode yaml = parse_yaml("{longformer: {window: 64, global: 2}}", "the pattern");
-  const PatternPtr pattern = make_layer_patterns(yaml, 1, heads).front();
+  const PatternPtr pattern = make_layer_patterns(read_pattern(yaml), 1, heads).front();
   const auto layout = std::make_shared<const TileLayout>(build_layout(*pattern, {.n = n, .tile = 32}, heads));
 
   const auto random = [&](std::uint32_t site) {

@@ -10,32 +10,7 @@
 namespace filigree {
 namespace {
 
-constexpr const char* kFit = "fit";
 constexpr std::int64_t kMaxExhaustive = 2048;  // values that are all tried where nothing else helps
-
-struct DefaultParameter {
-  const char *pattern, *parameter;
-};
-constexpr DefaultParameter kDefaults[] = {
-    {"local", "window"},         {"longformer", "window"},    {"strided", "stride"},  {"fixed", "stride"},
-    {"random", "keys"},          {"random_blocks", "blocks"}, {"bigbird", "random"},  {"global", "tokens"},
-    {"learned_layout", "tiles"}, {"learned_span", "tiles"},   {"block_topk", "topk"},
-};
-
-bool is_fit(const YamlNode& node) {
-  return node.is_scalar() && !node.quoted && node.scalar == kFit;
-}
-
-// The first key whose value is `fit`, for messages.
-std::string parameter_name(const YamlNode& node) {
-  for (const auto& [key, value] : node.entries) {
-    if (is_fit(value)) return key.scalar;
-    if (const std::string name = parameter_name(value); !name.empty()) return name;
-  }
-  for (const YamlNode& item : node.items)
-    if (const std::string name = parameter_name(item); !name.empty()) return name;
-  return "";
-}
 
 // Values to try: dense at first, then a few per doubling, so that every order of magnitude is seen.
 std::vector<std::int64_t> coarse_values(std::int64_t max) {
@@ -122,43 +97,6 @@ LayerWork work_per_layer(const Config& config) {
   return work;
 }
 
-bool has_free_parameter(const YamlNode& pattern) {
-  return is_fit(pattern) || std::ranges::any_of(pattern.items, has_free_parameter) ||
-         std::ranges::any_of(pattern.entries, [](const auto& e) { return has_free_parameter(e.second); });
-}
-
-YamlNode with_parameter(const YamlNode& pattern, std::int64_t value) {
-  YamlNode out = pattern;
-  if (is_fit(pattern)) out.scalar = std::to_string(value);
-  for (YamlNode& item : out.items) item = with_parameter(item, value);
-  for (auto& [key, entry] : out.entries) entry = with_parameter(entry, value);
-  return out;
-}
-
-YamlNode with_default_parameter(const YamlNode& pattern) {
-  const bool bare = pattern.is_scalar();  // a name alone
-  if (has_free_parameter(pattern) || (!bare && (!pattern.is_map() || pattern.entries.size() != 1)))
-    return pattern;
-  const std::string& name = bare ? pattern.scalar : pattern.entries.front().first.scalar;
-  const auto known = std::ranges::find_if(kDefaults, [&](const auto& d) { return name == d.pattern; });
-  if (known == std::end(kDefaults)) return pattern;
-  YamlNode body = bare ? YamlNode::make_map() : pattern.entries.front().second;
-  if (body.is_null()) body.kind = YamlNode::Kind::map;
-  if (!body.is_map() || body.find(known->parameter) || (name == "global" && body.find("positions")) ||
-      (known->parameter == std::string_view("tiles") && body.find("budget")))
-    return pattern;
-  YamlNode value;
-  value.kind = YamlNode::Kind::scalar;
-  value.scalar = kFit;
-  body.mark = value.mark = pattern.mark;
-  body.add(known->parameter, value);
-  body.entries.back().first.mark = pattern.mark;
-  YamlNode out = YamlNode::make_map();
-  out.add(name, std::move(body));
-  out.mark = out.entries.front().first.mark = pattern.mark;
-  return out;
-}
-
 FitSearch fit_parameter(const std::function<std::optional<double>(std::int64_t)>& tiles, std::int64_t max,
                         std::int64_t tile, double target, double tolerance) {
   Search search(tiles, target, tolerance);
@@ -193,7 +131,7 @@ std::pair<std::int64_t, std::int64_t> plateau(const std::function<std::optional<
 }
 
 Fitted fit_pattern(Config& config, double target, const Equal& equal, const std::string& cell) {
-  const YamlNode pattern = with_default_parameter(config.pattern);
+  const YamlNode pattern = with_default_parameter(config.pattern.written);
   if (!has_free_parameter(pattern)) {
     const double tiles = tiles_per_layer(config);
     if (std::abs(tiles - target) > equal.tolerance * target)
@@ -206,7 +144,7 @@ Fitted fit_pattern(Config& config, double target, const Equal& equal, const std:
   std::string refused;
   const auto evaluate = [&](std::int64_t value) -> std::optional<double> {
     try {
-      config.pattern = with_parameter(pattern, value);
+      config.pattern = read_pattern(with_parameter(pattern, value));
       validate_pattern(config);
       return tiles_per_layer(config);
     } catch (const Error& e) {
@@ -215,7 +153,7 @@ Fitted fit_pattern(Config& config, double target, const Equal& equal, const std:
       return std::nullopt;
     }
   };
-  const std::string name = parameter_name(pattern);
+  const std::string name = free_parameter(pattern);
   // Most parameters count tokens, or less.
   const std::int64_t most = name == "tiles" ? std::llround(2 * target) : config.data.seq_len;
   const FitSearch found = fit_parameter(evaluate, most, config.tile, target, equal.tolerance);

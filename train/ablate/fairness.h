@@ -2,10 +2,9 @@
 // target says.
 //
 // The free parameter is what the pattern gives as the word `fit`, anywhere in it ({bigbird: {random: fit}});
-// where there is none, the default one of a pattern that does not give it: window of local and longformer,
-// stride of strided and fixed, keys of random, blocks of random_blocks, random of bigbird, tokens of global,
-// tiles of learned_layout and learned_span, topk of block_topk. Learned patterns count as they are when
-// hardened. Every other pattern has to meet the target as it is.
+// where there is none, the one that the pattern's kind names for this (PatternKind::fitted), if the pattern
+// does not give it. Learned patterns count as they are when hardened. Every other pattern has to meet the
+// target as it is.
 #pragma once
 
 #include <functional>
@@ -24,12 +23,6 @@ inline double tiles_per_layer(const Config& config) {
   return work_per_layer(config).tiles;
 }
 
-// Whether the word `fit` stands in the pattern as a value; the pattern with a number in its place.
-bool has_free_parameter(const YamlNode& pattern);
-YamlNode with_parameter(const YamlNode& pattern, std::int64_t value);
-// The pattern with `fit` as its default parameter, if it has one that is not given; else as it is.
-YamlNode with_default_parameter(const YamlNode& pattern);
-
 // The whole number in [0, max] whose tiles are nearest to the target: tiles(value) is nullopt where the value
 // is refused. It need not be monotone. `near` receives the best ones on either side for messages.
 struct FitSearch {
@@ -42,10 +35,10 @@ FitSearch fit_parameter(const std::function<std::optional<double>(std::int64_t)>
 std::pair<std::int64_t, std::int64_t> plateau(const std::function<std::optional<double>(std::int64_t)>& tiles,
                                               std::int64_t value, std::int64_t max);
 
-// Fits the config's pattern. Of neighbouring values with the same tiles, which differ in how much of them
-// they need, the end that needs more is taken: a window of 513 tokens, not of 450, in eight tiles of 64.
-// Error(usage) with the numbers if that is not possible within the tolerance.
-// `cell` names it in messages.
+// Fits the config's pattern, which may still be unread. Of neighbouring values with the same tiles, which
+// differ in how much of them they need, the end that needs more is taken: a window of 513 tokens, not of 450,
+// in eight tiles of 64. Error(usage) with the numbers if that is not possible within the tolerance. `cell`
+// names it in messages.
 Fitted fit_pattern(Config& config, double target, const Equal& equal, const std::string& cell);
 
 }  // namespace filigree

@@ -236,7 +236,8 @@ Config parse_cell(const YamlNode& tree, const Sweep& sweep, const Cell& cell) {
   YamlNode checked = tree;
   *checked.find("pattern") = YamlNode::make("full");
   Config config = parse_config(checked, cell.name);
-  config.pattern = *pattern;
+  config.pattern = {};
+  config.pattern.written = *pattern;  // is read with each value that is tried
   return config;
 }
 
@@ -284,7 +285,7 @@ double target_tiles(const Sweep& sweep, const Cell& cell) {
 
 // Cells that differ in their seed only are fitted once.
 void fit_cells(Sweep& sweep) {
-  std::map<std::string, std::pair<Fitted, YamlNode>> known;
+  std::map<std::string, std::pair<Fitted, PatternSpec>> known;
   std::map<std::string, double> targets;
   std::vector<double> target_of;
   const auto key_of = [&](const Cell& cell) {

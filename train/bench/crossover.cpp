@@ -165,7 +165,7 @@ class StepWork : public Work {
 };
 
 // The request's config for a pattern and a length.
-Config config_at(const CrossoverRequest& request, const YamlNode& pattern, std::int64_t n) {
+Config config_at(const CrossoverRequest& request, const PatternSpec& pattern, std::int64_t n) {
   Config config = request.config;
   config.pattern = pattern;
   config.data.seq_len = config.model.max_seq_len = n;
@@ -193,11 +193,11 @@ double computed_tiles(const std::vector<LayoutPtr>& layouts) {
   return tiles;
 }
 
-CrossoverPoint measure_point(const CrossoverRequest& request, const YamlNode& pattern, std::int64_t n) {
+CrossoverPoint measure_point(const CrossoverRequest& request, const PatternSpec& pattern, std::int64_t n) {
   const Config config = config_at(request, pattern, n);
   const std::int64_t tokens = request.tokens > 0 ? request.tokens : request.lengths.back();
   const LayerPatternsPtr sparse = layer_patterns(config);
-  const LayerPatternsPtr full = layer_patterns(config_at(request, YamlNode::make("full"), n));
+  const LayerPatternsPtr full = layer_patterns(config_at(request, read_pattern(YamlNode::make("full")), n));
   CrossoverPoint point;
   point.length = n;
   point.batch = std::max<std::int64_t>(1, tokens / n);

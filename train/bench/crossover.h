@@ -16,8 +16,8 @@ namespace filigree {
 struct CrossoverRequest {
   // Model, tile, device and precision; its pattern, seq_len and batch are replaced.
   Config config;
-  std::vector<std::pair<std::string, YamlNode>> patterns;  // (name, pattern)
-  std::vector<std::int64_t> lengths;                       // ascending
+  std::vector<std::pair<std::string, PatternSpec>> patterns;  // (name, pattern)
+  std::vector<std::int64_t> lengths;                          // ascending
   std::int64_t tokens = 0;  // of a batch: sequences = tokens / N, at least 1. 0: the largest length
   int repeats = 5;          // turns
 };

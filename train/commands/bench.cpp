@@ -43,9 +43,7 @@ void read_config(const CrossoverArguments& arguments, CrossoverRequest& request)
   const Sweep sweep = load_sweep(arguments.config);
   request.config = sweep.cells.front().config;
   for (const Cell& cell : sweep.cells) {
-    const auto same = [&](const auto& known) {
-      return to_yaml(known.second) == to_yaml(cell.config.pattern);
-    };
+    const auto same = [&](const auto& known) { return known.second == cell.config.pattern; };
     if (std::ranges::none_of(request.patterns, same))
       request.patterns.emplace_back(sweep.variant(cell), cell.config.pattern);
   }
@@ -60,13 +58,10 @@ CrossoverRequest make_request(const CrossoverArguments& arguments) {
   set_n_threads(request.config.threads);
   if (!arguments.patterns.empty()) request.patterns.clear();
   for (const std::string& text : arguments.patterns) {
-    YamlNode pattern = parse_yaml(text, "--pattern");
-    request.patterns.emplace_back(plain_words(pattern), std::move(pattern));
+    const YamlNode written = parse_yaml(text, "--pattern");
+    request.patterns.emplace_back(plain_words(written), read_pattern(written));
   }
-  std::erase_if(request.patterns, [](const auto& p) {
-    return (p.second.is_scalar() && p.second.scalar == "full") ||
-           (p.second.is_map() && p.second.find("full"));
-  });
+  std::erase_if(request.patterns, [](const auto& p) { return p.second.name() == "full"; });
   if (request.patterns.empty())
     throw Error(ErrorKind::usage, "there is no pattern to compare with full attention",
                 "give --pattern '{local: {window: 64}}', a config or a sweep");

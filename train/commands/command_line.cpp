@@ -118,13 +118,9 @@ void reads_data(OutputCheck& outputs, const std::vector<std::string>& inputs) {
   }
 }
 
-void reads_pattern(OutputCheck& outputs, const YamlNode& pattern) {
-  for (const YamlNode& item : pattern.items) reads_pattern(outputs, item);
-  for (const auto& [key, value] : pattern.entries)
-    if (key.scalar == "file" && value.is_scalar())
-      outputs.reads(expand_home(value.scalar));
-    else
-      reads_pattern(outputs, value);
+void reads_pattern(OutputCheck& outputs, const PatternSpec& pattern) {
+  for (const auto& layout : named_layouts(pattern))
+    if (layout.in_file) outputs.reads(layout.name);
 }
 
 void reads_config_file(OutputCheck& outputs, const std::filesystem::path& file) {

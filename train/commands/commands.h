@@ -35,7 +35,7 @@ void add_overwrite_flag(CLI::App& command, bool& overwrite);
 // folders and globs; the layout files that a pattern names; a config's file, with those that it extends.
 void reads_config(OutputCheck& outputs, const Config& config);
 void reads_data(OutputCheck& outputs, const std::vector<std::string>& inputs);
-void reads_pattern(OutputCheck& outputs, const YamlNode& pattern);
+void reads_pattern(OutputCheck& outputs, const PatternSpec& pattern);
 void reads_config_file(OutputCheck& outputs, const std::filesystem::path& file);
 
 // --device auto|cpu|cuda, for commands that use a trained model.

@@ -22,13 +22,13 @@ struct ExplainOptions {
   std::string png, svg, dump;
 };
 
-ExplainRequest request_of(const YamlNode& pattern, const Geometry& geometry, int n_layers, int n_heads,
+ExplainRequest request_of(const PatternSpec& pattern, const Geometry& geometry, int n_layers, int n_heads,
                           int n_kv_heads, std::int64_t head_dim) {
   ExplainRequest request;
   request.layers = make_layer_patterns(pattern, n_layers, n_heads);
   for (const PatternPtr& layer : request.layers) {
     layer->validate(geometry, n_heads);
-    require_pairs(*layer, geometry, n_heads, pattern.mark);
+    require_pairs(*layer, geometry, n_heads, pattern.written.mark);
   }
   request.geometry = geometry;
   request.n_heads = n_heads;
@@ -81,7 +81,7 @@ ExplainRequest request_of_target(const CLI::App& command, const ExplainOptions& 
                                  OutputCheck& outputs) {
   if (is_pattern(options.target)) {
     PatternFile written;
-    written.pattern = parse_yaml(options.target, "PATTERN");
+    written.pattern = read_pattern(parse_yaml(options.target, "PATTERN"));
     return request_of_pattern(written, options, outputs);
   }
   if (!std::filesystem::exists(options.target)) {

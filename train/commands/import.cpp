@@ -3,7 +3,7 @@
 
 #include "data/progress.h"
 #include "train/commands/commands.h"
-#include "train/interchange/pattern_fit.h"
+#include "train/interchange/layout_export.h"
 
 namespace filigree {
 namespace {
@@ -14,14 +14,10 @@ struct ImportArguments {
   ImportRequest request;
 };
 
-YamlNode pattern_tree(const std::string& text) {
-  return std::filesystem::exists(text) ? parse_yaml_file(text) : parse_yaml(text, "--pattern");
-}
-
-PatternFile read_pattern(const std::string& text) {
+PatternFile pattern_argument(const std::string& text) {
   if (!std::filesystem::exists(text)) {
     PatternFile written;
-    written.pattern = pattern_tree(text);
+    written.pattern = read_pattern(parse_yaml(text, "--pattern"));
     return written;
   }
   const auto file = load_pattern_file(text);
@@ -34,9 +30,12 @@ void run(ImportArguments& arguments) {
   OutputCheck outputs(arguments.overwrite);
   outputs.reads(request.folder);
   outputs.reads(arguments.pattern);
-  if (!arguments.pattern.empty()) reads_pattern(outputs, pattern_tree(arguments.pattern));
+  if (!arguments.pattern.empty()) {
+    OutputCheck(outputs).writes(request.output, "-o", true);  // before anything is read, and again after it
+    request.pattern = pattern_argument(arguments.pattern);
+    reads_pattern(outputs, request.pattern->pattern);
+  }
   outputs.writes(request.output, "-o", true);
-  if (!arguments.pattern.empty()) request.pattern = read_pattern(arguments.pattern);
   std::optional<Progress> bar;
   const ImportResult result = import_model(request, [&](std::int64_t done, std::int64_t total) {
     if (!bar) bar.emplace("import", total, "");

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/pattern_spec.h"
 #include "core/fields.h"
 #include "data/sources.h"
 #include "data/tasks/registry.h"
@@ -109,8 +110,7 @@ struct LogConfig {
 // What a config says of attention. A file may hold only this: the pattern, and causal and tile if they differ
 // from the defaults.
 struct PatternFile {
-  // As written; a `layers:` or `heads:` list says more than one pattern.
-  YamlNode pattern = YamlNode::make_map().add("full", YamlNode::make_map());
+  PatternSpec pattern;  // a `layers:` or `heads:` list says more than one pattern
   bool causal = true;
   int tile = 64;
   bool operator==(const PatternFile&) const = default;

@@ -6,28 +6,16 @@
 #include "core/hash.h"
 
 namespace filigree {
-namespace {
-
-void add_layout_files(const YamlNode& node, Xxhash64& sum, std::int64_t& count) {
-  for (const YamlNode& item : node.items) add_layout_files(item, sum, count);
-  for (const auto& [key, value] : node.entries) {
-    const YamlNode* file = key.scalar == "block" ? value.find("file") : nullptr;
-    if (!file) {
-      add_layout_files(value, sum, count);
-      continue;
-    }
-    const std::string bytes = read_file(expand_home(file->scalar));
-    sum.update(bytes.data(), bytes.size());
-    ++count;
-  }
-}
-
-}  // namespace
 
 std::string layout_files_sum(const Config& config) {
   Xxhash64 sum;
   std::int64_t count = 0;
-  add_layout_files(config.pattern, sum, count);
+  for (const auto& layout : named_layouts(config.pattern)) {
+    if (!layout.in_file) continue;
+    const std::string bytes = read_file(layout.name);
+    sum.update(bytes.data(), bytes.size());
+    ++count;
+  }
   return count ? hex64(sum.digest()) : "";
 }
 
@@ -49,7 +37,7 @@ void validate_pattern(const Config& config) {
   const ModelConfig& model = config.model;
   for (const PatternPtr& pattern : make_layer_patterns(config.pattern, model.n_layers, model.n_heads)) {
     pattern->validate(geometry, model.n_heads);
-    require_pairs(*pattern, geometry, model.n_heads, config.pattern.mark);
+    require_pairs(*pattern, geometry, model.n_heads, config.pattern.written.mark);
   }
 }
 

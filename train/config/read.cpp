@@ -142,6 +142,7 @@ Config parse_config(const YamlNode& root, const std::string& name) {
     fail_at(map.mark_of("causal"),
             "a decoder predicts the next token and must not see it: causal must be true",
             "set causal: true, or model.type: encoder_mlm");
+  config.pattern = read_pattern(config.pattern.written);
   validate_pattern(config);
   check_eval_lengths(section("train"), config);
   return config;
@@ -157,6 +158,7 @@ std::optional<PatternFile> load_pattern_file(const std::filesystem::path& path) 
   FieldReader reader(map);
   fields(reader, file);
   reader.done();
+  file.pattern = read_pattern(file.pattern.written);
   return file;
 }
 

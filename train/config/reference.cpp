@@ -135,8 +135,8 @@ std::string reference_text(const FieldList& list) {
   std::string text;
   for (const FieldList::Section& section : list.sections()) {
     if (!section.key.empty())
-      text +=
-          fmt::format("\n{}: {}{}\n\n", section.key, section.meaning, section.required ? " (required)" : "");
+      text += fmt::format("\n{}: {}{}\n{}", section.key, section.meaning,
+                          section.required ? " (required)" : "", section.fields.empty() ? "" : "\n");
     for (const Field& field : section.fields) text += field_text(full_name(section, field), field);
   }
   return text;

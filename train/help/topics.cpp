@@ -3,7 +3,7 @@
 #include <memory>
 #include <utility>
 
-#include "attention/registry.h"
+#include "attention/patterns.h"
 #include "data/tasks/registry.h"
 #include "train/config/reference.h"
 
@@ -14,11 +14,18 @@ extern const std::vector<std::pair<std::string_view, std::string_view>> kHelpFil
 
 namespace {
 
+// The rule of every pattern, and its parameters with their defaults or an example.
 std::string pattern_table() {
   std::string text;
-  for (const PatternEntry& entry : pattern_registry())
-    text += fmt::format("    {:<18}  {}\n", entry.name, entry.meaning);
-  return text;
+  for (const PatternKind& kind : pattern_kinds()) {
+    FieldList list;
+    list.section(kind.name, kind.meaning, false, [&] {
+      if (kind.fields) kind.fields(list);
+    });
+    text += reference_text(list);
+    if (!kind.example.empty()) text += fmt::format("    {}\n", kind.example);
+  }
+  return text.substr(1);  // without the blank line before the first
 }
 
 // The parameters of every task with their defaults.

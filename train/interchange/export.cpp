@@ -12,7 +12,6 @@
 #include "core/file.h"
 #include "train/config/layouts.h"
 #include "train/interchange/layout_export.h"
-#include "train/interchange/pattern_fit.h"
 #include "train/interchange/safetensors.h"
 #include "train/interchange/tokenizer_files.h"
 #include "train/record/loaded_model.h"
@@ -151,7 +150,7 @@ ExportResult export_model(const fs::path& path, const fs::path& folder, DType dt
                           const std::function<void(std::int64_t, std::int64_t)>& progress, bool overwrite) {
   const StoredModel stored = read_stored_model(path);
   const Config& config = stored.config;
-  const PatternFit fit = fit_pattern(config);
+  const AttentionThere fit = attention_there(config);
   const HfModel model{fit.architecture, config.model, fit.sliding_window};
   const std::vector<TensorToWrite> tensors = tensors_to_write(model, stored);
   ExportResult result{fit.architecture, 0, ""};

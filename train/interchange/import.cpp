@@ -13,7 +13,6 @@
 #include "layers/transformer.h"
 #include "train/config/layouts.h"
 #include "train/interchange/json_file.h"
-#include "train/interchange/pattern_fit.h"
 #include "train/interchange/safetensors.h"
 #include "train/interchange/safetensors_header.h"
 #include "train/interchange/tokenizer_files.h"
@@ -73,15 +72,16 @@ PatternFile pattern_of(const fs::path& folder, const HfModel& model, const std::
                        NamedTensors& layouts) {
   PatternFile file;
   if (model.exported) {
-    file.pattern = parse_yaml(model.exported->pattern, origin + ": filigree.pattern");
+    file.pattern = read_pattern(parse_yaml(model.exported->pattern, origin + ": filigree.pattern"));
     file.tile = model.exported->tile;
-    if (!stands_alone(file.pattern, model.config.n_layers, model.config.n_heads))
-      file.pattern = take_layouts(folder, model, origin, layouts);
+    if (learns(file.pattern) || !named_layouts(file.pattern).empty())
+      file.pattern = read_pattern(take_layouts(folder, model, origin, layouts));
     return file;
   }
   YamlNode body = YamlNode::make_map();
   if (model.sliding_window) body.add("window", YamlNode::make(*model.sliding_window));
-  file.pattern = YamlNode::make_map().add(model.sliding_window ? "local" : "full", std::move(body));
+  file.pattern =
+      read_pattern(YamlNode::make_map().add(model.sliding_window ? "local" : "full", std::move(body)));
   return file;
 }
 
@@ -98,7 +98,7 @@ YamlNode whole_config(ModelConfig model, const PatternFile& pattern, std::int64_
       .add("lr", YamlNode::make(1e-4))
       .add("schedule", YamlNode::make("constant"))
       .add("out", YamlNode::make("runs/imported"));
-  return root.add("pattern", pattern.pattern)
+  return root.add("pattern", pattern.pattern.written)
       .add("causal", YamlNode::make(pattern.causal))
       .add("tile", YamlNode::make(pattern.tile))
       .add("model", shape.take())

@@ -1,10 +1,10 @@
 #include "train/interchange/layout_export.h"
 
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
 #include "train/config/layouts.h"
-#include "train/interchange/pattern_fit.h"
 
 namespace filigree {
 namespace {
@@ -79,6 +79,18 @@ patterns have one) gets 0 from filigree's attention, but the mean of all values 
 itself, which computes only the tiles of the layout: `filigree import FOLDER -o CHECKPOINT.h5`.
 )";
 
+constexpr std::int64_t kNoWindow = std::numeric_limits<std::int64_t>::max();
+
+// The keys that every token of every head and layer sees, itself included: kNoWindow for full attention,
+// nullopt for anything but these two.
+std::optional<std::int64_t> plain_window(const Config& config) {
+  const PatternSpec& pattern = config.pattern;
+  if (pattern.name() == "full") return kNoWindow;
+  if (pattern.name() != "local" || pattern.settings.find("dilation")->scalar != "1") return std::nullopt;
+  const std::int64_t window = as_integer(*pattern.settings.find("window"), "local.window", 1, kNoWindow);
+  return window >= config.model.max_seq_len ? kNoWindow : window;
+}
+
 std::string readme(const Config& config, Architecture architecture) {
   std::string text = kReadme;
   const std::string values[] = {architecture_class(architecture), pattern_text(config.pattern),
@@ -91,6 +103,21 @@ std::string readme(const Config& config, Architecture architecture) {
 }
 
 }  // namespace
+
+AttentionThere attention_there(const Config& config) {
+  const Architecture shape = architecture_of(config.model);
+  const auto window = plain_window(config);
+  if (window == kNoWindow) return {shape, std::nullopt, true};
+  if (window && shape == Architecture::llama && !config.model.bias)
+    return {Architecture::mistral, window, true};
+  return {shape, std::nullopt, false};
+}
+
+std::string pattern_text(const PatternSpec& pattern) {
+  std::string text = to_yaml(pattern);
+  while (text.ends_with('\n')) text.pop_back();
+  return text;
+}
 
 LayoutExport write_layouts(const std::filesystem::path& folder, const Config& config,
                            const std::vector<LayoutPtr>& layouts, Architecture architecture) {

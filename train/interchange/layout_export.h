@@ -1,8 +1,9 @@
-// What an export says about a pattern that transformers does not have: the layouts, and how to apply them.
+// A pattern in transformers: which attention it is there, or else the layouts, and how to apply them.
 #pragma once
 
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,17 @@
 #include "train/interchange/hf_model.h"
 
 namespace filigree {
+
+struct AttentionThere {
+  Architecture architecture;
+  std::optional<std::int64_t> sliding_window;
+  bool exact;  // false: the architecture is the dense one of this shape, and the layout has to be applied
+};
+// Error(usage) where not even the shape fits an architecture.
+AttentionThere attention_there(const Config& config);
+
+// The pattern's YAML without the last line break.
+std::string pattern_text(const PatternSpec& pattern);
 
 struct LayoutExport {
   std::vector<std::string> files;  // of each layer

@@ -158,7 +158,8 @@ void tell_apart(std::vector<RunData>& runs) {
 // Runs that no sweep names: by their patterns.
 void name_by_pattern(std::vector<RunData>& runs) {
   for (RunData& run : runs) {
-    run.label = run.problem.empty() ? plain_words(run.config.pattern) : run.folder.filename().string();
+    run.label =
+        run.problem.empty() ? plain_words(run.config.pattern.written) : run.folder.filename().string();
     if (run.label.size() > 40) run.label = run.label.substr(0, 38) + "..";
   }
 }
