@@ -51,6 +51,7 @@ bool names_kind(const PatternSpec& spec, std::string_view kind);  // anywhere in
 bool learns(const PatternSpec& spec);                             // any head of any layer
 // In the order in which the YAML names them.
 std::vector<PatternSpec::NamedLayout> named_layouts(const PatternSpec& spec);
+
 // --- YAML with a free parameter: the word `fit` in place of a number, which a sweep finds ---
 
 bool has_free_parameter(const YamlNode& pattern);
