@@ -105,11 +105,7 @@ std::vector<bool> named_layers(const YamlNode& node, int n_layers) {
 }
 
 template <Operation operation>
-PatternKind set_kind(std::string_view name, std::string_view meaning, std::string_view example) {
-  PatternKind kind;
-  kind.name = name;
-  kind.meaning = meaning;
-  kind.example = example;
+PatternKind set_kind(PatternKind kind) {
   kind.read = [](const YamlNode& body, const PatternNesting& nesting, PatternSpec& spec) {
     const std::string_view own = spec.name();
     if (!body.is_sequence() || body.items.empty())
@@ -185,12 +181,15 @@ PatternPtr make_layers(const PatternSpec& spec, const PatternPlace& place) {
 
 std::vector<PatternKind> algebra_kinds() {
   return {
-      set_kind<unite>("union", "any of the listed patterns",
-                      "{union: [{local: {window: 64}}, {global: {tokens: 2}}]}"),
-      set_kind<intersect>("intersect", "all of the listed patterns",
-                          "{intersect: [{local: {window: 256}}, {strided: {stride: 4}}]}"),
-      set_kind<subtract>("minus", "the first pattern without the second",
-                         "{minus: [full, {local: {window: 64}}]}"),
+      set_kind<unite>({.name = "union",
+                       .meaning = "any of the listed patterns",
+                       .example = "{union: [{local: {window: 64}}, {global: {tokens: 2}}]}"}),
+      set_kind<intersect>({.name = "intersect",
+                           .meaning = "all of the listed patterns",
+                           .example = "{intersect: [{local: {window: 256}}, {strided: {stride: 4}}]}"}),
+      set_kind<subtract>({.name = "minus",
+                          .meaning = "the first pattern without the second",
+                          .example = "{minus: [full, {local: {window: 64}}]}"}),
       {.name = "heads",
        .meaning = "by head",
        .example = "{heads: [{count: 2, pattern: full}, {count: 6, pattern: {local: {window: 64}}}]}",

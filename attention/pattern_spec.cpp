@@ -147,9 +147,13 @@ void require_pairs(const Pattern& pattern, const Geometry& g, int n_heads, const
 
 // --- free parameters ---
 
-bool has_free_parameter(const YamlNode& pattern) {
-  return is_fit(pattern) || std::ranges::any_of(pattern.items, has_free_parameter) ||
-         std::ranges::any_of(pattern.entries, [](const auto& e) { return has_free_parameter(e.second); });
+std::optional<std::string> free_parameter(const YamlNode& pattern) {
+  if (is_fit(pattern)) return "";
+  for (const auto& [key, value] : pattern.entries)
+    if (const auto inner = free_parameter(value)) return inner->empty() ? key.scalar : *inner;
+  for (const YamlNode& item : pattern.items)
+    if (const auto inner = free_parameter(item)) return inner;
+  return std::nullopt;
 }
 
 YamlNode with_parameter(const YamlNode& pattern, std::int64_t value) {
@@ -162,7 +166,7 @@ YamlNode with_parameter(const YamlNode& pattern, std::int64_t value) {
 
 YamlNode with_default_parameter(const YamlNode& pattern) {
   const bool bare = pattern.is_scalar();  // a name alone
-  if (has_free_parameter(pattern) || (!bare && (!pattern.is_map() || pattern.entries.size() != 1)))
+  if (free_parameter(pattern) || (!bare && (!pattern.is_map() || pattern.entries.size() != 1)))
     return pattern;
   const std::string& name = bare ? pattern.scalar : pattern.entries.front().first.scalar;
   const PatternKind* kind = find_pattern_kind(name);
@@ -180,16 +184,6 @@ YamlNode with_default_parameter(const YamlNode& pattern) {
   out.add(name, std::move(body));
   out.mark = out.entries.front().first.mark = pattern.mark;
   return out;
-}
-
-std::string free_parameter(const YamlNode& pattern) {
-  for (const auto& [key, value] : pattern.entries) {
-    if (is_fit(value)) return key.scalar;
-    if (const std::string name = free_parameter(value); !name.empty()) return name;
-  }
-  for (const YamlNode& item : pattern.items)
-    if (const std::string name = free_parameter(item); !name.empty()) return name;
-  return "";
 }
 
 }  // namespace filigree

@@ -13,7 +13,6 @@
 namespace filigree {
 
 struct PatternKind;
-
 std::vector<std::string> pattern_names();  // of all kinds
 
 struct PatternSpec {
@@ -54,11 +53,10 @@ std::vector<PatternSpec::NamedLayout> named_layouts(const PatternSpec& spec);
 
 // --- YAML with a free parameter: the word `fit` in place of a number, which a sweep finds ---
 
-bool has_free_parameter(const YamlNode& pattern);
+// The key of the first one, or of the list that it stands in; nullopt if there is none.
+std::optional<std::string> free_parameter(const YamlNode& pattern);
 YamlNode with_parameter(const YamlNode& pattern, std::int64_t value);  // the number in place of `fit`
 // `fit` as the parameter that the pattern's kind has for it, if that is not given; else as it is.
 YamlNode with_default_parameter(const YamlNode& pattern);
-// The first key whose value is `fit`, for messages; "" if there is none.
-std::string free_parameter(const YamlNode& pattern);
 
 }  // namespace filigree

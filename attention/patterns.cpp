@@ -179,20 +179,20 @@ struct Longformer {
 
 std::vector<PatternKind> fixed_kinds() {
   return {
-      fixed_kind<Full>("full", "every key"),
+      fixed_kind<Full>({"full", "every key"}),
       fixed_kind<Local>(
-          "local",
-          "causal: i-j in {0, d, .., (w-1)d}, itself included; else |i-j| in {0, d, .., floor(w/2)d}",
-          "window"),
-      fixed_kind<Global>("global", "i or j is a global token", "tokens", "positions"),
-      fixed_kind<Strided>("strided", "(i-j) mod s = 0", "stride"),
-      fixed_kind<Fixed>("fixed", "same s-block, or (j mod s) >= s-c", "stride"),
-      fixed_kind<Random>("random", "r keys per query, drawn among those causality allows", "keys"),
-      fixed_kind<RandomBlocks>("random_blocks", "the same, in whole blocks", "blocks"),
+          {"local",
+           "causal: i-j in {0, d, .., (w-1)d}, itself included; else |i-j| in {0, d, .., floor(w/2)d}",
+           "window"}),
+      fixed_kind<Global>({"global", "i or j is a global token", "tokens", "positions"}),
+      fixed_kind<Strided>({"strided", "(i-j) mod s = 0", "stride"}),
+      fixed_kind<Fixed>({"fixed", "same s-block, or (j mod s) >= s-c", "stride"}),
+      fixed_kind<Random>({"random", "r keys per query, drawn among those causality allows", "keys"}),
+      fixed_kind<RandomBlocks>({"random_blocks", "the same, in whole blocks", "blocks"}),
       block_kind(),
       fixed_kind<BigBird>(
-          "bigbird", "blocks: |qb-kb| <= window/2, or either is global, or drawn among the rest", "random"),
-      fixed_kind<Longformer>("longformer", "local or global", "window"),
+          {"bigbird", "blocks: |qb-kb| <= window/2, or either is global, or drawn among the rest", "random"}),
+      fixed_kind<Longformer>({"longformer", "local or global", "window"}),
   };
 }
 

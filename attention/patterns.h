@@ -70,15 +70,9 @@ Settings read_settings(const YamlNode& body, PatternSpec& spec) {
   return settings;
 }
 
-// The kind of a pattern Made(Settings).
+// The kind of a pattern Made(Settings), of which the name and what people read are given.
 template <class Settings, class Made>
-PatternKind kind_of(std::string_view name, std::string_view meaning, std::string_view fitted,
-                    std::string_view fitted_unless) {
-  PatternKind kind;
-  kind.name = name;
-  kind.meaning = meaning;
-  kind.fitted = fitted;
-  kind.fitted_unless = fitted_unless;
+PatternKind kind_of(PatternKind kind) {
   kind.fields = [](Fields& f) { Settings().fields(f); };
   kind.read = [](const YamlNode& body, const PatternNesting&, PatternSpec& spec) {
     spec.made = std::make_shared<Made>(read_settings<Settings>(body, spec));
@@ -125,9 +119,8 @@ class FixedPattern final : public Pattern {
 };
 
 template <class Rule>
-PatternKind fixed_kind(std::string_view name, std::string_view meaning, std::string_view fitted = {},
-                       std::string_view fitted_unless = {}) {
-  return kind_of<Rule, FixedPattern<Rule>>(name, meaning, fitted, fitted_unless);
+PatternKind fixed_kind(PatternKind kind) {
+  return kind_of<Rule, FixedPattern<Rule>>(kind);
 }
 
 // The range of a number of tokens or blocks.

@@ -12,6 +12,8 @@
 #include "attention/intervals.h"
 #include "attention/patterns.h"
 #include "attention/sampling.h"
+#include "tests/attention_reference.h"
+#include "tests/gradcheck.h"
 #include "tests/pattern_meaning.h"
 #include "tests/random_patterns.h"
 
@@ -353,7 +355,7 @@ std::string refusal(const std::string& yaml) {
 
 TEST(PatternTable, ARuleAndItsEntryAreAllThatAPatternNeeds) {
   EXPECT_NE(refusal("{stairs: {step: 4}}").find("unknown pattern 'stairs'"), std::string::npos);
-  add_pattern(fixed_kind<Stairs>("stairs", "j < s floor(i/s), or j = i", "step"));
+  add_pattern(fixed_kind<Stairs>({"stairs", "j < s floor(i/s), or j = i", "step"}));
 
   // Reading and its messages.
   EXPECT_EQ(pattern_names().back(), "stairs");
@@ -379,6 +381,27 @@ TEST(PatternTable, ARuleAndItsEntryAreAllThatAPatternNeeds) {
         ASSERT_EQ(rest.allows(0, i, j), j >= std::max<std::int64_t>(2, i / 4 * 4) && j != i) << i << " " << j;
       }
   }
+
+  // Attention with it, forward and backward, against a dense one that knows the formula alone.
+  constexpr std::int64_t n = 50;
+  Random random(test_seed());
+  const auto layout = std::make_shared<const TileLayout>(build_layout(*pattern, {n, true, 16}, 1));
+  Tensor allowed = Tensor::zeros({1, n, n}, DType::u8);
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t j = 0; j <= i; ++j) allowed.data<std::uint8_t>()[i * n + j] = j < i / 4 * 4 || j == i;
+  std::vector<Tensor> inputs;
+  for (int i = 0; i < 4; ++i) inputs.push_back(random.normal({1, n, 1, 8}, DType::f64));
+  const auto results = [&](bool dense) {
+    const Var q(inputs[0], true), k(inputs[1], true), v(inputs[2], true);
+    const Var out =
+        dense ? reference_attention(q, k, v, allowed, *layout) : sparse_attention(q, k, v, layout);
+    backward(out, inputs[3]);
+    return std::vector<Tensor>{out.value(), q.grad(), k.grad(), v.grad()};
+  };
+  const auto sparse = results(false), dense = results(true);
+  for (std::size_t r = 0; r < sparse.size(); ++r)
+    for (std::int64_t i = 0; i < sparse[r].numel(); ++i)
+      ASSERT_NEAR(sparse[r].item(i), dense[r].item(i), 1e-10) << r << " " << i;
 
   // What a sweep fits, what `explain` prints, and the reference.
   EXPECT_EQ(to_yaml(with_default_parameter(parse_yaml("stairs", "test.yaml"))), "stairs: {step: fit}\n");

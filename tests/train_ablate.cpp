@@ -245,8 +245,8 @@ TEST(Fitting, ThePlaceOfTheParameter) {
   EXPECT_EQ(with_default("{bigbird: {block: 32}}"), "pattern: {bigbird: {block: 32, random: fit}}\n");
   EXPECT_EQ(with_default("{local: {window: 8}}"), "pattern: {local: {window: 8}}\n");
   EXPECT_EQ(with_default("full"), "pattern: full\n");
-  EXPECT_FALSE(has_free_parameter(yaml("{local: {window: 'fit'}}"))) << "quoted, it is a string";
-  EXPECT_TRUE(has_free_parameter(yaml("{union: [full, {local: {window: fit}}]}")));
+  EXPECT_FALSE(free_parameter(yaml("{local: {window: 'fit'}}"))) << "quoted, it is a string";
+  EXPECT_TRUE(free_parameter(yaml("{union: [full, {local: {window: fit}}]}")));
 }
 
 TEST(Budget, StepsFillTheSameTime) {

@@ -64,7 +64,8 @@ TEST(Help, DescribesEverySettingOfAPatternOnShortLines) {
   for (const PatternKind& kind : pattern_kinds()) {
     FieldList list;
     if (kind.fields) kind.fields(list);
-    EXPECT_TRUE(kind.fields || !kind.example.empty()) << kind.name << " shows neither settings nor an example";
+    EXPECT_TRUE(kind.fields || !kind.example.empty())
+        << kind.name << " shows neither settings nor an example";
     for (const Field& field : list.sections().front().fields) {
       EXPECT_FALSE(field.meaning.empty()) << kind.name << " " << field.key;
       EXPECT_TRUE(names(text, fmt::format("{}.{}", kind.name, field.key))) << kind.name << " " << field.key;

@@ -369,8 +369,8 @@ struct TopkSettings : LearnedSettings {
 
 PatternKind block_topk_kind() {
   return kind_of<TopkSettings, LearnedPatternOf<BlockTopk, TopkSettings>>(
-      "block_topk", "the key tiles that a learned router finds for the query, the diagonal and sinks", "topk",
-      "");
+      {"block_topk", "the key tiles that a learned router finds for the query, the diagonal and sinks",
+       "topk"});
 }
 
 }  // namespace filigree

@@ -212,8 +212,8 @@ struct LayoutSettings : LearnedSettings {
 
 PatternKind learned_layout_kind() {
   return kind_of<LayoutSettings, LearnedPatternOf<LearnedLayout, LayoutSettings>>(
-      "learned_layout", "what the head has learned, from a dictionary of distances, sinks, strides ..",
-      "tiles", "budget");
+      {"learned_layout", "what the head has learned, from a dictionary of distances, sinks, strides ..",
+       "tiles", "budget"});
 }
 
 }  // namespace filigree

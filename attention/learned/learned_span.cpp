@@ -109,7 +109,7 @@ struct SpanSettings : LearnedSettings {
 
 PatternKind learned_span_kind() {
   return kind_of<SpanSettings, LearnedPatternOf<LearnedSpan, SpanSettings>>(
-      "learned_span", "the distances up to the span that the head has learned", "tiles", "budget");
+      {"learned_span", "the distances up to the span that the head has learned", "tiles", "budget"});
 }
 
 }  // namespace filigree

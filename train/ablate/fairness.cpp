@@ -132,7 +132,8 @@ std::pair<std::int64_t, std::int64_t> plateau(const std::function<std::optional<
 
 Fitted fit_pattern(Config& config, double target, const Equal& equal, const std::string& cell) {
   const YamlNode pattern = with_default_parameter(config.pattern.written);
-  if (!has_free_parameter(pattern)) {
+  const auto name = free_parameter(pattern);
+  if (!name) {
     const double tiles = tiles_per_layer(config);
     if (std::abs(tiles - target) > equal.tolerance * target)
       fail_unfitted(equal, target, cell,
@@ -153,19 +154,18 @@ Fitted fit_pattern(Config& config, double target, const Equal& equal, const std:
       return std::nullopt;
     }
   };
-  const std::string name = free_parameter(pattern);
   // Most parameters count tokens, or less.
-  const std::int64_t most = name == "tiles" ? std::llround(2 * target) : config.data.seq_len;
+  const std::int64_t most = *name == "tiles" ? std::llround(2 * target) : config.data.seq_len;
   const FitSearch found = fit_parameter(evaluate, most, config.tile, target, equal.tolerance);
   if (!found.best)
-    fail_unfitted(equal, target, cell, fmt::format("no {} is possible ({})", name, refused), "");
+    fail_unfitted(equal, target, cell, fmt::format("no {} is possible ({})", *name, refused), "");
   const double tiles = *evaluate(*found.best);
   if (std::abs(tiles - target) > equal.tolerance * target) {
     std::string numbers;
     for (const auto& side : {found.below, found.above})
       if (side && (numbers.empty() || side != found.below)) {
         const double t = *evaluate(*side);
-        numbers += fmt::format("{}{} {} gives {:.6g} ({:+.1f} %)", numbers.empty() ? "" : ", ", name, *side,
+        numbers += fmt::format("{}{} {} gives {:.6g} ({:+.1f} %)", numbers.empty() ? "" : ", ", *name, *side,
                                t, percent_off(t, target));
       }
     fail_unfitted(equal, target, cell, numbers,
@@ -178,7 +178,7 @@ Fitted fit_pattern(Config& config, double target, const Equal& equal, const std:
   };
   const std::int64_t best = pairs_at(last) >= pairs_at(first) ? last : first;
   evaluate(best);
-  return {name, best, tiles, target};
+  return {*name, best, tiles, target};
 }
 
 }  // namespace filigree

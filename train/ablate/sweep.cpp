@@ -224,10 +224,9 @@ bool is_fitted(const Sweep& sweep, const Cell& cell) {
 // With a pattern that still has a free parameter, the rest is checked with another one in its place.
 Config parse_cell(const YamlNode& tree, const Sweep& sweep, const Cell& cell) {
   const YamlNode* pattern = tree.find("pattern");
-  const bool searched =
-      is_fitted(sweep, cell) && pattern && has_free_parameter(with_default_parameter(*pattern));
+  const bool searched = is_fitted(sweep, cell) && pattern && free_parameter(with_default_parameter(*pattern));
   if (!searched) {
-    if (pattern && has_free_parameter(*pattern))
+    if (pattern && free_parameter(*pattern))
       fail_at(pattern->mark,
               "`fit` in a pattern is found by equal: tiles, but not for its `like` or `except`",
               "write a number here");

@@ -195,7 +195,8 @@ YamlNode printed(Config config, FieldPrinter::Values values) {
 void fields(Fields& f, PatternFile& p) {
   f.custom(
       "pattern", Field::Type::map, "which keys each query sees: {NAME: {its parameters}}",
-      [&p](const YamlNode& node, const MapReader&) { p.pattern.written = node; }, [&p] { return p.pattern.written; });
+      [&p](const YamlNode& node, const MapReader&) { p.pattern.written = node; },
+      [&p] { return p.pattern.written; });
   f.boolean("causal", p.causal, "a query sees no keys after it", {.default_text = "true; encoders: false"});
   f.integer("tile", p.tile, one_of({16, 32, 64, 128}), "side of the tiles that are computed or skipped",
             {.unit = "tokens"});

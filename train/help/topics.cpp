@@ -23,7 +23,8 @@ std::string pattern_table() {
       if (kind.fields) kind.fields(list);
     });
     text += reference_text(list);
-    if (!kind.example.empty()) text += fmt::format("    {}\n", kind.example);
+    if (!kind.example.empty())
+      text += fmt::format("{}    for example {}\n", kind.fields ? "\n" : "", kind.example);
   }
   return text.substr(1);  // without the blank line before the first
 }

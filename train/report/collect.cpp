@@ -8,8 +8,8 @@
 #include <sstream>
 
 #include "core/file.h"
-#include "train/config/tree.h"
 #include "train/config/layouts.h"
+#include "train/config/tree.h"
 #include "train/record/summary.h"
 
 namespace filigree {
