@@ -51,6 +51,10 @@ __device__ inline std::uint64_t operand(std::uint32_t address, std::uint32_t pan
   constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62, kEightRows = std::uint64_t{1024 / 16} << 32;
   return kSwizzle128 | kEightRows | std::uint64_t{panel_bytes / 16} << 16 | address / 16;
 }
+// All of them have the same upper half. Products are given the lower one alone: then what is added to it is
+// computed in the uniform registers that products read, where sums of 64 bits took four instructions and two
+// moves between two products.
+inline constexpr std::uint32_t kUpperHalf = 0x40000040;
 inline constexpr std::uint64_t kSixteenColumns = 32 / 16;  // added to an operand as rows: the next 16 columns
 inline constexpr std::uint64_t kSixteenRows = 16 * kPanelRowBytes / 16;  // as columns: the next 16 rows
 
@@ -64,70 +68,71 @@ __device__ inline std::uint32_t unit_offset(int row, int unit, std::uint32_t pan
 
 // c = a b^T, or c += a b^T: a [64, 16] and b [64, 16], both as rows.
 template <bool kAdd>
-__device__ inline void product_of_rows(float (&c)[8][4], std::uint64_t a, std::uint64_t b) {
+__device__ inline void product_of_rows(float (&c)[8][4], std::uint32_t a, std::uint32_t b) {
   asm volatile(
-      "{.reg .pred add; setp.ne.b32 add, %34, 0;\n"
+      "{.reg .pred add; .reg .b64 a, b; setp.ne.b32 add, %34, 0;\n"
+      "mov.b64 a, {%32, %35}; mov.b64 b, {%33, %35};\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "%32, %33, add, 1, 1, 0, 0;}\n"
+      "a, b, add, 1, 1, 0, 0;}\n"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
         "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
         "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]),
         "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
         "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
         "+f"(c[7][2]), "+f"(c[7][3])
-      : "l"(a), "l"(b), "n"(kAdd ? 1 : 0)
+      : "r"(a), "r"(b), "n"(kAdd ? 1 : 0), "n"(kUpperHalf)
       : "memory");
 }
 
 // The same with a in registers.
 template <bool kAdd>
-__device__ inline void product_of_rows(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint64_t b) {
+__device__ inline void product_of_rows(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint32_t b) {
   asm volatile(
-      "{.reg .pred add; setp.ne.b32 add, %37, 0;\n"
+      "{.reg .pred add; .reg .b64 b; setp.ne.b32 add, %37, 0; mov.b64 b, {%36, %38};\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, %36, add, 1, 1, 0;}\n"
+      "{%32, %33, %34, %35}, b, add, 1, 1, 0;}\n"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
         "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
         "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]),
         "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
         "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
         "+f"(c[7][2]), "+f"(c[7][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdd ? 1 : 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"(kAdd ? 1 : 0), "n"(kUpperHalf)
       : "memory");
 }
 
 // c += a b: a [64, 16] in registers, b [16, 64] as columns.
-__device__ inline void add_product(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint64_t b) {
+__device__ inline void add_product(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint32_t b) {
   asm volatile(
-      "{.reg .pred add; setp.ne.b32 add, 1, 0;\n"
+      "{.reg .pred add; .reg .b64 b; setp.ne.b32 add, 1, 0; mov.b64 b, {%36, %37};\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, %36, add, 1, 1, 1;}\n"
+      "{%32, %33, %34, %35}, b, add, 1, 1, 1;}\n"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
         "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
         "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]),
         "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
         "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
         "+f"(c[7][2]), "+f"(c[7][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"(kUpperHalf)
       : "memory");
 }
 
 // b [16, 128] as columns.
-__device__ inline void add_product(float (&c)[16][4], const std::uint32_t (&a)[4], std::uint64_t b) {
+__device__ inline void add_product(float (&c)[16][4], const std::uint32_t (&a)[4], std::uint32_t b) {
   asm volatile(
-      "{.reg .pred add; setp.ne.b32 add, 1, 0;\n"
+      "{.reg .pred add; .reg .b64 b; setp.ne.b32 add, 1, 0; mov.b64 b, {%68, %69};\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, add, 1, 1, 1;}\n"
+      "{%64, %65, %66, %67}, b, add, 1, 1, 1;}\n"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
         "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
         "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]),
@@ -139,7 +144,7 @@ __device__ inline void add_product(float (&c)[16][4], const std::uint32_t (&a)[4
         "+f"(c[12][0]), "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]),
         "+f"(c[13][2]), "+f"(c[13][3]), "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]),
         "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"(kUpperHalf)
       : "memory");
 }
 
@@ -150,8 +155,8 @@ __device__ inline void multiply_rows(float (&c)[8][4], std::uint64_t a, std::uin
 #pragma unroll
   for (int d = 0; d < D / 16; ++d) {
     const std::uint64_t panel = static_cast<std::uint64_t>(d / 4), part = static_cast<std::uint64_t>(d % 4);
-    const std::uint64_t at_a = a + panel * (a_panel / 16) + part * kSixteenColumns;
-    const std::uint64_t at_b = b + panel * (b_panel / 16) + part * kSixteenColumns;
+    const auto at_a = static_cast<std::uint32_t>(a + panel * (a_panel / 16) + part * kSixteenColumns);
+    const auto at_b = static_cast<std::uint32_t>(b + panel * (b_panel / 16) + part * kSixteenColumns);
     if (d == 0)
       product_of_rows<false>(c, at_a, at_b);
     else
@@ -163,7 +168,7 @@ __device__ inline void multiply_rows(float (&c)[8][4], std::uint64_t a, std::uin
 template <int n>
 __device__ inline void add_products(float (&c)[n][4], const std::uint32_t (&a)[4][4], std::uint64_t b) {
 #pragma unroll
-  for (int k = 0; k < 4; ++k) add_product(c, a[k], b + static_cast<std::uint64_t>(k) * kSixteenRows);
+  for (int k = 0; k < 4; ++k) add_product(c, a[k], static_cast<std::uint32_t>(b + k * kSixteenRows));
 }
 
 // c [64, 64], rounded, as a left operand.
