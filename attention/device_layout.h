@@ -49,6 +49,40 @@ struct DeviceLayout {
   WorkList key_work;    // dk and dv
 };
 
+// --- visits of the Hopper forward (attention/cuda/forward_sm90.cu) ---
+//
+// A CTA owns a group of neighbouring blocks of queries, whatever the tile edge, and visits the union of their
+// rows' tiles, 128 keys at a time: one tile of 128, or two of 64 side by side. Visits that no mask cuts come
+// first, so that every query soon has a score to begin with. Tiles of 64 that the same blocks want are paired
+// first, for what a block does not want of a visit is computed in vain.
+
+constexpr int kVisitBlock = 64;  // queries of a warpgroup
+constexpr int kMaxVisitBlocks = 3;
+// Blocks of a CTA: as many as its registers allow.
+constexpr int visit_blocks(std::int64_t head_dim) {
+  return head_dim == 64 ? 3 : 2;
+}
+constexpr std::int32_t kNotVisited = kFullTile - 2;  // beside the masks; kFullTile - 1 is left to the kernels
+
+struct Visit {
+  std::int32_t key[2];                    // the first of each half
+  std::int32_t mask[kMaxVisitBlocks][2];  // for each block
+};
+struct VisitTiles {
+  std::int32_t tile[kMaxVisitBlocks][2];  // absolute, for the gate
+  std::int32_t unused[2];
+};
+
+struct QueryVisits {
+  Tensor visits;  // i32 [n, 8], each a Visit
+  Tensor tiles;   // i32 [n, 8], each a VisitTiles
+  Tensor ticket;  // i32 [1], 0 between launches: the next item to be drawn
+  WorkList work;  // of an item, `tile` is the group of blocks, `begin` and `end` are visits
+};
+
+// For layouts with tiles of 64 or 128.
+QueryVisits make_query_visits(const TileLayout& layout, int blocks, Device device);
+
 // Error(usage) for 2^31 tiles or more over all patterns.
 DeviceLayout make_device_layout(const TileLayout& layout, int n_kv_heads, Device device);
 

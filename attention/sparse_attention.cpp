@@ -68,7 +68,12 @@ class CountedWorkspaces {
   }
   void forward() const {
     if (!layout_) return;
-    const std::int64_t rows = segment_rows(layout_->query_work);
+    const std::int64_t D = in_.q.dim(), tile = in_.layout->tile();
+    std::int64_t rows = segment_rows(layout_->query_work);
+    if (is_bf16() && (D == 64 || D == 128) && (tile == 64 || tile == 128)) {  // as on Hopper
+      const QueryVisits& visits = in_.layout->visits(device_, visit_blocks(D));
+      rows = visits.work.n_slots * in_.sharing() * visit_blocks(D) * kVisitBlock;
+    }
     const Tensor o = take(rows * in_.q.dim()), sums = take(rows), maxima = is_bf16() ? Tensor{} : take(rows);
   }
   void backward(const Tensor& gate_grad) const {

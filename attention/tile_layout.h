@@ -19,6 +19,7 @@
 namespace filigree {
 
 struct DeviceLayout;
+struct QueryVisits;
 class TileLayout;
 
 inline constexpr std::int32_t kFullTile = -1;
@@ -91,7 +92,7 @@ std::string percent_text(double share);
 // "28.4 % of full attention's tiles": the one way to say it, of `tiles` or `pairs`.
 std::string of_full_text(double part, double full, std::string_view what = "tiles");
 
-// The DeviceLayouts of one TileLayout. A copy starts without any, and equality does not look at them.
+// The DeviceLayouts and QueryVisits of one TileLayout. A copy starts without any, and equality does not look at them.
 class DeviceLayouts {
  public:
   DeviceLayouts();
@@ -100,6 +101,7 @@ class DeviceLayouts {
   bool operator==(const DeviceLayouts&) const { return true; }
 
   const DeviceLayout& get(const TileLayout& of, Device device, int n_kv_heads) const;
+  const QueryVisits& visits(const TileLayout& of, Device device, int blocks) const;
 
  private:
   struct Made;
@@ -138,6 +140,9 @@ class TileLayout {
   // As tensors on a device (attention/device_layout.h): made at first use and kept, thread-safe.
   const DeviceLayout& on(Device device, int n_kv_heads) const {
     return device_layouts_.get(*this, device, n_kv_heads);
+  }
+  const QueryVisits& visits(Device device, int blocks) const {
+    return device_layouts_.visits(*this, device, blocks);
   }
   // Two layouts that build_layout made are equal exactly where they allow the same pairs.
   bool operator==(const TileLayout&) const = default;

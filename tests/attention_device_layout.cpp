@@ -139,11 +139,56 @@ void expect_masks(const TileLayout& layout, const DeviceLayout& made) {
                 masks.mask(id)[static_cast<std::size_t>(w)]);
 }
 
+// The visits of each head and group of blocks hold the tiles of each block once, and nothing else.
+void expect_visits(const TileLayout& layout, int blocks) {
+  const QueryVisits& made = layout.visits(Device::cpu(), blocks);
+  const auto* const visits = reinterpret_cast<const Visit*>(ints(made.visits).data());
+  const auto* const tiles = reinterpret_cast<const VisitTiles*>(ints(made.tiles).data());
+  const int halves = 128 / layout.tile();  // visits of a tile of 128 name it twice
+  ASSERT_EQ(ints(made.ticket)[0], 0);
+  Rows rows;
+  std::map<std::pair<std::int32_t, std::int32_t>, std::map<std::int32_t, int>> seen;  // (head, tile): tiles
+  for (std::int64_t i = 0; i < made.work.n_items; ++i) {
+    const WorkItem item = item_of(made.work, i);
+    const auto [row, is_new] = rows.try_emplace({item.head, item.tile}, item.begin, item.end);
+    row->second = {std::min(row->second.first, item.begin), std::max(row->second.second, item.end)};
+    const TilePattern& p = layout.of_head(item.head);
+    std::int64_t first_tile = 0;
+    for (std::int32_t before = 0; before < layout.head_pattern()[item.head]; ++before)
+      first_tile += layout.patterns()[before].tiles();
+    for (std::int32_t v = item.begin; v < item.end; ++v)
+      for (int b = 0; b < kMaxVisitBlocks; ++b)
+        for (int half = 0; half < 2; ++half) {
+          if (visits[v].mask[b][half] == kNotVisited) continue;
+          ASSERT_LT(b, blocks);
+          const std::int64_t q = (std::int64_t{item.tile} * blocks + b) * kVisitBlock / layout.tile();
+          const std::int64_t t = tiles[v].tile[b][half] - first_tile;
+          ASSERT_TRUE(p.row_offsets[q] <= t && t < p.row_offsets[q + 1]);
+          ASSERT_EQ(visits[v].mask[b][half], p.mask_id[t]);
+          ASSERT_EQ(visits[v].key[half], p.columns[t] * layout.tile() + (halves == 1 ? half * 64 : 0));
+          ++seen[{item.head, item.tile * blocks + b}][static_cast<std::int32_t>(t)];
+        }
+  }
+  const std::int64_t n_blocks = (layout.n_queries() + kVisitBlock - 1) / kVisitBlock;
+  ASSERT_EQ(std::ssize(rows), layout.n_heads() * ((n_blocks + blocks - 1) / blocks));
+  for (std::int32_t h = 0; h < layout.n_heads(); ++h)
+    for (std::int32_t block = 0; block < n_blocks; ++block) {
+      const std::int64_t q = std::int64_t{block} * kVisitBlock / layout.tile();
+      const TilePattern& p = layout.of_head(h);
+      auto& of_block = seen[{h, block}];
+      ASSERT_EQ(std::ssize(of_block), p.row_offsets[q + 1] - p.row_offsets[q]);
+      for (const auto& [t, times] : of_block) ASSERT_EQ(times, halves == 1 ? 2 : 1);
+    }
+  expect_covers(made.work, rows, std::max<std::int64_t>(64, made.visits.dim(0)));
+}
+
 void expect_says_the_same(const TileLayout& layout, int n_kv_heads) {
   const DeviceLayout& made = layout.on(Device::cpu(), n_kv_heads);
   expect_query_work(layout, made);
   expect_key_work(layout, made, n_kv_heads);
   expect_masks(layout, made);
+  if (layout.tile() < 64) return;
+  for (const int blocks : {2, 3}) expect_visits(layout, blocks);
 }
 
 TEST(DeviceLayout, SaysWhatRandomLayoutsSay) {

@@ -182,11 +182,6 @@ __device__ inline void find_place(const Problem& p, const WorkItem* items, int h
   __syncthreads();
 }
 
-// `x` of lane 0: tells the compiler that the whole warp has the same.
-__device__ inline int warp_uniform(int x) {
-  return __shfl_sync(kWholeWarp, x, 0);
-}
-
 // --- the visits of an item ---
 
 struct Tile {

@@ -350,15 +350,15 @@ __global__ void __launch_bounds__(kMaxThreads, kResidentWarps* kWarpSize / kMaxT
 // A warp per query of a cut tile: its segments' results, weighted by their share of the sum, in order.
 __global__ void __launch_bounds__(kCombineWarps* kWarpSize)
     combine_kernel(const __grid_constant__ Problem p, const SplitRow* splits, int D) {
-  const int ctas = p.tile / kCombineWarps;  // of a tile
+  const int ctas = p.slot_rows / kCombineWarps;  // of a slot
   const int row = static_cast<int>(blockIdx.x) % ctas * kCombineWarps + warp_id();
   const int shared = static_cast<int>(blockIdx.x) / ctas % p.sharing;
   const SplitRow split = splits[static_cast<int>(blockIdx.x) / ctas / p.sharing];
   const int b = shared + split.head / p.H, head = split.head % p.H;
-  const int n = split.tile * p.tile + row;
+  const int n = split.tile * p.slot_rows + row;
   if (n >= p.N) return;
   const auto segment_row = [&](int s) {
-    return (static_cast<std::int64_t>(split.first_slot + s) * p.sharing + shared) * p.tile + row;
+    return (static_cast<std::int64_t>(split.first_slot + s) * p.sharing + shared) * p.slot_rows + row;
   };
 
   float greatest = std::numeric_limits<float>::lowest();
@@ -403,7 +403,6 @@ Problem make_problem(const AttentionInput& in, const DeviceLayout& layout) {
         "attention: k and v are laid out apart");
   p.values_at = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(v.data) -
                                           reinterpret_cast<std::uintptr_t>(p.k.data));
-  p.items = static_cast<const WorkItem*>(layout.query_work.items.raw_data());
   p.columns = data<std::int32_t>(layout.columns);
   p.mask_id = data<std::int32_t>(layout.mask_id);
   p.gate_base = data<std::int64_t>(layout.gate_base);
@@ -495,25 +494,31 @@ void launch_forward(Context context, const Problem& p, std::int64_t n_items, int
 
 void forward_bf16(Context context, const AttentionInput& in, Tensor& o, Tensor& lse) {
   using namespace forward16;
-  const DeviceLayout& layout = in.layout->on(in.q.tensor.device(), in.layout_kv_heads());
-  const WorkList& work = layout.query_work;
+  const Device device = in.q.tensor.device();
+  const DeviceLayout& layout = in.layout->on(device, in.layout_kv_heads());
   const int D = static_cast<int>(in.q.dim());
   Problem p = make_problem(in, layout);
   if (p.B == 0) return;
-  const std::int64_t segment_rows = work.n_slots * p.sharing * p.tile;
+  const QueryVisits* const visits =
+      takes_hopper_kernels(context, D, p.tile) ? &in.layout->visits(device, visit_blocks(D)) : nullptr;
+  const WorkList& work = visits ? visits->work : layout.query_work;
+  p.items = static_cast<const WorkItem*>(work.items.raw_data());
+  p.slot_rows = visits ? visit_blocks(D) * kVisitBlock : p.tile;
+  const std::int64_t segment_rows = work.n_slots * p.sharing * p.slot_rows;
   Tensor segment_o = workspace<float>(context, segment_rows * D);
   Tensor segment_lse = workspace<float>(context, segment_rows);
   p.segment_o = data<float>(segment_o);
   p.segment_lse = data<float>(segment_lse);
   p.o = data<bfloat16>(o);
   p.lse = data<float>(lse);
-  if (takes_hopper_kernels(context, D, p.tile))
-    launch_hopper(context, p, in, grid_size(work.n_items * p.sharing));
+  if (visits)
+    launch_hopper(context, p, in, *visits);
   else
     launch_forward(context, p, work.n_items, D);
   if (work.n_splits == 0) return;
-  combine_kernel<<<grid_size(work.n_splits * p.sharing * (p.tile / kCombineWarps)), kCombineWarps * kWarpSize,
-                   0, stream(context)>>>(p, static_cast<const SplitRow*>(work.splits.raw_data()), D);
+  combine_kernel<<<grid_size(work.n_splits * p.sharing * (p.slot_rows / kCombineWarps)),
+                   kCombineWarps * kWarpSize, 0, stream(context)>>>(
+      p, static_cast<const SplitRow*>(work.splits.raw_data()), D);
   check_launch();
 }
 

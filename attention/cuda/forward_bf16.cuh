@@ -66,7 +66,8 @@ struct Problem {
   std::uint32_t copy_shared_advance;  // and in shared memory
   bfloat16* o;
   float* lse;
-  float *segment_o, *segment_lse;  // [slots, sharing, T, D] and, in units of log 2, [slots, sharing, T]
+  int slot_rows;                   // queries of a slot: T, or those of a CTA on Hopper
+  float *segment_o, *segment_lse;  // [slots, sharing, slot_rows, D] and, in units of log 2, without D
 };
 
 struct Place {
@@ -152,17 +153,16 @@ __device__ inline KeyRange key_range(const Problem& p, int b, int query) {
   return {max(bounds[0], 0), min(bounds[1], p.M)};
 }
 
-// The keys from the first to the last that some query of the CTA may see, and those that all may see.
+// The keys from the first to the last that some query of several may see, and those that all may see.
 struct JointRange {
   KeyRange some, all;
 };
 
-__device__ inline JointRange joint_range(const Problem& p, const Place& at) {
+__device__ inline JointRange joint_range(const Problem& p, int b, int first_row, int rows) {
   if (!p.row_bounds) return {{0, p.M}, {0, p.M}};
-  const int first_row = at.item.tile * p.tile, rows = min(p.tile, p.N - first_row);
   JointRange joint{{kNoKey, 0}, {0, kNoKey}};
-  for (int row = lane_id(); row < rows; row += kWarpSize) {
-    const KeyRange range = key_range(p, at.b, first_row + row);
+  for (int row = lane_id(); row < min(rows, p.N - first_row); row += kWarpSize) {
+    const KeyRange range = key_range(p, b, first_row + row);
     joint.all = {max(joint.all.low, range.low), min(joint.all.high, range.high)};
     if (range.low < range.high)
       joint.some = {min(joint.some.low, range.low), max(joint.some.high, range.high)};
@@ -174,7 +174,7 @@ __device__ inline JointRange joint_range(const Problem& p, const Place& at) {
 // One warp lists the item's tiles but those whose gate is 0 or that no query's bounds touch. Returns their
 // number.
 __device__ inline int list_tiles(const Problem& p, const Place& at, Tile* list) {
-  const JointRange range = joint_range(p, at);
+  const JointRange range = joint_range(p, at.b, at.item.tile * p.tile, p.tile);
   const float* gate =
       p.gate ? p.gate + at.b * p.gate_batch_stride + p.gate_base[at.b * p.layout_heads + at.item.head]
              : nullptr;
@@ -309,6 +309,6 @@ __device__ Allowed allowed_keys(const Problem& p, const Shared<D>& shared, int n
 
 // --- on Hopper, for what the products of wgmma.cuh take (forward_sm90.cu) ---
 
-void launch_hopper(Context context, const Problem& p, const AttentionInput& in, unsigned ctas);
+void launch_hopper(Context context, const Problem& p, const AttentionInput& in, const QueryVisits& visits);
 
 }  // namespace filigree::cuda::forward16

@@ -1,442 +1,399 @@
-// Forward in bf16 on Hopper: what forward_bf16.cu computes, in the same steps of 64 keys, with the products
-// of wgmma.cuh. D = 64 and 128, T = 64 and 128. A warpgroup owns 64 queries, which are operands in registers:
-// from shared memory, they would take its whole bandwidth together with the keys.
+// Forward in bf16 on Hopper; D = 64 and 128, T = 64 and 128.
 //
-// While the tensor cores work on P V of a step, the warps bring the next step's S to powers (after
-// FlashAttention-3, Shah et al. 2024): products are started for S of the next step, then for P V of this one.
-#include <limits>
-
-#include "attention/cuda/forward_bf16.cuh"
-#include "attention/cuda/wgmma.cuh"
+// A CTA stays on its multiprocessor and draws work items by a ticket, longest first. An item is a group of
+// blocks of 64 queries of one head, one block for each of its warpgroups (three, or two at D = 128, as the
+// registers allow), and the visits that these blocks need together (attention/device_layout.h), 128 keys
+// each. One warp, the producer, draws the items, drops the visits that gates of 0 or the row bounds leave
+// nothing of, and keeps a ring of slots filled by the tensor memory accelerator, each with the keys or the
+// values of a visit. The warpgroups go along the ring at their own pace and pass over what is none of theirs.
+// For each visit, a warpgroup computes for its 64 queries
+//   S = Q K^T,   P = 2^(factor S + gate - shift),   sum += P,   O += P V
+// where the products for the next visit's S are started before those for this one's O: while the tensor cores
+// compute O, the warps bring the next S to powers (after FlashAttention-3, Shah et al. 2024). P never leaves
+// the registers. Masks cost only where a visit has them, and the loop without them has no branch.
+//
+// `shift` keeps the powers within what f32 holds, and that is all it has to do: bf16 has the range of f32,
+// and o and lse do not depend on it. So the maximum of a row is taken once, in the first visit that it sees
+// keys of, and the scores of later visits are not searched for a greater one: that would take a third of the
+// time between two products. If a sum of the new powers is above kHighest, the warp computes its S once more,
+// by itself, and takes the maximum then.
+//
+// Floors per visit and block, in cycles of a multiprocessor (2,048 multiply-adds of the tensor cores and 16
+// powers each): 512 of products and 512 of powers at D = 64, 1,024 and 512 at D = 128.
+#include "attention/cuda/forward_sm90.cuh"
 
 namespace filigree::cuda::forward16 {
+namespace hopper {
 namespace {
 
-constexpr int kGroupRows = 64;  // queries of a warpgroup
-constexpr int kQueryRows = 16;  // of a warp
-constexpr std::uint32_t kStepPanel = kStep * kPanelRowBytes;
-
-using Scores = float[kStep / 8][4];  // of 16 queries and a step's keys, see wgmma.cuh
-using Powers = std::uint32_t[kStep / 16][4];
-
-// --- shared memory: the list of tiles; masks of two steps, a word for each thread; queries [T, D]; keys of
-// two steps [kStep, D], values of two steps [kStep, D] ---
+// --- a warpgroup that computes. A lane has rows `row` and `row` + 8 of its block and, of every 8 columns of
+// an accumulator, column() and the next (wgmma.cuh) ---
 
 template <int D>
-class Room {
- public:
-  __device__ Room(const Problem& p, uint4* room)
-      : room_(reinterpret_cast<char*>(room)),
-        tile_(p.tile),
-        matrices_((shared_address(room) + static_cast<std::uint32_t>(matrices_at(p.tile)) + 1023) / 1024 *
-                  1024) {}
-
-  static __host__ __device__ constexpr int masks_at(int tile) {
-    return static_cast<int>(split_tiles(tile) + 1) * static_cast<int>(sizeof(Tile));
-  }
-  static __host__ __device__ constexpr int matrices_at(int tile) { return masks_at(tile) + 2 * 2 * tile * 4; }
-  static constexpr int bytes(int tile) { return matrices_at(tile) + 1024 + 2 * D * tile + 4 * 2 * D * kStep; }
-
-  __device__ Tile* tiles() const { return reinterpret_cast<Tile*>(room_); }
-  // The thread's word: of the warp's query lane_id() % 16, keys of the step's half lane_id() / 16.
-  __device__ std::uint32_t& mask(int step) const {
-    return reinterpret_cast<std::uint32_t*>(
-        room_ + masks_at(tile_))[(step & 1) * 2 * tile_ + static_cast<int>(threadIdx.x)];
-  }
-  __device__ std::uint32_t queries() const { return matrices_; }
-  __device__ std::uint32_t query_panel() const { return static_cast<std::uint32_t>(tile_ * kPanelRowBytes); }
-  __device__ std::uint32_t keys(int step) const {
-    return matrices_ + static_cast<std::uint32_t>(2 * D * tile_ + (step & 1) * 2 * D * kStep);
-  }
-  __device__ std::uint32_t values(int step) const { return keys(step) + 2 * 2 * D * kStep; }
-
- private:
-  char* room_;
-  int tile_;
-  std::uint32_t matrices_;
-};
-
-// --- copies ---
-
-// The tensors that are copied: queries T rows at a time, keys and values a step.
-struct Maps {
-  CUtensorMap q, k, v;
-};
-struct Barriers {
-  CopyBarrier queries, keys[2], values[2];
-
-  // By one thread, before a barrier of the CTA.
-  __device__ void init() {
-    queries.init();
-    for (int i = 0; i < 2; ++i) {
-      keys[i].init();
-      values[i].init();
-    }
-    publish_barriers();
-  }
-};
-
-// Keys of one tile.
-struct StepTile {
-  int key;     // the first
-  int column;  // of the tile, that key is
-  int mask;    // of the tile, as its log2_gate
-  float log2_gate;
-};
-__device__ StepTile step_tile(const Problem& p, const Tile* tiles, int step) {
-  const int slot = step * kStep;
-  const Tile tile = tiles[slot >> p.tile_shift];
-  const int column = slot & (p.tile - 1);
-  return {tile.key + column, column, tile.mask, tile.log2_gate};
-}
-
-// By one thread.
-template <int D>
-__device__ void copy_step(const Problem& p, const CUtensorMap& map, const Room<D>& room, const Place& at,
-                          int step, std::uint32_t to, CopyBarrier& barrier) {
-  barrier.arm(2 * D * kStep);
-  copy_to_panels<D>(map, at.item.head / p.heads_per_kv * D, step_tile(p, room.tiles(), step).key, at.b, to,
-                    kStepPanel, barrier);
-}
-
-// The thread's word of a partial tile's mask.
-template <int D>
-__device__ void copy_mask(const Problem& p, const Room<D>& room, int number) {
-  const StepTile step = step_tile(p, room.tiles(), number);
-  if (step.mask < 0) return;
-  const int row = warp_id() * kQueryRows + lane_id() % 16;
-  copy_async_4(shared_address(&room.mask(number)),
-               p.masks + step.mask * p.mask_size + row * p.mask_words + step.column / 32 + lane_id() / 16);
-}
-
-// --- a warp's arithmetic: a lane has rows row_of(0) and row_of(1), columns first_column() and the next of
-// each 8 ---
-
-__device__ int row_of(int r) {
-  return lane_id() / 4 + 8 * r;
-}
-__device__ int first_column() {
-  return lane_id() % 4 * 2;
-}
-
-// Brings raw products to S + log2 m in units of log 2, if more than the scale is to be applied. Returns the
-// factor, greater than 0, that is left to apply.
-__device__ float add_bias(const Problem& p, const StepTile& step, float log2_slope, int first_query,
-                          Scores& s) {
-  if (!p.slopes && p.log2_scale > 0 && step.log2_gate == 0) return p.log2_scale;
-#pragma unroll
-  for (int n = 0; n < kStep / 8; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int distance = first_query + row_of(i / 2) - step.key - (8 * n + first_column() + i % 2);
-      s[n][i] =
-          fmaf(s[n][i], p.log2_scale, step.log2_gate - log2_slope * fabsf(static_cast<float>(distance)));
-    }
-  return 1;
-}
-
-// -inf where the lane's queries may not see a key. `bits` of a lane is as Room::mask.
-__device__ void apply_mask(std::uint32_t bits, Scores& s) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r)
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const std::uint32_t of_row = __shfl_sync(kWholeWarp, bits, row_of(r) + 16 * h) >> first_column();
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-#pragma unroll
-        for (int c = 0; c < 2; ++c)
-          if (!(of_row & (1u << (8 * n + c)))) s[4 * h + n][2 * r + c] = kMinusInfinity;
-    }
-}
-
-template <int D>
-__device__ void mask_scores(const Room<D>& room, int number, const StepTile& step, const KeyRange& range,
-                            Scores& s) {
-  if (step.mask == kFullTile) return;
-  const int key = step.key + lane_id() / 16 * 32;
-  std::uint32_t bits = step.mask >= 0 ? room.mask(number) : ~0u;
-  bits &= low_bits(range.high - key) & ~low_bits(range.low - key);
-  if (!__all_sync(kWholeWarp, bits == ~0u)) apply_mask(bits, s);
-}
-
-// The lane's rows of the result: sums of 2^(S - shift), of its own columns only, and of those times v.
-template <int D>
-struct Sums {
-  float shift[2], sum[2];
+struct Consumer {
+  using S = Sizes<D>;
+  const VisitProblem& p;
+  Shared<D>& shared;
+  const int group;
+  const int row = warp_id() % 4 * 16 + lane_id() / 4;
+  RingPlace<S::kSlots> ring;
+  RingPlace<2> queries;
+  float shift[2], sum[2];  // of the lane's own columns
+  bool settled;            // all rows of the warp have a shift
+  float s[kVisitKeys / 8][4];
+  std::uint32_t powers[kVisitKeys / 16][4];
   float o[D / 8][4];
 
-  __device__ Sums() {
+  __device__ static int column() { return lane_id() % 4 * 2; }
+  __device__ const Work& work() const { return shared.work[queries.slot]; }
+  __device__ int first_query() const { return work().first_row + group * kVisitBlock; }
+  __device__ std::uint32_t own_queries() const { return shared_address(shared.queries[queries.slot][group]); }
+
+  // Calls f(score, half of the lane's rows, half of the keys, key of those without column()).
+  template <class F>
+  __device__ void for_each_score(F&& f) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      shift[r] = std::numeric_limits<float>::lowest();  // not -inf, of which differences are NaN
-      sum[r] = 0;
-    }
+    for (int n = 0; n < kVisitKeys / 8; ++n)
 #pragma unroll
-    for (int d = 0; d < D / 8; ++d)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) o[d][i] = 0;
+      for (int i = 0; i < 4; ++i) f(s[n][i], i / 2, n / 8, n % 8 * 8 + i % 2);
   }
 
+  __device__ void run() {
+    if (S::kTakesTurns && group == S::kGroups - 1) pass_turn();  // the first turn is warpgroup 0's
+    for (;; queries.next()) {
+      shared.queries_full[queries.slot].wait(queries.parity);
+      if (warp_uniform(work().head) < 0) return;
+      settled = false;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        shift[r] = kNoShift;
+        sum[r] = 0;
+      }
+#pragma unroll
+      for (int d = 0; d < D / 8; ++d)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) o[d][i] = 0;
+      attend();
+      write_result();
+      fence_copies();
+      __syncwarp();
+      if (lane_id() == 0) shared.queries_empty[queries.slot].arrive();
+    }
+  }
+
+  __device__ void attend() {
+    bool due = false;  // `powers` wait for their values
+    for (bool first = true;; first = false) {
+      const int keys = take();
+      const int kind = warp_uniform(shared.visits[keys].kind[group]);
+      take_turn();
+      if (kind >= kFull) {
+        bool raised;
+        float shrink[2];
+        multiply_keys(keys);
+        if (due) {
+          const int values = take();
+          add_values(values);
+          pass_turn();
+          wait_for_products<1>();
+          pin(s);
+          raised = soften(keys, kind, shrink);
+          wait_for_products<0>();
+          pin(o);
+          release(values);
+        } else {
+          pass_turn();
+          if (!first) release(take());
+          wait_for_products<0>();
+          pin(s);
+          raised = soften(keys, kind, shrink);
+        }
+        if (raised) scale_rows(shrink);
+        round_to_operand(s, powers);
+        due = true;
+        continue;
+      }
+      release(keys);
+      if (due) {
+        const int values = take();
+        add_values(values);
+        pass_turn();
+        wait_for_products<0>();
+        pin(o);
+        release(values);
+      } else {
+        pass_turn();
+        if (!first) release(take());
+      }
+      if (kind == kEnd) return;
+      due = false;
+    }
+  }
+
+  __device__ int take() {
+    const int slot = ring.slot;
+    shared.full[slot].wait(ring.parity);
+    ring.next();
+    return slot;
+  }
+  // The lanes arrive together: what a warp has waited for, they are done with.
+  __device__ void release(int slot) {
+    __syncwarp();
+    if (lane_id() == 0) shared.empty[slot].arrive();
+  }
+  __device__ void take_turn() const {
+    if constexpr (S::kTakesTurns) named_sync(1 + group, 2 * kWarpgroup);
+  }
+  __device__ void pass_turn() const {
+    if constexpr (S::kTakesTurns) named_arrive(1 + (group + 1) % S::kGroups, 2 * kWarpgroup);
+  }
+
+  // --- products ---
+
+  __device__ void multiply_keys(int slot) {
+    fence_products();
+    multiply_rows<D>(s, operand(own_queries()), kQueryPanel, operand(shared_address(shared.slots[slot])),
+                     kPanel);
+    commit_products();
+  }
+  __device__ void add_values(int slot) {
+    fence_products();
+    add_products(o, powers, operand(shared_address(shared.slots[slot]), kPanel));
+    commit_products();
+  }
+  // S of the warp's 16 rows, by the warp alone.
+  __device__ void multiply_keys_again(int slot) {
+    const std::uint32_t keys = shared_address(shared.slots[slot]);
+    for_each_score([](float& x, int, int, int) { x = 0; });
+#pragma unroll 1
+    for (int d = 0; d < D / 16; ++d) {
+      std::uint32_t q[4];
+      load_matrices(q, own_queries() + unit_offset(warp_id() % 4 * 16 + lane_id() % 16,
+                                                   2 * d + lane_id() / 16, kQueryPanel));
+      const std::uint32_t first =
+          keys + unit_offset(lane_id() % 8 + lane_id() / 16 * 8, 2 * d + lane_id() / 8 % 2, kPanel);
+#pragma unroll
+      for (int n = 0; n < kVisitKeys / 16; ++n) {
+        std::uint32_t k[4];
+        load_matrices(k, first + static_cast<std::uint32_t>(16 * n * kPanelRowBytes));
+        multiply_add(s[2 * n], q, k[0], k[1]);
+        multiply_add(s[2 * n + 1], q, k[2], k[3]);
+      }
+    }
+  }
   __device__ void scale_rows(const float (&factor)[2]) {
 #pragma unroll
     for (int d = 0; d < D / 8; ++d)
 #pragma unroll
       for (int i = 0; i < 4; ++i) o[d][i] *= factor[i / 2];
   }
-};
 
-// Lets the shifts follow the maxima of S = factor s, and scales the sums, but for o: that by `shrink`, if
-// true is returned. A NaN is no maximum, and its power is NaN.
-template <int D>
-__device__ bool raise_shifts(const Scores& s, float factor, Sums<D>& sums, float (&shrink)[2]) {
-  float greatest[2];
-  bool behind = false;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float x = kMinusInfinity;
-#pragma unroll
-    for (int n = 0; n < kStep / 8; ++n) x = fmaxf(x, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
-    x = fmaxf(x, __shfl_xor_sync(kWholeWarp, x, 1));
-    x = fmaxf(x, __shfl_xor_sync(kWholeWarp, x, 2));
-    greatest[r] = factor * x;
-    behind |= greatest[r] > sums.shift[r] + kSlack;
-  }
-  if (!__any_sync(kWholeWarp, behind)) return false;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const float shift = fmaxf(sums.shift[r], greatest[r]);
-    shrink[r] = fast_exp2(sums.shift[r] - shift);
-    sums.shift[r] = shift;
-    sums.sum[r] *= shrink[r];
-  }
-  return true;
-}
+  // --- from scores to powers ---
 
-// S -> 2^(S - shift), added to the sums.
-template <int D>
-__device__ void take_powers(float factor, Sums<D>& sums, Scores& s) {
-#pragma unroll
-  for (int n = 0; n < kStep / 8; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      s[n][i] = fast_exp2(fmaf(s[n][i], factor, -sums.shift[i / 2]));
-      sums.sum[i / 2] += s[n][i];
+  // S -> powers, added to the sums. Returns whether o has to be scaled by `shrink` before they are used. The
+  // first of two ways is the shortest case of the second, without its branches.
+  __device__ bool soften(int keys, int kind, float (&shrink)[2]) {
+    const VisitInfo<S::kGroups>& visit = shared.visits[keys];
+    bool raised = false, again = false;
+    float gate[2] = {0, 0};
+    if (p.gate) {
+      gate[0] = visit.log2_gate[group][0];
+      gate[1] = visit.log2_gate[group][1];
     }
-}
-
-// --- results ---
-
-// The warp's rows of o go through shared memory, in place of its queries.
-template <int D>
-__device__ void write_rows(const Problem& p, const Room<D>& room, const Place& at, const Sums<D>& sums) {
-  write_rounded(sums.o, 1, room.queries(), room.query_panel(), warp_id() * kQueryRows,
-                [&](int row, int unit, const uint4& x) {
-                  const int n = at.item.tile * p.tile + row;
-                  if (n >= p.N) return;
-                  const std::int64_t to = (static_cast<std::int64_t>(at.b) * p.N + n) * p.H + at.item.head;
-                  *reinterpret_cast<uint4*>(p.o + to * D + unit * 8) = x;
-                });
-}
-
-template <int D>
-__device__ void write_segment(const Problem& p, const Place& at, const Sums<D>& sums, const float (&lse)[2]) {
-  const std::int64_t first =
-      (static_cast<std::int64_t>(at.item.slot) * p.sharing + at.b % p.sharing) * p.tile +
-      warp_id() * kQueryRows;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float* const o = p.segment_o + (first + row_of(r)) * D + first_column();
-#pragma unroll
-    for (int d = 0; d < D / 8; ++d)
-      *reinterpret_cast<float2*>(o + 8 * d) = {sums.o[d][2 * r], sums.o[d][2 * r + 1]};
-    if (lane_id() % 4 == 0) p.segment_lse[first + row_of(r)] = lse[r];
-  }
-}
-
-// A row without keys has o = 0 and lse = -inf. A NaN sum must stay visible, hence no comparison with > 0.
-template <int D>
-__device__ void write_result(const Problem& p, const Room<D>& room, const Place& at, Sums<D>& sums) {
-  float lse[2], factor[2];  // lse in units of log 2
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float sum = sums.sum[r];
-    sum += __shfl_xor_sync(kWholeWarp, sum, 1);
-    sum += __shfl_xor_sync(kWholeWarp, sum, 2);
-    factor[r] = sum == 0 ? 0.0f : __fdividef(1.0f, sum);
-    lse[r] = sum == 0 ? kMinusInfinity : sums.shift[r] + log2f(sum);
-  }
-  sums.scale_rows(factor);
-  if (at.item.slot >= 0) return write_segment(p, at, sums, lse);
-  write_rows(p, room, at, sums);
-  float* const to = p.lse + (static_cast<std::int64_t>(at.b) * p.H + at.item.head) * p.N;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int n = at.item.tile * p.tile + warp_id() * kQueryRows + row_of(r);
-    if (lane_id() % 4 == 0 && n < p.N) to[n] = kLn2 * lse[r];
-  }
-}
-
-// --- kernel ---
-
-template <int D>
-struct Forward {
-  const Problem& p;
-  const Maps& maps;
-  Room<D> room;
-  Barriers& barriers;
-  Place at;
-  int steps;
-  KeyRange range;  // of the query whose mask the thread copies
-  float log2_slope;
-  std::uint32_t q[D / 16][4];
-  Sums<D> sums;
-
-  __device__ void load_queries() {
-    barriers.queries.wait(0);
-    const int row = warp_id() * kQueryRows + lane_id() % 16;
-#pragma unroll
-    for (int d = 0; d < D / 16; ++d)
-      load_matrices(q[d], room.queries() + unit_offset(row, 2 * d + lane_id() / 16, room.query_panel()));
-  }
-
-  // Where there is such a step. Copies of values by one thread, of keys by one thread, of masks by all.
-  __device__ void copy_values(int step) {
-    if (threadIdx.x == 0 && step < steps)
-      copy_step(p, maps.v, room, at, step, room.values(step), barriers.values[step & 1]);
-  }
-  __device__ void copy_keys(int step) {
-    if (step < steps) {
-      if (threadIdx.x == 0) copy_step(p, maps.k, room, at, step, room.keys(step), barriers.keys[step & 1]);
-      copy_mask(p, room, step);
+    if (kind == kFull && settled) again = !take_powers(p.log2_scale, gate, true);
+    if (kind != kFull || !settled || again) {
+      for (bool lazy = settled;;) {
+        if (again) {
+          multiply_keys_again(keys);
+          lazy = false;
+        }
+        float factor = p.log2_scale;
+        if (p.slopes || p.log2_scale <= 0) {
+          add_slopes(visit);
+          factor = 1;
+        }
+        if ((visit.mask[group][0] & visit.mask[group][1]) != kFullTile) apply_masks(visit);
+        if (!lazy) raised = raise_shifts(factor, gate, shrink);
+        if (take_powers(factor, gate, lazy)) break;
+        again = true;
+      }
     }
-    commit_copies();
-  }
-
-  __device__ void multiply_keys(int step, Scores& s) {
-    const std::uint64_t keys = operand(room.keys(step));
-    barriers.keys[step & 1].wait(step / 2 & 1);
-    fence_products();
-#pragma unroll
-    for (int d = 0; d < D / 16; ++d) {
-      const std::uint64_t k = keys + static_cast<std::uint64_t>(d / 4 * (kStepPanel / 16)) +
-                              static_cast<std::uint64_t>(d % 4) * kSixteenColumns;
-      if (d == 0)
-        product_of_rows<false>(s, q[d], k);
-      else
-        product_of_rows<true>(s, q[d], k);
-    }
-    commit_products();
-  }
-  __device__ void add_values(int step, const Powers& powers) {
-    barriers.values[step & 1].wait(step / 2 & 1);
-    fence_products();
-    add_products(sums.o, powers, operand(room.values(step), kStepPanel));
-    commit_products();
-  }
-
-  // S -> powers; whether o has to be scaled by `shrink` before they are used.
-  __device__ bool soften(int number, Scores& s, float (&shrink)[2]) {
-    const StepTile step = step_tile(p, room.tiles(), number);
-    const float factor = add_bias(p, step, log2_slope, at.item.tile * p.tile + warp_id() * kQueryRows, s);
-    mask_scores(room, number, step, range, s);
-    const bool raised = raise_shifts(s, factor, sums, shrink);
-    take_powers(factor, sums, s);
+    release(keys);
     return raised;
   }
 
-  __device__ void run() {
-    copy_keys(0);
-    copy_values(0);
-    copy_keys(1);
-    load_queries();
-    Scores s;
-    Powers powers;
-    float shrink[2];
-    multiply_keys(0, s);
-    wait_for_copies<1>();
-    wait_for_products<0>();
-    pin(s);
-    soften(0, s, shrink);
-    round_to_operand(s, powers);
-#pragma unroll 1
-    for (int step = 0; step + 1 < steps; ++step) {
-      __syncthreads();  // all are done with the keys of this step and the values of the one before
-      copy_values(step + 1);
-      copy_keys(step + 2);
-      multiply_keys(step + 1, s);
-      add_values(step, powers);
-      wait_for_copies<1>();
-      wait_for_products<1>();
-      pin(s);
-      const bool raised = soften(step + 1, s, shrink);
-      wait_for_products<0>();
-      pin(sums.o);
-      if (raised) sums.scale_rows(shrink);
-      round_to_operand(s, powers);
+  // Applies the scale too.
+  __device__ void add_slopes(const VisitInfo<S::kGroups>& visit) {
+    const float log2_slope = p.slopes ? static_cast<float>(p.slopes[work().head] * kLog2E) : 0.0f;
+    const int query = first_query() + row - column();
+    for_each_score([&](float& x, int r, int h, int key) {
+      const auto distance = static_cast<float>(query + 8 * r - visit.key[h] - key);
+      x = fmaf(x, p.log2_scale, -log2_slope * fabsf(distance));
+    });
+  }
+
+  // -inf where the lane's queries may not see a key.
+  __device__ void apply_masks(const VisitInfo<S::kGroups>& visit) {
+    std::uint32_t allowed[2][4];         // [half of the rows][key / 32]: bits of keys, from column() on
+    const int words = p.mask_words / 2;  // of 64 bits, in a row of a mask
+    const int mask_row = row + first_query() % p.tile;
+    bool cut = p.row_bounds != nullptr;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int mask = visit.mask[group][h];
+      cut |= mask == kCutTile;
+      const auto* const from = reinterpret_cast<const std::uint64_t*>(p.masks + max(mask, 0) * p.mask_size) +
+                               mask_row * words + (words == 2 ? h : 0);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        std::uint64_t word = mask == kNotVisited ? 0 : ~std::uint64_t{0};
+        if (mask >= 0) word = __ldg(from + 8 * r * words);
+        allowed[r][2 * h] = static_cast<std::uint32_t>(word);
+        allowed[r][2 * h + 1] = static_cast<std::uint32_t>(word >> 32);
+      }
     }
-    add_values(steps - 1, powers);
-    wait_for_products<0>();
-    pin(sums.o);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const KeyRange range = cut ? key_range(p, work().b, first_query() + row + 8 * r) : KeyRange{0, kNoKey};
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        const int key = visit.key[w / 2] + w % 2 * 32;
+        if (cut) allowed[r][w] &= low_bits(range.high - key) & ~low_bits(range.low - key);
+        allowed[r][w] >>= column();
+      }
+    }
+    for_each_score([&](float& x, int r, int h, int key) {
+      if (!(allowed[r][2 * h + key / 32] >> (key % 32) & 1u)) x = kMinusInfinity;
+    });
+  }
+
+  // S -> 2^(factor S + gate - shift), added to the sums; if they are too great and `lazy`, returns false.
+  __device__ bool take_powers(float factor, const float (&gate)[2], bool lazy) {
+    const float less[2][2] = {{gate[0] - shift[0], gate[1] - shift[0]},
+                              {gate[0] - shift[1], gate[1] - shift[1]}};
+    float added[2][2] = {};
+    for_each_score([&](float& x, int r, int h, int key) {
+      x = fast_exp2(fmaf(x, factor, less[r][h]));
+      added[r][key / 8 % 2] += x;
+    });
+    const float first = added[0][0] + added[0][1], second = added[1][0] + added[1][1];
+    if (lazy && __any_sync(kWholeWarp, fmaxf(first, second) > kHighest)) return false;
+    sum[0] += first;
+    sum[1] += second;
+    return true;
+  }
+
+  // Lets the shifts follow the maxima of factor s + gate where they are far behind, and scales the sums, but
+  // for o: that by `shrink`, if true is returned. A NaN is no maximum, and its power is NaN.
+  __device__ bool raise_shifts(float factor, const float (&gate)[2], float (&shrink)[2]) {
+    float greatest[2][2] = {{kMinusInfinity, kMinusInfinity}, {kMinusInfinity, kMinusInfinity}};
+    for_each_score([&](float& x, int r, int h, int) { greatest[r][h] = fmaxf(greatest[r][h], x); });
+    bool behind = false;
+    float of_row[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float x = fmaxf(fmaf(greatest[r][0], factor, gate[0]), fmaf(greatest[r][1], factor, gate[1]));
+      x = fmaxf(x, __shfl_xor_sync(kWholeWarp, x, 1));
+      of_row[r] = fmaxf(x, __shfl_xor_sync(kWholeWarp, x, 2));
+      behind |= of_row[r] > shift[r] + kSlack;
+    }
+    if (!__any_sync(kWholeWarp, behind)) return false;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float raised = fmaxf(shift[r], of_row[r]);
+      shrink[r] = fast_exp2(shift[r] - raised);
+      shift[r] = raised;
+      sum[r] *= shrink[r];
+    }
+    settled = __all_sync(kWholeWarp, fminf(shift[0], shift[1]) > kNoShift);
+    return true;
+  }
+
+  // --- results ---
+
+  // A row without keys has o = 0 and lse = -inf. A NaN sum must stay visible, hence no comparison with > 0.
+  __device__ void write_result() {
+    float lse[2], factor[2];  // lse in units of log 2
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      sum[r] += __shfl_xor_sync(kWholeWarp, sum[r], 1);
+      sum[r] += __shfl_xor_sync(kWholeWarp, sum[r], 2);
+      factor[r] = sum[r] == 0 ? 0.0f : __fdividef(1.0f, sum[r]);
+      lse[r] = sum[r] == 0 ? kMinusInfinity : shift[r] + log2f(sum[r]);
+    }
+    scale_rows(factor);
+    if (work().slot >= 0) return write_segment(lse);
+    named_sync(1 + S::kGroups + group, kWarpgroup);  // the queries, whose place o takes, have been read
+    const std::int64_t first = static_cast<std::int64_t>(work().b) * p.N, head = work().head;
+    write_rounded(o, 1, own_queries(), kQueryPanel, warp_id() % 4 * 16,
+                  [&](int block_row, int unit, const uint4& x) {
+                    const int n = first_query() + block_row;
+                    if (n < p.N)
+                      *reinterpret_cast<uint4*>(p.o + ((first + n) * p.H + head) * D + unit * 8) = x;
+                  });
+    float* const to = p.lse + first * p.H + head * p.N;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int n = first_query() + row + 8 * r;
+      if (lane_id() % 4 == 0 && n < p.N) to[n] = kLn2 * lse[r];
+    }
+  }
+  __device__ void write_segment(const float (&lse)[2]) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const std::int64_t slot_row =
+          static_cast<std::int64_t>(work().slot) * p.slot_rows + group * kVisitBlock + row + 8 * r;
+      float* const to = p.segment_o + slot_row * D + column();
+#pragma unroll
+      for (int d = 0; d < D / 8; ++d) *reinterpret_cast<float2*>(to + 8 * d) = {o[d][2 * r], o[d][2 * r + 1]};
+      if (lane_id() % 4 == 0) p.segment_lse[slot_row] = lse[r];
+    }
   }
 };
 
 template <int D>
-__global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
-    forward_kernel(const __grid_constant__ Problem p, const __grid_constant__ Maps maps) {
-  extern __shared__ uint4 memory[];
-  __shared__ int n_tiles;
-  __shared__ Barriers barriers;
-  const Room<D> room(p, memory);
-  const Place at = place_of_cta(p);
-  const int first = at.item.tile * p.tile;
-  if (threadIdx.x == 0) {
-    barriers.init();
-    barriers.queries.arm(2 * D * p.tile);
-    copy_to_panels<D>(maps.q, at.item.head * D, first, at.b, room.queries(), room.query_panel(),
-                      barriers.queries);
-  }
-  if (warp_id() == 0) {
-    const int n = list_tiles(p, at, room.tiles());
-    if (lane_id() == 0) n_tiles = n;
-  }
+__global__ void __launch_bounds__(Sizes<D>::kThreads, 1)
+    forward_kernel(const __grid_constant__ VisitProblem p, const __grid_constant__ Maps maps) {
+  using S = Sizes<D>;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  Shared<D>& shared = *reinterpret_cast<Shared<D>*>(memory);
+  if (threadIdx.x == 0) shared.init();
   __syncthreads();
-  Forward<D> forward{p,
-                     maps,
-                     room,
-                     barriers,
-                     at,
-                     n_tiles * (p.tile / kStep),
-                     key_range(p, at.b, first + warp_id() * kQueryRows + lane_id() % 16),
-                     p.slopes ? static_cast<float>(p.slopes[at.item.head] * kLog2E) : 0.0f,
-                     {},
-                     {}};
-  if (forward.steps > 0)
-    forward.run();
-  else
-    barriers.queries.wait(0);  // they would arrive in what is written
-  write_result(p, room, at, forward.sums);
+  const int group = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroup);
+  if (group == S::kGroups) {
+    give_registers<S::kProducerRegisters>();
+    if (warp_id() == S::kWarps) Producer<D>{p, maps, shared}.run();
+  } else {
+    take_registers<S::kRegisters>();
+    Consumer<D>{p, shared, group}.run();
+  }
 }
 
 template <int D>
-void launch(Context context, const Problem& p, const Maps& maps, unsigned ctas) {
-  const int bytes = Room<D>::bytes(p.tile);
-  check_cuda(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  check_cuda(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                  cudaSharedmemCarveoutMaxShared));
-  forward_kernel<D><<<ctas, static_cast<unsigned>(p.tile / kGroupRows * kWarpgroup),
-                      static_cast<std::size_t>(bytes), stream(context)>>>(p, maps);
+void launch(Context context, const VisitProblem& p, const Maps& maps) {
+  constexpr int kBytes = sizeof(Shared<D>);
+  check_cuda(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  const auto ctas = static_cast<unsigned>(std::min(p.n_work, multiprocessors(context)));
+  forward_kernel<D><<<ctas, Sizes<D>::kThreads, kBytes, stream(context)>>>(p, maps);
   check_launch();
 }
 
 }  // namespace
+}  // namespace hopper
 
-void launch_hopper(Context context, const Problem& p, const AttentionInput& in, unsigned ctas) {
-  const std::int64_t D = in.q.dim();
-  const Maps maps{tensor_map(in.q, p.tile), tensor_map(in.k, kStep), tensor_map(in.v, kStep)};
-  if (D == 64) return launch<64>(context, p, maps, ctas);
-  check(D == 128, "attention: the Hopper kernels were given another head dim");
-  launch<128>(context, p, maps, ctas);
+void launch_hopper(Context context, const Problem& p, const AttentionInput& in, const QueryVisits& visits) {
+  const std::int64_t n_work = visits.work.n_items * p.sharing;
+  if (n_work == 0) return;
+  check(n_work <= std::numeric_limits<std::int32_t>::max(), "attention: too many work items for a launch");
+  const hopper::VisitProblem problem{p, static_cast<const Visit*>(visits.visits.raw_data()),
+                                     static_cast<const VisitTiles*>(visits.tiles.raw_data()),
+                                     static_cast<unsigned*>(visits.ticket.raw_data()),
+                                     static_cast<int>(n_work)};
+  const hopper::Maps maps{tensor_map(in.q, kVisitBlock), tensor_map(in.k, kVisitBlock),
+                          tensor_map(in.v, kVisitBlock)};
+  if (in.q.dim() == 64) return hopper::launch<64>(context, problem, maps);
+  check(in.q.dim() == 128, "attention: the Hopper kernels were given another head dim");
+  hopper::launch<128>(context, problem, maps);
 }
 
 }  // namespace filigree::cuda::forward16

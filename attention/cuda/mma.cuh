@@ -27,6 +27,11 @@ __device__ inline int warp_id() {
   return static_cast<int>(threadIdx.x / kWarpSize);
 }
 
+// `x` of lane 0: tells the compiler that the whole warp has the same.
+__device__ inline int warp_uniform(int x) {
+  return __shfl_sync(kWholeWarp, x, 0);
+}
+
 // --- arithmetic ---
 
 __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,

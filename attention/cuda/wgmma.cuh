@@ -86,22 +86,30 @@ __device__ inline void product_of_rows(float (&c)[8][4], std::uint32_t a, std::u
       : "memory");
 }
 
-// The same with a in registers.
+// b [128, 16].
 template <bool kAdd>
-__device__ inline void product_of_rows(float (&c)[8][4], const std::uint32_t (&a)[4], std::uint32_t b) {
+__device__ inline void product_of_rows(float (&c)[16][4], std::uint32_t a, std::uint32_t b) {
   asm volatile(
-      "{.reg .pred add; .reg .b64 b; setp.ne.b32 add, %37, 0; mov.b64 b, {%36, %38};\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{.reg .pred add; .reg .b64 a, b; setp.ne.b32 add, %66, 0;\n"
+      "mov.b64 a, {%64, %67}; mov.b64 b, {%65, %67};\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, b, add, 1, 1, 0;}\n"
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "a, b, add, 1, 1, 0, 0;}\n"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
         "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
         "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]),
         "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
         "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
-        "+f"(c[7][2]), "+f"(c[7][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"(kAdd ? 1 : 0), "n"(kUpperHalf)
+        "+f"(c[7][2]), "+f"(c[7][3]), "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]), "+f"(c[8][3]),
+        "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]), "+f"(c[10][0]), "+f"(c[10][1]),
+        "+f"(c[10][2]), "+f"(c[10][3]), "+f"(c[11][0]), "+f"(c[11][1]), "+f"(c[11][2]), "+f"(c[11][3]),
+        "+f"(c[12][0]), "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]),
+        "+f"(c[13][2]), "+f"(c[13][3]), "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]),
+        "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3])
+      : "r"(a), "r"(b), "n"(kAdd ? 1 : 0), "n"(kUpperHalf)
       : "memory");
 }
 
@@ -148,9 +156,9 @@ __device__ inline void add_product(float (&c)[16][4], const std::uint32_t (&a)[4
       : "memory");
 }
 
-// c = a b^T over all D columns: a [64, D] and b [64, D] as rows, panels `a_panel` and `b_panel` bytes apart.
-template <int D>
-__device__ inline void multiply_rows(float (&c)[8][4], std::uint64_t a, std::uint32_t a_panel,
+// c = a b^T over all D columns: a [64, D] and b [8 n, D] as rows, panels `a_panel` and `b_panel` bytes apart.
+template <int D, int n>
+__device__ inline void multiply_rows(float (&c)[n][4], std::uint64_t a, std::uint32_t a_panel,
                                      std::uint64_t b, std::uint32_t b_panel) {
 #pragma unroll
   for (int d = 0; d < D / 16; ++d) {
@@ -164,17 +172,18 @@ __device__ inline void multiply_rows(float (&c)[8][4], std::uint64_t a, std::uin
   }
 }
 
-// c += a b: a [64, 64] in registers, b [64, 8 n] as columns.
-template <int n>
-__device__ inline void add_products(float (&c)[n][4], const std::uint32_t (&a)[4][4], std::uint64_t b) {
+// c += a b: a [64, 16 m] in registers, b [16 m, 8 n] as columns.
+template <int n, int m>
+__device__ inline void add_products(float (&c)[n][4], const std::uint32_t (&a)[m][4], std::uint64_t b) {
 #pragma unroll
-  for (int k = 0; k < 4; ++k) add_product(c, a[k], static_cast<std::uint32_t>(b + k * kSixteenRows));
+  for (int k = 0; k < m; ++k) add_product(c, a[k], static_cast<std::uint32_t>(b + k * kSixteenRows));
 }
 
-// c [64, 64], rounded, as a left operand.
-__device__ inline void round_to_operand(const float (&c)[8][4], std::uint32_t (&a)[4][4]) {
+// c [64, 16 m], rounded, as a left operand.
+template <int m>
+__device__ inline void round_to_operand(const float (&c)[2 * m][4], std::uint32_t (&a)[m][4]) {
 #pragma unroll
-  for (int k = 0; k < 4; ++k)
+  for (int k = 0; k < m; ++k)
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       a[k][i] = pack_bf16(c[2 * k + i / 2][i % 2 * 2], c[2 * k + i / 2][i % 2 * 2 + 1]);
@@ -211,15 +220,18 @@ __device__ inline void write_rounded(const float (&c)[n][4], float factor, std::
 
 // --- copies into panels, by the tensor memory accelerator ---
 
-// A barrier in shared memory that a thread arms with a number of bytes and that is passed when so many have
-// been copied. Its passes have the parities 0, 1, 0, ..
+// A barrier in shared memory. It is passed when so many have arrived as init() says and the bytes have been
+// copied that arm(), which arrives too, announced. Its passes have the parities 0, 1, 0, ..
 struct CopyBarrier {
   alignas(8) std::uint64_t state;
 
   __device__ std::uint32_t address() { return shared_address(&state); }
   // By one thread, before publish_barriers() and a barrier of the CTA.
-  __device__ void init() {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address()) : "memory");
+  __device__ void init(int arrivals = 1) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address()), "r"(arrivals) : "memory");
+  }
+  __device__ void arrive() {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address()) : "memory");
   }
   __device__ void arm(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes)
@@ -236,6 +248,30 @@ struct CopyBarrier {
 };
 __device__ inline void publish_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// Between a thread's own reads or writes of shared memory and a copy into it that follows.
+__device__ inline void fence_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// --- warps with different tasks ---
+
+// Barriers of the hardware, number 0 is that of __syncthreads(): passed when `threads` threads have arrived.
+__device__ inline void named_sync(int number, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+__device__ inline void named_arrive(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+// A warpgroup gives registers back or takes them, and has n for each thread from then on.
+template <int n>
+__device__ inline void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
+}
+template <int n>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n));
 }
 
 // By one thread: the map's rows from `row` on of D columns from `column` on, into panels at `to`.
