@@ -76,8 +76,7 @@ struct Consumer {
       attend();
       write_result();
       fence_copies();
-      __syncwarp();
-      if (lane_id() == 0) shared.queries_empty[queries.slot].arrive();
+      shared.queries_empty[queries.slot].arrive();
     }
   }
 
@@ -85,7 +84,7 @@ struct Consumer {
     bool due = false;  // `powers` wait for their values
     for (bool first = true;; first = false) {
       const int keys = take();
-      const int kind = warp_uniform(shared.visits[keys].kind[group]);
+      const int kind = of_lane_0(shared.visits[keys].kind[group]);
       take_turn();
       if (kind >= kFull) {
         bool raised;
@@ -197,11 +196,13 @@ struct Consumer {
     bool raised = false, again = false;
     float gate[2] = {0, 0};
     if (p.gate) {
-      gate[0] = visit.log2_gate[group][0];
-      gate[1] = visit.log2_gate[group][1];
+      gate[0] = of_lane_0(visit.log2_gate[group][0]);
+      gate[1] = of_lane_0(visit.log2_gate[group][1]);
     }
     if (kind == kFull && settled) again = !take_powers(p.log2_scale, gate, true);
     if (kind != kFull || !settled || again) {
+      const int key[2] = {of_lane_0(visit.key[0]), of_lane_0(visit.key[1])};
+      const int mask[2] = {of_lane_0(visit.mask[group][0]), of_lane_0(visit.mask[group][1])};
       for (bool lazy = settled;;) {
         if (again) {
           multiply_keys_again(keys);
@@ -209,10 +210,10 @@ struct Consumer {
         }
         float factor = p.log2_scale;
         if (p.slopes || p.log2_scale <= 0) {
-          add_slopes(visit);
+          add_slopes(key);
           factor = 1;
         }
-        if ((visit.mask[group][0] & visit.mask[group][1]) != kFullTile) apply_masks(visit);
+        if ((mask[0] & mask[1]) != kFullTile) apply_masks(key, mask);
         if (!lazy) raised = raise_shifts(factor, gate, shrink);
         if (take_powers(factor, gate, lazy)) break;
         again = true;
@@ -223,31 +224,31 @@ struct Consumer {
   }
 
   // Applies the scale too.
-  __device__ void add_slopes(const VisitInfo<S::kGroups>& visit) {
+  __device__ void add_slopes(const int (&first_key)[2]) {
     const float log2_slope = p.slopes ? static_cast<float>(p.slopes[work().head] * kLog2E) : 0.0f;
     const int query = first_query() + row - column();
     for_each_score([&](float& x, int r, int h, int key) {
-      const auto distance = static_cast<float>(query + 8 * r - visit.key[h] - key);
+      const auto distance = static_cast<float>(query + 8 * r - first_key[h] - key);
       x = fmaf(x, p.log2_scale, -log2_slope * fabsf(distance));
     });
   }
 
   // -inf where the lane's queries may not see a key.
-  __device__ void apply_masks(const VisitInfo<S::kGroups>& visit) {
+  __device__ void apply_masks(const int (&first_key)[2], const int (&mask)[2]) {
     std::uint32_t allowed[2][4];         // [half of the rows][key / 32]: bits of keys, from column() on
     const int words = p.mask_words / 2;  // of 64 bits, in a row of a mask
     const int mask_row = row + first_query() % p.tile;
     bool cut = p.row_bounds != nullptr;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int mask = visit.mask[group][h];
-      cut |= mask == kCutTile;
-      const auto* const from = reinterpret_cast<const std::uint64_t*>(p.masks + max(mask, 0) * p.mask_size) +
-                               mask_row * words + (words == 2 ? h : 0);
+      cut |= mask[h] == kCutTile;
+      const auto* const from =
+          reinterpret_cast<const std::uint64_t*>(p.masks + max(mask[h], 0) * p.mask_size) + mask_row * words +
+          (words == 2 ? h : 0);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        std::uint64_t word = mask == kNotVisited ? 0 : ~std::uint64_t{0};
-        if (mask >= 0) word = __ldg(from + 8 * r * words);
+        std::uint64_t word = mask[h] == kNotVisited ? 0 : ~std::uint64_t{0};
+        if (mask[h] >= 0) word = __ldg(from + 8 * r * words);
         allowed[r][2 * h] = static_cast<std::uint32_t>(word);
         allowed[r][2 * h + 1] = static_cast<std::uint32_t>(word >> 32);
       }
@@ -257,7 +258,7 @@ struct Consumer {
       const KeyRange range = cut ? key_range(p, work().b, first_query() + row + 8 * r) : KeyRange{0, kNoKey};
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
-        const int key = visit.key[w / 2] + w % 2 * 32;
+        const int key = first_key[w / 2] + w % 2 * 32;
         if (cut) allowed[r][w] &= low_bits(range.high - key) & ~low_bits(range.low - key);
         allowed[r][w] >>= column();
       }

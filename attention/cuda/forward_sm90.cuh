@@ -66,10 +66,10 @@ struct Shared {
   __device__ void init() {
     for (int i = 0; i < 2; ++i) {
       queries_full[i].init();
-      queries_empty[i].init(S::kWarps);
+      queries_empty[i].init(S::kWarps * kWarpSize);
     }
     for (int i = 0; i < S::kSlots; ++i) {
-      full[i].init();
+      full[i].init(kWarpSize);
       empty[i].init(S::kWarps);
     }
     publish_barriers();
@@ -86,6 +86,15 @@ struct RingPlace {
     parity ^= slot == 0;
   }
 };
+
+// A value in shared memory, read by the one lane that arrives at a barrier for its warp when all is read: so
+// the order of reads and writes does not rest on that of the warp's lanes, which racecheck does not follow.
+template <class T>
+__device__ T of_lane_0(const T& in_shared) {
+  T x{};
+  if (lane_id() == 0) x = in_shared;
+  return __shfl_sync(kWholeWarp, x, 0);
+}
 
 // --- the producer, a warp. The ring has, for an item, keys 0, keys 1, values 0, keys 2, values 1, .., kEnd
 // in place of keys, the last values ---
@@ -160,11 +169,8 @@ struct Producer {
       __syncwarp();  // the list may be written again
     }
     wait_for_slot();
-    if (lane_id() == 0) {
-#pragma unroll
-      for (int& kind : shared.visits[ring.slot].kind) kind = kEnd;
-      shared.full[ring.slot].arrive();
-    }
+    if (lane_id() < S::kGroups) shared.visits[ring.slot].kind[lane_id()] = kEnd;
+    shared.full[ring.slot].arrive();
     ring.next();
     if (before >= 0) copy_values(before, before_too);
   }
@@ -220,8 +226,10 @@ struct Producer {
     copy_to_panels<D>(map, column, other_key, work.b, to + kQueryPanel, kPanel, shared.full[ring.slot]);
   }
   __device__ void pass_slot_on() {
-    __syncwarp();
-    if (lane_id() == 0) shared.full[ring.slot].arm(S::kSlotBytes);
+    if (lane_id() == 0)
+      shared.full[ring.slot].arm(S::kSlotBytes);
+    else
+      shared.full[ring.slot].arrive();
     ring.next();
   }
   __device__ void copy_values(int key, int other_key) {
