@@ -18,7 +18,7 @@ namespace {
 enum class Operator { min, max, med, sm };
 
 constexpr std::int32_t kDigit = 1, kOperator = 11, kClose = 15;
-constexpr int kAttempts = 1'000'000;
+constexpr int kTriedTrees = 1'000'000;
 
 std::int32_t apply(Operator op, std::vector<std::int32_t>& arguments) {
   std::ranges::sort(arguments);
@@ -66,7 +66,7 @@ class ListopsTask : public GeneratedTask {
   DrawnSample draw(RandomStream& random, std::span<std::int32_t> inputs,
                    std::span<std::int32_t> targets) const override {
     std::vector<std::int32_t> tokens;
-    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    for (int attempt = 0; attempt < kTriedTrees; ++attempt) {
       tokens.clear();
       const std::int32_t value = draw_tree(random, 1, tokens);
       const std::int64_t length = std::ssize(tokens);
@@ -76,7 +76,7 @@ class ListopsTask : public GeneratedTask {
       return {length};
     }
     throw Error(ErrorKind::usage,
-                fmt::format("data.task.listops: none of {} expressions had {} to {} tokens", kAttempts,
+                fmt::format("data.task.listops: none of {} expressions had {} to {} tokens", kTriedTrees,
                             min_length_, max_length_),
                 "allow more lengths, or change max_depth or max_args");
   }

@@ -9,7 +9,6 @@
 namespace filigree {
 namespace {
 
-using Json = nlohmann::json;
 constexpr std::int64_t kMaxInteger = std::numeric_limits<std::int64_t>::max();
 
 std::int64_t element_bytes(const std::string& dtype) {
@@ -20,7 +19,7 @@ std::int64_t element_bytes(const std::string& dtype) {
   return found == known.end() ? 0 : found->second;
 }
 
-class HeaderHandler : public nlohmann::json_sax<Json> {
+class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit HeaderHandler(const std::string& origin) : origin_(origin) {}
   SafetensorsHeader take() {
@@ -170,13 +169,13 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
 }  // namespace
 
 std::string shown_name(const std::string& name) {
-  const std::string text = Json(name).dump(-1, ' ', true, Json::error_handler_t::replace);
+  const std::string text = nlohmann::json(name).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
   return text.size() <= 100 ? text : text.substr(0, 97) + "...";
 }
 
 SafetensorsHeader parse_safetensors_header(std::string_view text, const std::string& origin) {
   HeaderHandler handler(origin);
-  Json::sax_parse(text.begin(), text.end(), &handler);
+  nlohmann::json::sax_parse(text.begin(), text.end(), &handler);
   return handler.take();
 }
 

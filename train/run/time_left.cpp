@@ -6,7 +6,7 @@
 namespace filigree {
 namespace {
 
-constexpr std::size_t kKept = 32, kEnough = 3;
+constexpr std::size_t kNewestSteps = 32, kEnough = 3;
 constexpr double kEnoughSeconds = 1;
 
 }  // namespace
@@ -14,7 +14,7 @@ constexpr double kEnoughSeconds = 1;
 void TimeLeft::step(double seconds) {
   if (++steps_ <= run_.warm_up) return;
   newest_.push_back(seconds);
-  if (newest_.size() > kKept) newest_.pop_front();
+  if (newest_.size() > kNewestSteps) newest_.pop_front();
 }
 
 void TimeLeft::evaluation(double seconds) {
