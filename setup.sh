@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One script for all the set-up: installs what is missing, builds, and then trains or tests.
 #   ./setup.sh quickstart   train configs/quickstart.yaml on the C++ standard library's headers (4 to 12 minutes); goes
-#                           on where it was interrupted; with --overwrite it starts anew
+#                           on where it was interrupted; with --overwrite it starts anew. CUDA code is compiled where
+#                           there is a GPU, or with --cuda
 #   ./setup.sh test         run the whole test suite; with --peers also against transformers, PyTorch, h5py and other
 #                           readers of the same files, in a Python environment made in build/peers
 #   ./setup.sh build        stop after the build: build/release/filigree
@@ -64,9 +65,11 @@ make_peers5() {
   fi
 }
 
-build() { # build TARGET...
-  cmake --preset release >/dev/null
-  cmake --build --preset release --target "$@"
+# CUDA is on wherever nvcc is, unless an option says otherwise.
+build() { # build TARGET [CMAKE-OPTION...]
+  echo "setup.sh: building $1 in build/release with $(nproc) cores"
+  cmake --preset release -U FILIGREE_CUDA "${@:2}" >/dev/null
+  cmake --build --preset release --target "$1"
 }
 
 # The folder of the C++ standard library's headers of the compiler that has just built filigree.
@@ -81,15 +84,24 @@ case "${1:-}" in
     echo "built: build/release/filigree"
     ;;
   quickstart)
-    [ "${2:-}" = --overwrite ] || [ $# -eq 1 ] || { echo "setup.sh: unknown option $2; there is --overwrite" >&2; exit 2; }
+    cuda=() train=()
+    compgen -G '/dev/nvidia*' >/dev/null || cuda=(-DFILIGREE_CUDA=OFF)
+    for option in "${@:2}"; do
+      case "$option" in
+        --overwrite) train=(--overwrite) ;;
+        --cuda) cuda=() ;;
+        *) echo "setup.sh: unknown option $option; there are --overwrite and --cuda" >&2; exit 2 ;;
+      esac
+    done
     install_packages "${packages[@]}"
-    build filigree
+    [ ${#cuda[@]} -eq 0 ] || echo "setup.sh: no GPU here (no /dev/nvidia*), so CUDA code is not compiled; --cuda asks for it"
+    build filigree "${cuda[@]}"
     text=$(cxx_headers)
     [ -n "$text" ] || { echo "setup.sh: cannot find the C++ standard library's headers of ${CXX:-c++}" >&2; exit 2; }
-    if [ $# -eq 1 ] && grep -qs '"status": "finished"' runs/quickstart/run.json; then
+    if [ ${#train[@]} -eq 0 ] && grep -qs '"status": "finished"' runs/quickstart/run.json; then
       echo "runs/quickstart holds a finished run; ./setup.sh quickstart --overwrite trains anew"
     else
-      build/release/filigree train configs/quickstart.yaml "data.train=[$text]" "${@:2}" || exit
+      build/release/filigree train configs/quickstart.yaml "data.train=[$text]" "${train[@]}" || exit
     fi
     echo
     build/release/filigree generate runs/quickstart --prompt "  template<typename _Tp>" --temperature 0.7 --tokens 300
@@ -111,7 +123,7 @@ END
     ctest --preset release -j "$(nproc)"
     ;;
   *)
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/cpu/gemm_plan.h"
+#include "core/cuda_built.h"
 #include "core/parallel.h"
 #include "core/process_memory.h"
 

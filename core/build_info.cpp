@@ -7,6 +7,7 @@
 
 #include "core/backend.h"
 #include "core/cpu/gemm.h"
+#include "core/cuda_built.h"
 #include "core/hdf5_library.h"
 #include "core/ops.h"
 #include "core/random.h"

@@ -11,6 +11,7 @@
 #include <span>
 
 #include "core/backend.h"
+#include "core/cuda_built.h"
 #include "core/elementwise.h"
 #include "core/optimizers/rules.h"
 #include "core/random.h"
