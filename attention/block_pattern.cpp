@@ -2,7 +2,6 @@
 // one that a checkpoint holds.
 #include <set>
 
-#include "attention/held_layouts.h"
 #include "attention/patterns.h"
 
 namespace filigree {

@@ -2,9 +2,11 @@
 // what is read.
 #include <algorithm>
 #include <limits>
+#include <map>
+#include <mutex>
 
-#include "attention/held_layouts.h"
 #include "attention/tile_layout.h"
+#include "core/hash.h"
 #include "core/hdf5.h"
 
 namespace filigree {
@@ -144,6 +146,15 @@ TileLayout read_named(const std::string& name, const Open& open) {
   }
 }
 
+struct HeldLayouts {
+  std::mutex mutex;
+  std::map<std::string, LayoutPtr> by_sum;
+};
+HeldLayouts& held() {
+  static HeldLayouts instance;
+  return instance;
+}
+
 }  // namespace
 
 void save_layout(const TileLayout& layout, const std::string& path, bool with_exact_mask) {
@@ -181,8 +192,19 @@ TileLayout load_layout(const std::string& path) {
   return read_named(path, [&] { return h5::Reader(path); });
 }
 
-TileLayout parse_layout(std::string_view file, const std::string& name) {
-  return read_named(name, [&] { return h5::Reader(file, name); });
+std::string hold_layout(std::string_view file, const std::string& name) {
+  std::string sum = hex64(xxhash64(file.data(), file.size()));
+  if (held_layout(sum)) return sum;
+  auto layout = std::make_shared<const TileLayout>(read_named(name, [&] { return h5::Reader(file, name); }));
+  const std::lock_guard lock(held().mutex);
+  held().by_sum.emplace(sum, std::move(layout));
+  return sum;
+}
+
+LayoutPtr held_layout(const std::string& sum) {
+  const std::lock_guard lock(held().mutex);
+  const auto found = held().by_sum.find(sum);
+  return found == held().by_sum.end() ? nullptr : found->second;
 }
 
 }  // namespace filigree

@@ -16,7 +16,7 @@ struct PatternKind;
 std::vector<std::string> pattern_names();  // of all kinds
 
 struct PatternSpec {
-  // The layout that `block` names: by its file, or by the sum of one in a checkpoint (held_layouts.h).
+  // The layout that `block` names: by its file, or by the sum of one in a checkpoint (tile_layout.h).
   struct NamedLayout {
     bool in_file = false;
     std::string name;

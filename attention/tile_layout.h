@@ -174,4 +174,11 @@ inline constexpr std::int64_t kMaxExactMask = 4096;
 void save_layout(const TileLayout& layout, const std::string& path, bool with_exact_mask);
 TileLayout load_layout(const std::string& path);
 
+// A checkpoint holds the bytes of the layout files that its pattern reads, so that it stays whole wherever it
+// is moved; a pattern names one by their sum, `block: {layout: SUM}`. hold_layout makes the bytes known to
+// the end of the process and returns the sum, their hex xxhash64. `name` names them in messages: Error(data)
+// if they are no layout. held_layout is null where nothing that was read has this sum.
+std::string hold_layout(std::string_view file, const std::string& name);
+LayoutPtr held_layout(const std::string& sum);
+
 }  // namespace filigree

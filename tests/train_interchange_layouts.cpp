@@ -1,7 +1,6 @@
 // Every kind of pattern through an export and an import: the same model with the same layout.
 #include <map>
 
-#include "attention/held_layouts.h"
 #include "tests/interchange_fixture.h"
 #include "train/record/loaded_model.h"
 

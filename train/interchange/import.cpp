@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "attention/held_layouts.h"
 #include "core/file.h"
 #include "data/tokenizer.h"
 #include "layers/transformer.h"

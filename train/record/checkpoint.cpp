@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "attention/held_layouts.h"
 #include "core/build_info.h"
 #include "core/file.h"
 #include "core/hash.h"

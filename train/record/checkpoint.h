@@ -54,7 +54,7 @@ std::int64_t checkpoint_bytes(const CheckpointContents& contents);
 inline constexpr std::int64_t kCheckpointOverhead = 1 << 20;
 
 // Error(data), naming the file, if it is missing, empty, cut, damaged or no checkpoint. The layouts that it
-// holds can be named by patterns from then on (attention/held_layouts.h).
+// holds can be named by patterns from then on (attention/tile_layout.h).
 CheckpointContents read_checkpoint(const std::filesystem::path& path);
 
 // The tokenizer that a checkpoint holds, whose name its state gives; null where only the data's ids are
