@@ -130,9 +130,8 @@ PatternKind set_kind(PatternKind kind) {
 }
 
 // The entries of heads and layers: maps of the pattern and of what it is for, `count` or `layers`.
-void read_shares(const YamlNode& body, const PatternNesting& nesting, std::string_view key,
-                 PatternSpec& spec) {
-  const std::string_view own = spec.name();
+void read_shares(const YamlNode& body, const PatternNesting& nesting, PatternSpec& spec) {
+  const std::string_view own = spec.name(), key = spec.kind->share;
   if (own == "heads" ? nesting.in_heads : nesting.in_layers)
     fail_at(body.mark, fmt::format("{0} cannot stand inside {0}", own));
   if (!body.is_sequence() || body.items.empty())
@@ -193,15 +192,15 @@ std::vector<PatternKind> algebra_kinds() {
       {.name = "heads",
        .meaning = "by head",
        .example = "{heads: [{count: 2, pattern: full}, {count: 6, pattern: {local: {window: 64}}}]}",
-       .read = [](const YamlNode& body, const PatternNesting& nesting,
-                  PatternSpec& spec) { read_shares(body, nesting, "count", spec); },
+       .share = "count",
+       .read = read_shares,
        .make = make_heads},
       {.name = "layers",
        .meaning = "by layer; a later entry wins",
        .example =
            "{layers: [{layers: 0-5, pattern: {local: {window: 64}}}, {layers: [2, 5], pattern: full}]}",
-       .read = [](const YamlNode& body, const PatternNesting& nesting,
-                  PatternSpec& spec) { read_shares(body, nesting, "layers", spec); },
+       .share = "layers",
+       .read = read_shares,
        .make = make_layers},
   };
 }

@@ -21,7 +21,7 @@ struct Block {
   void fields(Fields& f) {
     f.integer("size", size, counts_from(1), "tokens of a block", {.default_text = "by file", .print = false});
     f.custom(
-        "pairs", Field::Type::integers, "with `size`: a list of [query block, key block]",
+        "pairs", Field::Type::integer_lists, "with `size`: a list of [query block, key block]",
         [this](const YamlNode& node, MapReader&) { read_pairs(node); }, [] { return YamlNode(); },
         {.default_text = "by file"});
     f.path("file", file, "instead: a layout file, as filigree explain --dump writes it",

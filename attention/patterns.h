@@ -31,6 +31,8 @@ struct PatternKind {
   // The key that a sweep sets where the config gives neither it nor the other one.
   std::string_view fitted = {}, fitted_unless = {};
   std::string_view example = {};
+  // Where it is a list of {KEY: .., pattern: ..}, the key: for which heads or layers an entry's pattern is.
+  std::string_view share = {};
   void (*fields)(Fields& f) = nullptr;  // each setting with its default; null: it is made of patterns
   void (*read)(const YamlNode& body, const PatternNesting& nesting, PatternSpec& spec) = nullptr;
   PatternPtr (*make)(const PatternSpec& spec, const PatternPlace& place) = nullptr;  // unless `read` did

@@ -146,7 +146,7 @@ struct Notes {
 };
 
 struct Field {
-  enum class Type { boolean, integer, number, word, text, integers, numbers, texts, map };
+  enum class Type { boolean, integer, number, word, text, integers, integer_lists, numbers, texts, map };
   using Read = std::function<void(const YamlNode& value, MapReader& map)>;
   using Print = std::function<YamlNode()>;  // null: nothing is set
   std::string_view key = {};                // texts are literals: they outlive the description

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "attention/patterns.h"
 #include "train/config/config.h"
 #include "train/config/reference.h"
 #include "train/config/tree.h"
@@ -28,10 +29,13 @@ void add_keys(const YamlNode& node, const std::string& path, std::vector<std::st
 }
 
 // What a schema finds wrong with a tree; of JSON schema only what ours use.
-std::string problem(const Json& schema, const YamlNode& node) {
+std::string problem(const Json& schema, const YamlNode& node, const Json* whole = nullptr) {
+  if (!whole) whole = &schema;
+  if (schema.contains("$ref"))
+    return problem(whole->at(Json::json_pointer(schema["$ref"].get<std::string>().substr(1))), node, whole);
   if (schema.contains("anyOf")) {
     for (const Json& choice : schema["anyOf"])
-      if (problem(choice, node).empty()) return "";
+      if (problem(choice, node, whole).empty()) return "";
     return "is none of the choices";
   }
   if (schema.contains("enum") && std::ranges::none_of(schema["enum"], [&](const Json& word) {
@@ -46,7 +50,7 @@ std::string problem(const Json& schema, const YamlNode& node) {
     if (!schema.contains("properties")) return "";
     for (const auto& [key, value] : node.entries) {
       if (!schema["properties"].contains(key.scalar)) return "has an unknown key, " + key.scalar;
-      const std::string inner = problem(schema["properties"][key.scalar], value);
+      const std::string inner = problem(schema["properties"][key.scalar], value, whole);
       if (!inner.empty()) return key.scalar + " " + inner;
     }
     return "";
@@ -54,7 +58,7 @@ std::string problem(const Json& schema, const YamlNode& node) {
   if (node.is_sequence()) {
     if (!may_be("array")) return "is a list";
     for (const YamlNode& item : node.items)
-      if (const std::string inner = problem(schema["items"], item); !inner.empty()) return inner;
+      if (const std::string inner = problem(schema["items"], item, whole); !inner.empty()) return inner;
     return "";
   }
   if (may_be("string")) return "";
@@ -108,6 +112,29 @@ TEST(Reference, TheSchemaAcceptsTheExamplesAndNamesMistakes) {
         "model: {dropout: 1}", "train: {lr: 0}", "train: {betas: 0.9}", "tile: 48", "data: {train: {a: b}}",
         "data: {shuffle: 1}", "causal: 1", "log: 3"})
     EXPECT_NE(problem(schema, parse_yaml(mistake, "m")), "") << mistake;
+}
+
+TEST(Reference, TheSchemaKnowsThePatternsAndTheirSettings) {
+  const Json schema = Json::parse(config_schema());
+  const auto problem_of = [&](const std::string& pattern) {
+    return problem(schema, parse_yaml("pattern: " + pattern, "p"));
+  };
+  std::vector<std::string> patterns = {"full",
+                                       "{local: {window: 4, dilation: 2}}",
+                                       "{global: {positions: [0, 7]}}",
+                                       "{random: {keys: 3, per_head: true}}",
+                                       "{block: {file: layout.h5}}",
+                                       "{learned_layout: {budget: 0.1, strides: [2, 4]}}"};
+  for (const PatternKind& kind : pattern_kinds())
+    if (!kind.example.empty()) patterns.emplace_back(kind.example);
+  EXPECT_GE(patterns.size(), 12u);
+  for (const std::string& pattern : patterns) EXPECT_EQ(problem_of(pattern), "") << pattern;
+  for (const char* mistake :
+       {"ful", "[full]", "{ful: {}}", "{local: 4}", "{local: {windw: 4}}", "{local: {window: 0}}",
+        "{random: {keys: 3, per_head: 1}}", "{block: {size: 4, pairs: [0, 1]}}", "{union: full}",
+        "{union: [{ful: {}}]}", "{heads: [full]}", "{heads: [{count: 2, pattern: {local: {windw: 4}}}]}",
+        "{heads: [{layers: 2, pattern: full}]}", "{learned_layout: {budget: 2}}"})
+    EXPECT_NE(problem_of(mistake), "") << mistake;
 }
 
 TEST(Reference, SaysDefaultRangeAndUse) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "attention/patterns.h"
 #include "train/config/config.h"
 
 namespace filigree {
@@ -35,6 +36,7 @@ std::string type_text(const Field& field) {
                                "one of the words below",
                                "text",
                                "list of integers",
+                               "list of lists of integers",
                                "list of numbers",
                                "text or list of texts",
                                "map"};
@@ -89,6 +91,8 @@ Json type_schema(const Field& field) {
       return text;
     case Type::integers:
       return list_of({{"type", "integer"}});
+    case Type::integer_lists:
+      return list_of(list_of({{"type", "integer"}}));
     case Type::numbers:
       return list_of({{"type", "number"}});
     case Type::texts:
@@ -127,6 +131,28 @@ Json map_schema(std::string_view description) {
           {"description", description},
           {"additionalProperties", false},
           {"properties", Json::object()}};
+}
+
+// A pattern is its name alone, or a map from it to its settings, or to a list where it is made of patterns.
+Json pattern_schema() {
+  const Json pattern = {{"$ref", "#/$defs/pattern"}};
+  Json kinds = map_schema("the pattern's name, with its settings");
+  kinds["minProperties"] = kinds["maxProperties"] = 1;
+  for (const PatternKind& kind : pattern_kinds()) {
+    Json map = map_schema(kind.meaning), item = pattern;
+    if (kind.fields) {
+      FieldList list;
+      kind.fields(list);
+      for (const Field& field : list.sections().front().fields)
+        map["properties"][field.key] = field_schema(field);
+    } else {
+      if (!kind.share.empty())
+        item = {{"type", "object"}, {"properties", {{kind.share, Json::object()}, {"pattern", pattern}}}};
+      map = {{"type", "array"}, {"description", kind.meaning}, {"items", item}};
+    }
+    kinds["properties"][kind.name] = map;
+  }
+  return {{"anyOf", Json::array({Json{{"enum", pattern_names()}}, kinds})}};
 }
 
 }  // namespace
@@ -171,7 +197,11 @@ std::string config_schema() {
   std::string base;
   list.path("extends", base, "the config that this one builds on, relative to this file", {.print = false});
   fields(list, config);
-  return json_schema(list, "filigree config");
+  Json root = Json::parse(json_schema(list, "filigree config"));
+  root["properties"]["pattern"]["$ref"] = "#/$defs/pattern";
+  root["properties"]["pattern"].erase("type");
+  root["$defs"]["pattern"] = pattern_schema();
+  return root.dump(2) + "\n";
 }
 
 }  // namespace filigree
