@@ -203,7 +203,9 @@ void FieldList::add(const Field& field) {
   kept.print = [value = field.print()] { return value; };
   kept.read = nullptr;
   kept.take_default = nullptr;
+  kept.item = nullptr;
   sections_[open_].fields.push_back(std::move(kept));
+  if (field.item) section(fmt::format("{}[]", field.key), field.meaning, false, [&] { field.item(*this); });
 }
 
 void FieldList::section(std::string_view key, std::string_view meaning, bool required,

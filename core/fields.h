@@ -145,8 +145,22 @@ struct Notes {
   YamlNode counts_as = {};  // what stands for the value where it does not count; null: it counts
 };
 
+class Fields;
+
 struct Field {
-  enum class Type { boolean, integer, number, word, text, integers, integer_lists, numbers, texts, map };
+  enum class Type {
+    boolean,
+    integer,
+    number,
+    word,
+    text,
+    integers,
+    integer_lists,
+    numbers,
+    texts,
+    map,
+    maps
+  };
   using Read = std::function<void(const YamlNode& value, MapReader& map)>;
   using Print = std::function<YamlNode()>;  // null: nothing is set
   std::string_view key = {};                // texts are literals: they outlive the description
@@ -159,6 +173,7 @@ struct Field {
   Read read = {};  // sets the member
   Print print = {};
   std::function<void()> take_default = {};  // empty: the default is the value that the member has
+  std::function<void(Fields&)> item = {};   // of a list of maps: describes a new one
 };
 std::ptrdiff_t read_word(const YamlNode& node, std::string_view what, Words words);  // its index
 
@@ -191,6 +206,11 @@ class Fields {
   // For a value that the others do not fit; `read` has the key's full name from MapReader::name.
   void custom(std::string_view key, Field::Type type, std::string_view meaning, Field::Read read,
               Field::Print print, Notes notes = {}, bool required = false);
+  // A list of maps, each a copy of `fresh` with settings of its own, which `describe(Fields&, Item&)`
+  // describes. An empty one is not printed.
+  template <class Item, class Describe>
+  void list(std::string_view key, std::vector<Item>& items, const Item& fresh, Describe describe,
+            std::string_view meaning);
 
  private:
   void scalar(std::string_view key, Field::Type type, const Member& member, Range range,
@@ -231,7 +251,7 @@ class FieldPrinter : public Fields {
 class FieldList : public Fields {
  public:
   struct Section {
-    std::string key;  // in full; empty for settings that stand in no section
+    std::string key;  // in full; ends with [] for those of each item of a list; empty for those in no section
     std::string_view meaning;
     bool required = false;
     std::vector<Field> fields;  // with their short keys
@@ -247,6 +267,37 @@ class FieldList : public Fields {
   std::vector<Section> sections_ = {Section()};
   std::size_t open_ = 0;
 };
+
+template <class Item, class Describe>
+void Fields::list(std::string_view key, std::vector<Item>& items, const Item& fresh, Describe describe,
+                  std::string_view meaning) {
+  Field field{.key = key, .type = Field::Type::maps, .meaning = meaning};
+  field.read = [&items, fresh, describe, key](const YamlNode& node, const MapReader& outer) {
+    const std::string name = outer.name(key);
+    if (!node.is_sequence() || node.items.empty())
+      fail_at(node.mark, fmt::format("{} must be a list of maps", name));
+    for (const YamlNode& item : node.items) {
+      MapReader map(item, name);
+      FieldReader reader(map);
+      describe(reader, items.emplace_back(fresh));
+      reader.done();
+    }
+  };
+  field.print = [&items, describe] {
+    YamlNode list = YamlNode::make_sequence();
+    for (Item item : items) {
+      FieldPrinter printer;
+      describe(printer, item);
+      list.items.push_back(printer.take());
+    }
+    return items.empty() ? YamlNode() : list;
+  };
+  field.item = [fresh, describe](Fields& f) {
+    Item item = fresh;
+    describe(f, item);
+  };
+  add(field);
+}
 
 std::string full_name(const FieldList::Section& section, const Field& field);  // "train.lr"
 

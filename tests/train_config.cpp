@@ -688,6 +688,45 @@ TEST(Config, HashFollowsWhatIsComputed) {
   EXPECT_NE(config_hash(parse(with("", "", "init_from: runs/x"))), hash);
 }
 
+TEST(Config, GroupsOfParameters) {
+  const Config c = parse(with("", "", R"(eps: 1e-6, weight_decay: 0.3, groups: [
+    {names: ["*.norm?.weight", head.weight], lr_factor: 0.5, betas: [0.8, 0.9]},
+    {names: token_embedding.weight, optimizer: sgd},
+    {names: [a], weight_decay: 0}])"));
+  const std::vector<ParameterGroup>& groups = c.train.groups;
+  ASSERT_EQ(groups.size(), 3u);
+  EXPECT_EQ(groups[0].names[1].scalar, "head.weight");
+  EXPECT_EQ(groups[0].names[1].mark.str(), "c.yaml:4:32");
+  EXPECT_EQ(groups[0].lr_factor, 0.5);
+  EXPECT_EQ(groups[0].betas[1], 0.9);
+  EXPECT_EQ(groups[0].eps, 1e-6) << "as in train";
+  EXPECT_EQ(groups[0].weight_decay, 0.3);
+  EXPECT_EQ(groups[1].optimizer, OptimizerType::sgd);
+  EXPECT_EQ(groups[1].momentum, 0.9) << "another optimizer has its own defaults";
+  EXPECT_EQ(groups[1].weight_decay, 0);
+  EXPECT_EQ(groups[2].lr_factor, 1);
+  EXPECT_EQ(groups[2].weight_decay, 0);
+
+  const std::string text = to_yaml(c.to_yaml());
+  EXPECT_EQ(parse_config(parse_yaml(text, "resolved")).train, c.train) << text;
+  EXPECT_NE(config_hash(c), config_hash(parse(with("", "", "eps: 1e-6, weight_decay: 0.3"))));
+  EXPECT_EQ(to_yaml(parse(kMinimal).to_yaml()).find("groups"), std::string::npos);
+
+  const auto error = [](const std::string& list) { return error_of(with("", "", "groups: " + list)); };
+  EXPECT_EQ(error("3"), "c.yaml:3:54: train.groups must be a list of maps");
+  EXPECT_EQ(error("[3]"), "c.yaml:3:55: train.groups must be a map of 'key: value' lines, not '3'");
+  EXPECT_EQ(error("[{lr_factor: 2}]"), "c.yaml:3:55: train.groups.names is missing | add 'names:'");
+  EXPECT_EQ(error("[{names: []}]"), "c.yaml:3:63: train.groups.names is empty");
+  EXPECT_EQ(error("[{names: a, lr: 2}]"),
+            "c.yaml:3:66: unknown key 'train.groups.lr' | known keys: names, optimizer, lr_factor, betas, "
+            "eps, momentum, "
+            "weight_decay");
+  EXPECT_EQ(
+      error("[{names: a, momentum: 0.5}]"),
+      "c.yaml:3:66: train.groups.momentum is not used by optimizer: adamw | remove it, or set optimizer: "
+      "sgd");
+}
+
 TEST(Config, DifferencesNameKeysAndValues) {
   const YamlNode a = parse(kMinimal).to_yaml(),
                  b = parse(with("dim: 32").replace(0, 17, "model: {")).to_yaml();

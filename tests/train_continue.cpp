@@ -180,6 +180,15 @@ TEST_F(ContinueRun, AForkKeepsTheOptimizerAndMayChangeTheSchedule) {
   EXPECT_EQ(json("whole/run.json")["began_from"], fs::weakly_canonical(path(last)).string());
   EXPECT_EQ(json("run/run.json")["status"], "finished");
 
+  // A group's rate and decay are free, how it follows the gradients is not.
+  const auto fork_grouped = [&](const std::string& out, const std::string& group) {
+    return command(out, {"--resume", "grouped/checkpoints/step_000008.h5", "train.steps=12",
+                         "train.groups=[{names: ['*'], " + group + "}]"});
+  };
+  expect(command("grouped", {"train.steps=8", "train.groups=[{names: ['*']}]"}), 0, {"finished  8 steps"});
+  expect(fork_grouped("free", "lr_factor: 0.5, weight_decay: 0"), 0, {"finished  12 steps"});
+  expect(fork_grouped("other", "eps: 1e-5"), 2, {"train.groups: "});
+
   // Its folder is no other run's, and the model and the data stay.
   const std::string other = "run/checkpoints/step_000016.h5";
   expect(command("whole", {"--resume", other, "train.steps=50"}), 2,

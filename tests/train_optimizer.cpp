@@ -37,7 +37,7 @@ double gradient_norm(const Optimizer& optimizer) {
 
 void take_step(Optimizer& optimizer, double lr, double clip = 0) {
   const auto rates = optimizer.next_rates(lr);
-  optimizer.step({Tensor::of<double>({kStepRates}, rates), optimizer.sum_of_squares(),
+  optimizer.step({Tensor::of<double>({optimizer.n_rates()}, rates), optimizer.sum_of_squares(),
                   Tensor::zeros({1}, DType::u32), clip});
 }
 
@@ -111,6 +111,73 @@ TEST(Optimizer, SgdFollowsTheFormula) {
       }
     }
   }
+}
+
+ParameterGroup group(const OptimizerConfig& like, const std::vector<std::string>& names, double lr_factor) {
+  ParameterGroup g;
+  static_cast<OptimizerConfig&>(g) = like;
+  for (const std::string& name : names) g.names.push_back(YamlNode::make(name));
+  g.lr_factor = lr_factor;
+  return g;
+}
+
+// Each parameter ends as it does where all have the optimizer of its group; the norm is that of all.
+TEST(Optimizer, GroupsAreOptimizersOfTheirOwn) {
+  TrainConfig grouped = config(OptimizerType::adamw), momentum = config(OptimizerType::sgd, 0.5),
+              other = config(OptimizerType::adamw);
+  momentum.weight_decay = 0.5;
+  other.betas = {0.5, 0.75};
+  grouped.groups = {group(momentum, {"w"}, 2), group(other, {"f?st", "*"}, 1)};
+  const auto trained = [&](const TrainConfig& c, double factor) {
+    Random random(test_seed(), 48);
+    Parameters p(random);
+    Optimizer optimizer(c, p.pointers());
+    for (int t = 0; t < 3; ++t) {
+      p.backward_with(random_gradients(random, p));
+      take_step(optimizer, 0.1 * factor, 0.5 * gradient_norm(optimizer));
+      optimizer.zero_grad();
+    }
+    return p;
+  };
+  const Parameters p = trained(grouped, 1), by_momentum = trained(momentum, 2), by_other = trained(other, 1);
+  EXPECT_TRUE(same_bits(p.all[0].var.value(), by_momentum.all[0].var.value()));
+  for (const std::size_t i : {1, 2})
+    EXPECT_TRUE(same_bits(p.all[i].var.value(), by_other.all[i].var.value())) << i;
+
+  Random random(test_seed(), 49);
+  Parameters some(random);
+  grouped.groups = {group(momentum, {"w"}, 1), group(other, {"fast"}, 1)};
+  const Optimizer optimizer(grouped, some.pointers());
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : optimizer.state()) names.push_back(name);
+  EXPECT_EQ(names, (std::vector<std::string>{"optimizer.m.w", "optimizer.m.b", "optimizer.v.b",
+                                             "optimizer.m.fast", "optimizer.v.fast"}));
+}
+
+TEST(Optimizer, AGroupOfNothingIsRefused) {
+  Random random(test_seed(), 50);
+  Parameters p(random);
+  p.all[0].name = "blocks.0.attention.qkv.weight";
+  const auto message = [&](std::vector<ParameterGroup> groups) {
+    TrainConfig c = config(OptimizerType::adamw);
+    c.groups = std::move(groups);
+    try {
+      Optimizer(c, p.pointers());
+    } catch (const Error& e) {
+      return fmt::format("{} | {}", e.what(), e.hint());
+    }
+    return std::string("accepted");
+  };
+  const OptimizerConfig like = config(OptimizerType::adamw);
+  EXPECT_NE(message({group(like, {"b", "fats"}, 1)}).find("'fats' names no parameter | did you mean 'fast'?"),
+            std::string::npos);
+  EXPECT_NE(message({group(like, {"block.*.attention.qkv.weight"}, 1)})
+                .find("did you mean 'blocks.*.attention.qkv.weight'?"),
+            std::string::npos);
+  EXPECT_NE(message({group(like, {"zzzzzzzzzz"}, 1)}).find("--dry-run"), std::string::npos);
+  EXPECT_NE(message({group(like, {"*"}, 1), group(like, {"b"}, 1)}).find("'b' names is of earlier groups"),
+            std::string::npos);
+  EXPECT_EQ(message({group(like, {"b"}, 1), group(like, {"*"}, 1)}), "accepted");
 }
 
 TEST(Optimizer, NormAndClipping) {

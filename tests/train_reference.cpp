@@ -110,7 +110,8 @@ TEST(Reference, TheSchemaAcceptsTheExamplesAndNamesMistakes) {
   for (const char* mistake :
        {"modle: {}", "model: {dims: 3}", "model: {norm: layer}", "model: {dim: 0}", "model: {dim: wide}",
         "model: {dropout: 1}", "train: {lr: 0}", "train: {betas: 0.9}", "tile: 48", "data: {train: {a: b}}",
-        "data: {shuffle: 1}", "causal: 1", "log: 3"})
+        "data: {shuffle: 1}", "causal: 1", "log: 3", "train: {groups: 1}",
+        "train: {groups: [{names: a, lr: 1}]}", "train: {groups: [{lr_factor: -1}]}"})
     EXPECT_NE(problem(schema, parse_yaml(mistake, "m")), "") << mistake;
 }
 
@@ -149,6 +150,10 @@ TEST(Reference, SaysDefaultRangeAndUse) {
     EXPECT_NE(text.find(part), std::string::npos) << part;
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 110u) << line;
+  EXPECT_NE(text.find("\ntrain.groups[].lr_factor"), std::string::npos);
+  EXPECT_EQ(problem(Json::parse(config_schema()),
+                    parse_yaml("train: {groups: [{names: [a, b], lr_factor: 2}, {names: c}]}", "g")),
+            "");
   const Json lr = Json::parse(config_schema())["properties"]["train"]["properties"]["lr"];
   EXPECT_EQ(lr["type"], "number");
   EXPECT_EQ(lr["exclusiveMinimum"], 0);

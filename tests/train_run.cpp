@@ -79,6 +79,36 @@ TEST_F(RunTest, SignalSavesAndResumeIsBitwiseTheUninterruptedRun) {
   }
 }
 
+TEST_F(RunTest, ARunWithGroupsGoesOnBitwise) {
+  const auto train = [](const std::string& out, std::vector<std::string> more = {}) {
+    more.insert(more.begin(),
+                {"train", "config.yaml", "train.out=" + out,
+                 "train.groups=[{names: [token_embedding.weight], optimizer: sgd, lr_factor: 0.5},"
+                 " {names: ['blocks.*_norm.*'], weight_decay: 0, betas: [0.5, 0.75]}]"});
+    return more;
+  };
+  ASSERT_EQ(run(train("full")).exit_code, 0);
+  Process process = start(train("parts"));
+  ASSERT_TRUE(process.wait_for("step  1/24")) << process.output();
+  process.send(SIGTERM);
+  ASSERT_EQ(process.finish().exit_code, 75);
+  const Outcome other = run(train("parts", {"train.groups=null"}));
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_NE(other.output.find("train.groups: - / "), std::string::npos) << other.output;
+  ASSERT_EQ(run(train("parts")).exit_code, 0);
+  EXPECT_EQ(metrics("parts"), metrics("full"));
+  expect_same(path("parts/checkpoints/step_000024.h5"), path("full/checkpoints/step_000024.h5"));
+  ASSERT_EQ(run({"train", "config.yaml", "train.out=plain"}).exit_code, 0);
+  EXPECT_NE(metrics("plain"), metrics("full"));
+
+  const Outcome misspelt = run({"train", "config.yaml", "train.groups=[{names: [blocks.*.mlp.upp.weight]}]"});
+  EXPECT_EQ(misspelt.exit_code, 2);
+  for (const char* part :
+       {"command line override 'train.groups", "'blocks.*.mlp.upp.weight' names no parameter",
+        "did you mean 'blocks.*.mlp.up.weight'"})
+    EXPECT_NE(misspelt.output.find(part), std::string::npos) << misspelt.output;
+}
+
 TEST_F(RunTest, ASecondSignalEndsAtOnce) {
   // One step takes many seconds, so the first signal cannot have been served yet.
   Process process = start({"train", "config.yaml", "train.batch_size=100000", "train.out=slow"});

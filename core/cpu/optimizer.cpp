@@ -1,4 +1,4 @@
-// Optimizer steps, one pass over memory each.
+// Optimizer steps, one pass over memory and one parallel region each.
 #include <cmath>
 
 #include "core/cpu/partition.h"
@@ -16,7 +16,8 @@ double clip_factor(const StepControl& control) {
 }
 
 template <class T, class Rule>
-void step(const Rule& rule, const StepControl& control, const OptimizerTensors& t) {
+void step(const Rule& rule, const StepControl& control, const OptimizerTensors& t, std::int64_t begin,
+          std::int64_t end) {
   constexpr std::size_t kStates = Rule::kState.size();
   const auto update = rule.template update<T>(Math{}, control.rates.data<double>(), clip_factor(control),
                                               t.lr_factor, t.weight_decay);
@@ -26,15 +27,12 @@ void step(const Rule& rule, const StepControl& control, const OptimizerTensors& 
   T *pw = w.data<T>(), *first = nullptr, *second = nullptr;
   if constexpr (kStates > 0) first = state[0].data<T>();
   if constexpr (kStates > 1) second = state[1].data<T>();
-  parallel_elements(w.numel(), [=](std::int64_t begin, std::int64_t end) {
-    const auto f = update;  // its numbers stay in registers
 #pragma omp simd
-    for (std::int64_t i = begin; i < end; ++i) {
-      if constexpr (kStates == 0) f(Math{}, pg[i], pw[i]);
-      if constexpr (kStates == 1) f(Math{}, pg[i], pw[i], first[i]);
-      if constexpr (kStates == 2) f(Math{}, pg[i], pw[i], first[i], second[i]);
-    }
-  });
+  for (std::int64_t i = begin; i < end; ++i) {
+    if constexpr (kStates == 0) update(Math{}, pg[i], pw[i]);
+    if constexpr (kStates == 1) update(Math{}, pg[i], pw[i], first[i]);
+    if constexpr (kStates == 2) update(Math{}, pg[i], pw[i], first[i], second[i]);
+  }
 }
 
 }  // namespace
@@ -42,10 +40,13 @@ void step(const Rule& rule, const StepControl& control, const OptimizerTensors& 
 void optimizer_step(Context, const OptimizerRule& rule, const StepControl& control,
                     std::span<const OptimizerTensors> tensors) {
   if (control.halted.item() != 0) return;
+  const auto parts = parts_of(tensors, [](const OptimizerTensors& t) { return t.w.numel(); });
   std::visit(
       [&](const auto& r) {
-        for (const OptimizerTensors& t : tensors)
-          with_float(t.w.dtype(), [&]<class T>(T) { step<T>(r, control, t); });
+        parallel_tasks(std::ssize(parts), [&](std::int64_t i) {
+          const OptimizerTensors& t = tensors[parts[i].tensor];
+          with_float(t.w.dtype(), [&]<class T>(T) { step<T>(r, control, t, parts[i].begin, parts[i].end); });
+        });
       },
       rule);
 }

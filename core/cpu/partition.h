@@ -26,6 +26,23 @@ void parallel_rows(std::int64_t rows, std::int64_t row_elements, F&& body) {
                body);
 }
 
+// A task's part of one of several tensors.
+struct Part {
+  std::size_t tensor;
+  std::int64_t begin, end;
+};
+
+// The tasks of parallel_elements for each of `tensors`, so that they can be one region; numel(tensor) is the
+// number of its elements.
+template <class Tensors, class Numel>
+std::vector<Part> parts_of(const Tensors& tensors, Numel numel) {
+  std::vector<Part> parts;
+  for (std::size_t t = 0; t < tensors.size(); ++t)
+    for (std::int64_t n = numel(tensors[t]), begin = 0; begin < n; begin += kTaskElements)
+      parts.push_back({t, begin, std::min(n, begin + kTaskElements)});
+  return parts;
+}
+
 // task(begin, end) -> R over [0, n) elements: one partial result per task, in the order of the tasks.
 template <class R, class F>
 std::vector<R> partial_results(std::int64_t n, F&& task) {

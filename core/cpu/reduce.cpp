@@ -12,20 +12,24 @@
 namespace filigree::cpu {
 
 void sum_of_squares(Context, std::span<const Tensor> tensors, Tensor& result) {
-  double total = 0;
-  for (const Tensor& x : tensors)
-    with_float(x.dtype(), [&]<class T>(T) {
-      const T* values = x.data<T>();
-      const auto sums = partial_results<double>(x.numel(), [=](std::int64_t begin, std::int64_t end) {
-        return lane_sum<double>(end - begin, [from = values + begin](std::int64_t i) {
-          const double v = from[i];
-          return v * v;
-        });
+  const auto parts = parts_of(tensors, [](const Tensor& x) { return x.numel(); });
+  std::vector<double> sums(parts.size());
+  parallel_tasks(std::ssize(parts), [&](std::int64_t part) {
+    const auto& [tensor, begin, end] = parts[part];
+    with_float(tensors[tensor].dtype(), [&, begin = begin, end = end, &x = tensors[tensor]]<class T>(T) {
+      sums[part] = lane_sum<double>(end - begin, [from = x.template data<T>() + begin](std::int64_t i) {
+        const double v = from[i];
+        return v * v;
       });
-      double sum = 0;
-      for (const double s : sums) sum += s;
-      total += sum;
     });
+  });
+  double total = 0;
+  for (std::size_t i = 0; i < parts.size();) {
+    double sum = 0;  // of one tensor
+    for (const std::size_t tensor = parts[i].tensor; i < parts.size() && parts[i].tensor == tensor; ++i)
+      sum += sums[i];
+    total += sum;
+  }
   result.data<double>()[0] = total;
 }
 

@@ -66,6 +66,23 @@ void eval_lengths(Fields& f, std::vector<std::int64_t>& lengths, const Use& use)
            print_list(lengths), {.unit = "tokens", .use = use});
 }
 
+// Patterns that name parameters. They keep their marks: the parameters are known when there is a model.
+void name_patterns(Fields& f, std::vector<YamlNode>& names) {
+  const auto read = [&names](const YamlNode& node, const MapReader& map) {
+    names = node.is_sequence() ? node.items : std::vector<YamlNode>{node};
+    for (const YamlNode& name : names) as_string(name, map.name("names"));
+    if (names.empty()) fail_at(node.mark, fmt::format("{} is empty", map.name("names")));
+  };
+  const auto print = [&names] {
+    YamlNode list = YamlNode::make_sequence();
+    for (const YamlNode& name : names) list.items.push_back(YamlNode::make(name.scalar));
+    return list;
+  };
+  f.custom("names", Field::Type::texts,
+           "names of parameters as --dry-run lists them; * is any text, ? any character, [0-3] one of these",
+           read, print, {}, true);
+}
+
 // --- sections ---
 
 void task(Fields& f, DataConfig& d) {
@@ -121,6 +138,29 @@ void fields(Fields& f, DataConfig& d, ModelType type) {
            {.use = files && with("model.type", type, ModelType::encoder_mlm)});
 }
 
+constexpr std::string_view kLikeRun = "as in train";
+
+// All of an optimizer but which one it is. A group's are those of its run, if they have the same one.
+void optimizer(Fields& f, OptimizerConfig& o, const OptimizerConfig* run = nullptr) {
+  const bool like_run = run && run->optimizer == o.optimizer;
+  const double decay = o.optimizer == OptimizerType::adamw ? 0.1 : 0.0;
+  const Use adamw = with("optimizer", o.optimizer, OptimizerType::adamw),
+            sgd = with("optimizer", o.optimizer, OptimizerType::sgd);
+  betas(f, o.betas, adamw);
+  f.number("eps", o.eps, above(0), "added to the root of the second moment", {.use = adamw});
+  f.number("momentum", {o.momentum, like_run ? run->momentum : 0.9}, fraction(),
+           "decay of the sum of past gradients", {.default_text = run ? kLikeRun : "0.9", .use = sgd});
+  f.number("weight_decay", {o.weight_decay, like_run ? run->weight_decay : decay}, at_least(0),
+           "of matrices, not of biases and norms", {.default_text = run ? kLikeRun : "0.1; sgd: 0"});
+}
+
+void fields(Fields& f, ParameterGroup& g, const OptimizerConfig& run) {
+  name_patterns(f, g.names);
+  f.word("optimizer", g.optimizer, "how they follow their gradients", {.default_text = kLikeRun});
+  f.number("lr_factor", g.lr_factor, at_least(0), "times the learning rate; 0: they stay as they are");
+  optimizer(f, g, &run);
+}
+
 void fields(Fields& f, TrainConfig& t, const DataConfig& data) {
   f.integer("steps", t.steps, at_least(1), "length of the training",
             {.unit = "steps", .default_text = "by epochs", .print = t.steps > 0});
@@ -133,14 +173,13 @@ void fields(Fields& f, TrainConfig& t, const DataConfig& data) {
             {.unit = "sequences", .default_text = "batch_size"});
   f.word("optimizer", t.optimizer, "how weights follow their gradients");
   f.number("lr", required(t.lr), above(0), "peak learning rate");
-  const Use adamw = with("optimizer", t.optimizer, OptimizerType::adamw),
-            sgd = with("optimizer", t.optimizer, OptimizerType::sgd);
-  betas(f, t.betas, adamw);
-  f.number("eps", t.eps, above(0), "added to the root of the second moment", {.use = adamw});
-  f.number("momentum", {t.momentum, 0.9}, fraction(), "decay of the sum of past gradients",
-           {.default_text = "0.9", .use = sgd});
-  f.number("weight_decay", {t.weight_decay, adamw.applies ? 0.1 : 0.0}, at_least(0),
-           "of matrices, not of biases and norms", {.default_text = "0.1; sgd: 0"});
+  optimizer(f, t);
+  f.list(
+      "groups", t.groups, ParameterGroup{t, {}, 1},
+      [run = static_cast<const OptimizerConfig&>(t)](Fields& inner, ParameterGroup& group) {
+        fields(inner, group, run);
+      },
+      "parameters with an optimizer of their own; one that several groups name is of the first");
   f.number("clip", t.clip, at_least(0), "largest norm of all gradients together; 0: any");
   f.word("schedule", t.schedule, "the learning rate after the warmup");
   f.number("min_lr", {t.min_lr, t.lr / 10}, at_least(0), "learning rate at the end, at most lr",

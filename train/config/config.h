@@ -68,19 +68,32 @@ struct Derived {
   bool operator==(const Derived&) const { return true; }
 };
 
-struct TrainConfig {
-  std::int64_t steps = 0;             // 0 while only `epochs` is known, see resolve_steps
-  double epochs = 0;                  // 0 if `steps` was given
-  std::int64_t batch_size = 0;        // sequences per step
-  std::int64_t micro_batch_size = 0;  // sequences per forward pass; divides batch_size
+// An optimizer and its settings, but for the learning rate.
+struct OptimizerConfig {
   OptimizerType optimizer = OptimizerType::adamw;
-  double lr = 0;
-  double min_lr = 0;                          // not `constant`; default lr / 10
   std::array<double, 2> betas = {0.9, 0.95};  // adamw
   double eps = 1e-8;                          // adamw
   double momentum = 0;                        // sgd; default 0.9
   double weight_decay = 0;                    // on matrices; default 0.1 for adamw, 0 for sgd
-  double clip = 1.0;                          // global gradient norm; 0: off
+  bool operator==(const OptimizerConfig&) const = default;
+};
+
+// Parameters with an optimizer of their own.
+struct ParameterGroup : OptimizerConfig {
+  std::vector<YamlNode> names;  // patterns as a shell has them, "blocks.*.weight"; marked where they stand
+  double lr_factor = 1;         // times the learning rate of the step
+  bool operator==(const ParameterGroup&) const = default;
+};
+
+struct TrainConfig : OptimizerConfig {
+  std::int64_t steps = 0;             // 0 while only `epochs` is known, see resolve_steps
+  double epochs = 0;                  // 0 if `steps` was given
+  std::int64_t batch_size = 0;        // sequences per step
+  std::int64_t micro_batch_size = 0;  // sequences per forward pass; divides batch_size
+  double lr = 0;
+  double min_lr = 0;                   // not `constant`; default lr / 10
+  double clip = 1.0;                   // global gradient norm; 0: off
+  std::vector<ParameterGroup> groups;  // a parameter is of the first that names it, if there is one
   ScheduleType schedule = ScheduleType::cosine;
   std::optional<std::int64_t> warmup_steps;  // default 5 % of steps, at most 2000; empty only without `steps`
   std::optional<std::int64_t> decay_steps;   // wsd; default 20 % of steps; empty only without `steps`

@@ -39,7 +39,8 @@ std::string type_text(const Field& field) {
                                "list of lists of integers",
                                "list of numbers",
                                "text or list of texts",
-                               "map"};
+                               "map",
+                               "list of maps"};
   std::string text = names[static_cast<std::size_t>(field.type)];
   if (const std::string range = range_text(field.range); !range.empty()) text += ", " + range;
   return field.notes.unit.empty() ? text : fmt::format("{} ({})", text, field.notes.unit);
@@ -97,6 +98,8 @@ Json type_schema(const Field& field) {
       return list_of({{"type", "number"}});
     case Type::texts:
       return {{"anyOf", Json::array({text, list_of(text)})}};
+    case Type::maps:
+      return list_of(Json::object());  // its section tells of the items
     case Type::map:
       return {{"type", Json::array({"object", "string"})}};  // a name alone has the default parameters
   }
@@ -107,7 +110,7 @@ Json json_value(const YamlNode& node, Type type) {
   Json list = Json::array();
   for (const YamlNode& item : node.items) list.push_back(json_value(item, type));
   if (node.is_sequence()) return list;
-  const bool plain = type != Type::text && type != Type::texts && type != Type::word && type != Type::map;
+  const bool plain = type != Type::text && type != Type::texts && type != Type::word && type < Type::map;
   return plain ? Json::parse(node.scalar) : Json(node.scalar);
 }
 
@@ -175,9 +178,10 @@ std::string json_schema(const FieldList& list, const std::string& title) {
     Json* map = &root;
     std::istringstream keys(section.key);
     for (std::string key; std::getline(keys, key, '.');) {
-      Json& inner = (*map)["properties"][key];
-      if (inner.is_null()) inner = map_schema(section.meaning);
-      map = &inner;
+      const bool of_items = key.ends_with("[]");
+      Json& value = (*map)["properties"][of_items ? key.substr(0, key.size() - 2) : key];
+      map = of_items ? &value["items"] : &value;
+      if (!map->contains("type")) *map = map_schema(section.meaning);
     }
     for (const Field& field : section.fields) (*map)["properties"][field.key] = field_schema(field);
   }

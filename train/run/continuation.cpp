@@ -1,5 +1,7 @@
 #include "train/run/continuation.h"
 
+#include <algorithm>
+
 #include "train/record/checkpoint.h"
 #include "train/run/schedule.h"
 
@@ -25,6 +27,10 @@ void copy_schedule(const TrainConfig& from, TrainConfig& to) {
 void copy_free_in_fork(const Config& from, Config& to) {
   to.train.lr = from.train.lr;
   to.train.weight_decay = from.train.weight_decay;
+  for (std::size_t i = 0; i < std::min(to.train.groups.size(), from.train.groups.size()); ++i) {
+    to.train.groups[i].lr_factor = from.train.groups[i].lr_factor;
+    to.train.groups[i].weight_decay = from.train.groups[i].weight_decay;
+  }
   to.train.clip = from.train.clip;
   to.train.eval_interval = from.train.eval_interval;
   to.train.eval_batches = from.train.eval_batches;

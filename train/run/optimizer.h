@@ -1,4 +1,4 @@
-// An optimizer (core/optimizers/) over named parameters.
+// The optimizers (core/optimizers/) of named parameters: the run's, and one of each of its groups.
 //
 // A step happens on the parameters' device without waiting for it: train/run/step.cpp.
 #pragma once
@@ -17,8 +17,8 @@ namespace filigree {
 
 class Optimizer {
  public:
-  // Uses optimizer, betas, eps, momentum and weight_decay of the config. The parameters outlive the
-  // optimizer; their `decay`, `lr_factor` and `in_norm` are read at every step.
+  // Uses the OptimizerConfig and the groups. The parameters outlive the optimizer; their `decay`, `lr_factor`
+  // and `in_norm` are read at every step. Error(usage) where a group names no parameter.
   Optimizer(const TrainConfig& config, std::vector<Parameter*> parameters);
 
   // Over all gradients with the given Parameter::in_norm, f64 [1] on their device, in a fixed order. Not
@@ -27,9 +27,12 @@ class Optimizer {
   // The name of the parameter where backward first met a value that is not finite: gradients are made from
   // the last parameter to the first, so the last one. Empty if all are finite.
   std::string non_finite_gradient() const;
-  // StepControl::rates of the step that comes next, which is counted as taken.
-  std::array<double, kStepRates> next_rates(double lr);
-  // Updates every parameter that has a gradient, with the learning rate times its lr_factor.
+  // StepControl::rates of the step that comes next, which is counted as taken: kStepRates of the run, then
+  // of each group.
+  std::vector<double> next_rates(double lr);
+  std::int64_t n_rates() const { return std::ssize(groups_) * kStepRates; }
+  // Updates every parameter that has a gradient, with the learning rate times its and its group's lr_factor.
+  // control.rates are those of next_rates.
   void step(const StepControl& control);
   void zero_grad();
 
@@ -41,12 +44,16 @@ class Optimizer {
   std::vector<std::pair<std::string, Tensor>> state() const;
 
  private:
+  struct Group {
+    OptimizerRule rule;
+    double lr_factor, weight_decay;
+  };
   struct Slot {
     Parameter* parameter;
+    std::int64_t group;
     std::array<Tensor, kMostState> state;
   };
-  OptimizerRule rule_;
-  double weight_decay_;
+  std::vector<Group> groups_;  // the first one is the run's own
   std::int64_t steps_ = 0;
   std::vector<Slot> slots_;
 };

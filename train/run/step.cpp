@@ -40,7 +40,7 @@ Stepper::Stepper(Transformer& model, Optimizer& optimizer, const StepOptions& op
       optimizer_(optimizer),
       options_(options),
       device_(model.device()),
-      scalars_(Tensor::zeros({4}, DType::f64, device_)),
+      scalars_(Tensor::zeros({optimizer.n_rates() + 1}, DType::f64, device_)),
       step_(Tensor::zeros({1}, DType::u32, device_)),
       halted_(Tensor::zeros({1}, DType::u32, device_)),
       results_(Tensor::zeros({2}, DType::f64, device_)) {}
@@ -68,9 +68,8 @@ void Stepper::upload(const Pending& pending) {
     copy_async(to, slot.inputs, offset);
     offset += padded(to.bytes());
   };
-  const auto rates = optimizer_.next_rates(pending.result.lr);
-  const auto targets = static_cast<double>(std::max<std::int64_t>(1, pending.result.targets));
-  const std::array scalars = {rates[0], rates[1], rates[2], targets};
+  std::vector<double> scalars = optimizer_.next_rates(pending.result.lr);
+  scalars.push_back(static_cast<double>(std::max<std::int64_t>(1, pending.result.targets)));
   const auto first = static_cast<std::uint32_t>(pending.result.step * options_.micro_batches);
   put(scalars_, scalars.data());
   put(step_, &first);
@@ -84,6 +83,10 @@ void Stepper::upload(const Pending& pending) {
   slot.copied.record();
 }
 
+Tensor Stepper::denominator() const {
+  return scalars_.slice(optimizer_.n_rates(), scalars_.numel());
+}
+
 ForwardContext Stepper::context(std::int64_t micro_batch) const {
   return {true, options_.seed, static_cast<std::uint32_t>(micro_batch), step_};
 }
@@ -93,14 +96,15 @@ void Stepper::run() {
   Tensor total;
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
     const Var loss = model_.loss(model_input(inputs_[i], device_), inputs_[i].targets,
-                                 context(static_cast<std::int64_t>(i)), {scalars_.slice(3, 4), nullptr});
+                                 context(static_cast<std::int64_t>(i)), {denominator(), nullptr});
     if (i == 0)
       total = loss.value().clone();
     else
       ops::add_in_place(total, loss.value());
     backward(loss);
   }
-  const StepControl control{scalars_.slice(0, 3), optimizer_.sum_of_squares(), halted_, options_.clip};
+  const StepControl control{scalars_.slice(0, optimizer_.n_rates()), optimizer_.sum_of_squares(), halted_,
+                            options_.clip};
   on_device(device_, [&](auto context) {
     halt_if_not_finite(context, total, control.sum_of_squares, halted_);
     if (const Tensor others = optimizer_.sum_of_squares(false); others.defined())
@@ -170,7 +174,7 @@ void Stepper::stop_not_finite(const Pending& pending) {
   for (std::size_t i = 0; i < inputs_.size() && what.empty(); ++i) {
     const ForwardContext forward = context(static_cast<std::int64_t>(i));
     const ModelInput input = model_input(inputs_[i], device_);
-    const Var loss = model_.loss(input, inputs_[i].targets, forward, {scalars_.slice(3, 4), nullptr});
+    const Var loss = model_.loss(input, inputs_[i].targets, forward, {denominator(), nullptr});
     if (std::isfinite(loss.value().item())) {
       backward(loss);
       continue;

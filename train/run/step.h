@@ -63,6 +63,7 @@ class Stepper {
   void make_inputs(const Batch& like);
   void upload(const Pending& pending);
   void run();
+  Tensor denominator() const;
   ForwardContext context(std::int64_t micro_batch) const;
   [[noreturn]] void stop_not_finite(const Pending& pending);
 
@@ -71,7 +72,7 @@ class Stepper {
   StepOptions options_;
   Device device_;
   std::vector<Batch> inputs_;  // on the device, refilled by every step
-  Tensor scalars_;             // f64 [4]: the optimizer's rates, the denominator
+  Tensor scalars_;             // f64: the optimizer's rates, the denominator
   Tensor step_;                // u32 [1]: the number of the step's first micro batch, for dropout
   Tensor halted_, results_;    // u32 [1]; f64 [2]: loss, sum of squares
   std::vector<Slot> slots_;
