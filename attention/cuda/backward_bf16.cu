@@ -9,32 +9,39 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// delta [B, H, N] = rowsum(o_grad * o), and the log2 of the rows' sums. `lanes` threads to a row of o.
+// delta = rowsum(o_grad * o), and the log2 of the rows' sums, both [B, H, rows]; rows from N on have no keys.
+// `lanes` threads to a row of o. Tickets begin at 0.
 __global__ void __launch_bounds__(kThreads)
     row_constants_kernel(const bfloat16* o, const bfloat16* o_grad, const float* lse, std::int64_t n_rows,
-                         int N, int H, int D, int lanes, float* delta, float* log2_sum) {
+                         int N, int rows, int H, int D, int lanes, float* delta, float* log2_sum,
+                         int* tickets) {
   const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const std::int64_t row = thread / lanes;
-  const int unit = static_cast<int>(thread % lanes);
+  const std::int64_t place = thread / lanes;  // (b, n, head)
+  const std::int64_t b = place / H / rows;
+  const int unit = static_cast<int>(thread % lanes), n = static_cast<int>(place / H % rows);
+  const int head = static_cast<int>(place % H);
+  const bool given = place < n_rows && n < N;
+  const std::int64_t row = (b * N + n) * H + head;
+  if (thread < 2) tickets[thread] = 0;
   float sum = 0;
-  if (row < n_rows && unit < D / 8) {
+  if (given && unit < D / 8) {
     const uint4 x = *reinterpret_cast<const uint4*>(o + row * D + unit * 8);
     const uint4 y = *reinterpret_cast<const uint4*>(o_grad + row * D + unit * 8);
-    const std::uint32_t a[4] = {x.x, x.y, x.z, x.w}, b[4] = {y.x, y.y, y.z, y.w};
+    const std::uint32_t a[4] = {x.x, x.y, x.z, x.w}, c[4] = {y.x, y.y, y.z, y.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      sum = fmaf(__uint_as_float(a[i] << 16), __uint_as_float(b[i] << 16), sum);
-      sum = fmaf(__uint_as_float(a[i] & 0xffff0000u), __uint_as_float(b[i] & 0xffff0000u), sum);
+      sum = fmaf(__uint_as_float(a[i] << 16), __uint_as_float(c[i] << 16), sum);
+      sum = fmaf(__uint_as_float(a[i] & 0xffff0000u), __uint_as_float(c[i] & 0xffff0000u), sum);
     }
   }
   for (int distance = lanes / 2; distance > 0; distance /= 2)
     sum += __shfl_xor_sync(kWholeWarp, sum, distance);
-  if (row >= n_rows || unit != 0) return;
-  const std::int64_t to = (row / H / N * H + row % H) * N + row / H % N;
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  if (place >= n_rows || unit != 0) return;
+  const std::int64_t to = (b * H + head) * rows + n;
+  const float log_sum = given ? lse[(b * H + head) * N + n] : -kInfinity;
   delta[to] = sum;
   // +inf makes all the probabilities of a row without keys 0.
-  log2_sum[to] = lse[to] == -kInfinity ? kInfinity : lse[to] * kLog2E;
+  log2_sum[to] = log_sum == -kInfinity ? kInfinity : log_sum * kLog2E;
 }
 
 // A warp per mask.
@@ -101,15 +108,15 @@ __global__ void __launch_bounds__(kThreads)
       pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w)};
 }
 
-void row_constants(Context context, const Tensor& o, const Tensor& o_grad, const Tensor& lse, Tensor& delta,
-                   float* log2_sum) {
+void row_constants(Context context, const Problem& p, const Tensor& o, const Tensor& o_grad,
+                   const Tensor& lse, float* delta, float* log2_sum, int* tickets) {
   const int D = static_cast<int>(o.dim(3)), lanes = D <= 64 ? 8 : 16;
-  const std::int64_t n_rows = lse.numel();
+  const std::int64_t n_rows = static_cast<std::int64_t>(p.B) * p.H * p.constant_rows;
   if (n_rows == 0) return;
   row_constants_kernel<<<static_cast<unsigned>(divide_up(n_rows * lanes, kThreads)), kThreads, 0,
                          stream(context)>>>(data<bfloat16>(o), data<bfloat16>(o_grad), data<float>(lse),
-                                            n_rows, static_cast<int>(o.dim(1)), static_cast<int>(o.dim(2)), D,
-                                            lanes, data<float>(delta), log2_sum);
+                                            n_rows, p.N, p.constant_rows, p.H, D, lanes, delta, log2_sum,
+                                            tickets);
   check_launch();
 }
 
@@ -194,10 +201,16 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
   p.v_grad = head_rows<bfloat16>(v_grad);
   p.gate_grad = data_or_null<float>(gate_grad);
 
-  Tensor log2_sums = workspace<float>(context, lse.numel());
-  row_constants(context, o, o_grad, lse, delta, data<float>(log2_sums));
+  const int D = static_cast<int>(in.q.dim());
+  const bool on_hopper = takes_hopper_kernels(context, D, p.tile), on_ring = on_hopper && p.tile == 128;
+  p.constant_rows = on_ring ? p.query_tiles * p.tile : p.N;
+  const std::int64_t n_constants = static_cast<std::int64_t>(p.B) * p.H * p.constant_rows;
+  Tensor log2_sums = workspace<float>(context, n_constants), tickets = workspace<std::int32_t>(context, 2);
+  Tensor deltas = p.constant_rows == p.N ? delta : workspace<float>(context, n_constants);
+  row_constants(context, p, o, o_grad, lse, data<float>(deltas), data<float>(log2_sums),
+                data<std::int32_t>(tickets));
   p.log2_sum = data<float>(log2_sums);
-  p.delta = data<float>(delta);
+  p.delta = data<float>(deltas);
   Tensor parts = workspace<MaskParts>(context, layout.masks.dim(0));
   mask_parts(context, layout.masks, p.tile, data<MaskParts>(parts));
   p.mask_parts = data<MaskParts>(parts);
@@ -207,10 +220,11 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
     tile_bounds(context, p, data<TileBounds>(bounds));
     p.tile_bounds = data<TileBounds>(bounds);
   }
-  const int D = static_cast<int>(in.q.dim());
-  if (takes_hopper_kernels(context, D, p.tile)) {
-    const hopper::Maps maps{tensor_map(in.q, p.tile), tensor_map(in.k, p.tile), tensor_map(in.v, p.tile),
-                            tensor_map(Heads::all(o_grad), p.tile)};
+  if (on_hopper) {
+    const int rows = on_ring ? 64 : p.tile;
+    const hopper::Maps maps{tensor_map(in.q, rows), tensor_map(in.k, rows), tensor_map(in.v, rows),
+                            tensor_map(Heads::all(o_grad), rows)};
+    if (on_ring) return hopper::ring_gradients(context, p, maps, D, layout, data<std::int32_t>(tickets));
     hopper::key_gradients(context, p, maps, D, layout.key_work);
     hopper::query_gradients(context, p, maps, D, layout.query_work);
   } else {

@@ -65,9 +65,10 @@ struct MaskParts {
 struct Problem {
   HeadRows<const bfloat16> q, k, v, o_grad;
   HeadRows<bfloat16> q_grad, k_grad, v_grad;
-  const float *log2_sum, *delta;  // [B, H, N]; log2 of the row's sum, +inf if it has no keys
+  const float *log2_sum, *delta;  // [B, H, constant_rows]; log2 of the row's sum, +inf if it has no keys
   float* gate_grad;               // [sharing, gate_size]; nullptr: not wanted
   int B, N, M, H, G;
+  int constant_rows;          // N or, with missing rows that have no keys, more
   int sharing, layout_heads;  // as in AttentionInput
   int tile, query_tiles, key_tiles;
   int multiprocessors;
@@ -83,6 +84,9 @@ struct Problem {
   float scale, log2_scale;                    // log2_scale = scale log2(e)
 
   __device__ int layout_head(int b, int head) const { return b * layout_heads + head; }
+  __device__ std::int64_t constants_of(int b, int head) const {
+    return (static_cast<std::int64_t>(b) * H + head) * constant_rows;
+  }
   __device__ int mask_words() const { return tile == 128 ? 2 : 1; }  // 64-bit words per row
 };
 
@@ -150,7 +154,7 @@ template <class Target>
 __device__ void load_query_extras(const Problem& p, const Visit& visit, int i, Target&& extras) {
   const int b = shared_memory().at.b;
   const bool valid = visit.first + i < p.N;
-  const std::int64_t row = (static_cast<std::int64_t>(b) * p.H + visit.head) * p.N + visit.first + i;
+  const std::int64_t row = p.constants_of(b, visit.head) + visit.first + i;
   copy_async<4>(&extras.log2_sum[i], p.log2_sum + row, valid);
   copy_async<4>(&extras.delta[i], p.delta + row, valid);
   if (visit.flags & kBounded)
@@ -225,6 +229,18 @@ __device__ bool make_visit(const Problem& p, const Place& at, const Tile& tile, 
   return true;
 }
 
+// Whether tile `i` of the item is to be visited. Where it is not, its gate's gradient is 0.
+template <bool kStreamsKeys>
+__device__ bool consider_visit(const Problem& p, const Place& at, int i, Visit& visit) {
+  const Tile tile = kStreamsKeys ? Tile{i, p.columns[i], at.item.head} : tile_of_column(p, at, i);
+  const std::int64_t place = p.gate_base[p.layout_head(at.b, tile.head)] + tile.number;
+  const float gate = p.gate ? p.gate[at.b * p.gate_batch_stride + place] : 1.0f;
+  const bool wants_gate = kStreamsKeys && p.gate_grad;
+  const bool kept = (gate != 0 || wants_gate) && make_visit<kStreamsKeys>(p, at, tile, gate, visit);
+  if (wants_gate && !kept) p.gate_grad[at.b * p.gate_size + place] = 0;
+  return kept;
+}
+
 // Appends each thread's visit in the order of threads. Returns the new number of visits.
 __device__ inline int append_visits(const Visit& visit, bool kept, int n) {
   Shared& shared = shared_memory();
@@ -241,22 +257,14 @@ __device__ inline int append_visits(const Visit& visit, bool kept, int n) {
   return n;
 }
 
-// Lists what to visit of tiles tile_of(begin) to tile_of(end - 1) and returns the number of visits.
-template <bool kStreamsKeys, class TileOf>
-__device__ int list_visits(const Problem& p, const Place& at, TileOf&& tile_of) {
+// Lists what to visit of the item's tiles and returns the number of visits.
+template <bool kStreamsKeys>
+__device__ int list_visits(const Problem& p, const Place& at) {
   int n = 0;
   for (int base = at.item.begin; base < at.item.end; base += static_cast<int>(blockDim.x)) {
     Visit visit;
-    bool kept = false;
     const int i = base + static_cast<int>(threadIdx.x);
-    if (i < at.item.end) {
-      const Tile tile = tile_of(i);
-      const std::int64_t place = p.gate_base[p.layout_head(at.b, tile.head)] + tile.number;
-      const float gate = p.gate ? p.gate[at.b * p.gate_batch_stride + place] : 1.0f;
-      const bool wants_gate = kStreamsKeys && p.gate_grad;
-      kept = (gate != 0 || wants_gate) && make_visit<kStreamsKeys>(p, at, tile, gate, visit);
-      if (wants_gate && !kept) p.gate_grad[at.b * p.gate_size + place] = 0;
-    }
+    const bool kept = i < at.item.end && consider_visit<kStreamsKeys>(p, at, i, visit);
     n = append_visits(visit, kept, n);
   }
   return warp_uniform(n);
@@ -296,6 +304,10 @@ struct Maps {  // of the tensors that are copied, T rows at a time
 };
 void key_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work);
 void query_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work);
+// Both, for tiles of 128 and maps of 64 rows; p.constant_rows is a multiple of 128. `tickets`: two, 0 at
+// first.
+void ring_gradients(Context context, const Problem& p, const Maps& maps, int D, const DeviceLayout& layout,
+                    int* tickets);
 }  // namespace hopper
 
 // Sums the segments' results in order, into rows below `end`. `heads`: of a sequence in `gradient`.

@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
     load_rows<D>(p.k, p.v, at.b, p.M, at.item.head, at.first, p.tile, stage_address<D>(p, 1),
                  loading_thread(p));
   commit_copies();
-  const int n_visits = list_visits<false>(p, at, [&](int i) { return tile_of_column(p, at, i); });
+  const int n_visits = list_visits<false>(p, at);
   if (loads && n_visits > 0) load_visit<D>(p, 0);
   commit_copies();
   run_visits<D, std::conditional_t<kPaired<D>, PairedWarp<D>, WholeWarp<D>>>(p, n_visits, p.N, segments,

@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
   if (threadIdx.x == 0)
     load_matrices<D>(room, maps.k, maps.v, at.b, at.item.head, at.first, room.own(0), room.own(1),
                      barriers.own);
-  const int n_visits = list_visits<false>(p, at, [&](int i) { return tile_of_column(p, at, i); });
+  const int n_visits = list_visits<false>(p, at);
   if (n_visits > 0) load_visit<D>(p, maps, room, barriers, 0);
   commit_copies();
 

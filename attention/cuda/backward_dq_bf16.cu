@@ -38,7 +38,7 @@ struct RowConstants {
 
   __device__ RowConstants(const Problem& p, int group, const float* from) {
     const Place& at = shared_memory().at;
-    from += (static_cast<std::int64_t>(at.b) * p.H + at.item.head) * p.N;
+    from += p.constants_of(at.b, at.item.head);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int query = at.first + group * kGroup + 8 * i + lane_id() / 4;
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(kMaxThreads<D>, kResident<D>)
                  loading_thread(p));
   commit_copies();
   load_bounds(p);
-  const int n_visits = list_visits<true>(p, at, [&](int t) { return Tile{t, p.columns[t], at.item.head}; });
+  const int n_visits = list_visits<true>(p, at);
   if (loads && n_visits > 0) load_visit<D>(p, 0);
   commit_copies();
   run_visits<D, std::conditional_t<kPaired<D>, PairedWarp<D>, WholeWarp<D>>>(p, n_visits, p.M, segments,

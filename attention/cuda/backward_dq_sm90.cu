@@ -32,7 +32,7 @@ struct LaneQueries {
 
   __device__ explicit LaneQueries(const Problem& p) {
     const Place& at = shared_memory().at;
-    const std::int64_t row = (static_cast<std::int64_t>(at.b) * p.H + at.item.head) * p.N;
+    const std::int64_t row = p.constants_of(at.b, at.item.head);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int query = at.first + warpgroup_id() * kStep + lane_row() + 8 * i;
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(kThreadsAtOnce<D>, 1)
   if (threadIdx.x == 0)
     load_matrices<D>(room, maps.q, maps.o_grad, at.b, at.item.head, at.first, room.own(0), room.own(1),
                      barriers.own);
-  const int n_visits = list_visits<true>(p, at, [&](int t) { return Tile{t, p.columns[t], at.item.head}; });
+  const int n_visits = list_visits<true>(p, at);
   if (n_visits > 0) load_visit<D>(p, maps, room, barriers, 0);
   commit_copies();
 

@@ -156,6 +156,32 @@ __device__ inline void add_product(float (&c)[16][4], const std::uint32_t (&a)[4
       : "memory");
 }
 
+// a [64, 16] in shared memory, as rows.
+__device__ inline void add_product(float (&c)[16][4], std::uint32_t a, std::uint32_t b) {
+  asm volatile(
+      "{.reg .pred add; .reg .b64 a, b; setp.ne.b32 add, 1, 0;\n"
+      "mov.b64 a, {%64, %66}; mov.b64 b, {%65, %66};\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "
+      "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
+      "%62, %63}, "
+      "a, b, add, 1, 1, 0, 1;}\n"
+      : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
+        "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
+        "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]),
+        "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
+        "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
+        "+f"(c[7][2]), "+f"(c[7][3]), "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]), "+f"(c[8][3]),
+        "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]), "+f"(c[10][0]), "+f"(c[10][1]),
+        "+f"(c[10][2]), "+f"(c[10][3]), "+f"(c[11][0]), "+f"(c[11][1]), "+f"(c[11][2]), "+f"(c[11][3]),
+        "+f"(c[12][0]), "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]),
+        "+f"(c[13][2]), "+f"(c[13][3]), "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]),
+        "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3])
+      : "r"(a), "r"(b), "n"(kUpperHalf)
+      : "memory");
+}
+
 // c = a b^T over all D columns: a [64, D] and b [8 n, D] as rows, panels `a_panel` and `b_panel` bytes apart.
 template <int D, int n>
 __device__ inline void multiply_rows(float (&c)[n][4], std::uint64_t a, std::uint32_t a_panel,
@@ -286,6 +312,14 @@ __device__ inline void copy_to_panels(const CUtensorMap& map, int column, int ro
         "%4}], [%5];" ::"r"(to + static_cast<std::uint32_t>(panel) * panel_bytes),
         "l"(&map), "r"(column + panel * kPanelColumns), "r"(row), "r"(sequence), "r"(barrier.address())
         : "memory");
+}
+
+// By one thread: so many bytes, a multiple of 16 from and to multiples of 16.
+__device__ inline void copy_bytes(const void* from, int bytes, std::uint32_t to, CopyBarrier& barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier.address())
+      : "memory");
 }
 
 }  // namespace filigree::cuda
