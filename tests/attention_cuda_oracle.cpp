@@ -254,7 +254,9 @@ TEST_F(AttentionCudaOracle, CutRowsAndColumns) {
     const char* pattern;
   } const cases[] = {{32, 32, "{longformer: {window: 64, global: 2}}"},
                      {64, 32, "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"},
-                     {128, 64, "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"}};
+                     {128, 64, "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"},
+                     {64, 128, "{longformer: {window: 64, global: 2}}"},
+                     {128, 128, "{union: [{local: {window: 40}}, {global: {positions: [3, 5000]}}]}"}};
   std::uint32_t site = 16 << 8;
   for (const auto& [head_dim, tile, pattern] : cases) {
     Random random(test_seed(), site++);
@@ -329,6 +331,24 @@ void AttentionCudaOracle::compare_own_layouts(int tile) const {
 TEST_F(AttentionCudaOracle, SequencesWithTheirOwnLayoutsAreComputedAsAlone) {
   compare_own_layouts(32);
   compare_own_layouts(64);  // on Hopper, its own kernels
+  compare_own_layouts(128);
+}
+
+// So many long rows that Hopper's backward does not cut them, against the kernels of other cards.
+TEST_F(AttentionCudaOracle, DenseRowsStayWhole) {
+  for (const std::int64_t D : {64, 128}) {
+    Random random(test_seed(), 21);
+    Case c;
+    c.layout = std::make_shared<TileLayout>(
+        build_layout(*test::parse_pattern("{full: {}}", 8), Geometry{8500, true, 128}, 8));
+    test::choose_inputs(random, c, 1, 8, 8, D);
+    const Outcome x = run_twice(c, kHalf.dtype);
+    ASSERT_EQ(setenv("FILIGREE_CUDA_KERNELS", "portable", 1), 0);
+    const Outcome portable = test::run_sparse(c, kHalf.dtype, device);
+    ASSERT_EQ(unsetenv("FILIGREE_CUDA_KERNELS"), 0);
+    for (std::size_t g = 0; g < 3; ++g)
+      EXPECT_LE(norm_error(x.grads[g], portable.grads[g], 0), kHalf.error) << "gradient " << g;
+  }
 }
 
 // --- q, k and v in one tensor ---

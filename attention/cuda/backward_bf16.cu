@@ -156,6 +156,7 @@ Problem make_problem(Context context, const AttentionInput& in, const DeviceLayo
   p.key_tiles = static_cast<int>(in.layout->key_tiles());
   p.multiprocessors = multiprocessors(context);
   p.head_pattern = data<std::int32_t>(layout.head_pattern);
+  p.row_offsets = data<std::int32_t>(layout.row_offsets);
   p.columns = data<std::int32_t>(layout.columns);
   p.mask_id = data<std::int32_t>(layout.mask_id);
   p.col_offsets = data<std::int32_t>(layout.col_offsets);
@@ -171,6 +172,14 @@ Problem make_problem(Context context, const AttentionInput& in, const DeviceLayo
   p.scale = static_cast<float>(in.scale);
   p.log2_scale = static_cast<float>(in.scale) * kLog2E;
   return p;
+}
+
+// Whether there are so many long rows that none holds the launch up. It does not depend on the batch, so that
+// a sequence has the same bits in each.
+bool are_all_rows_long(const Problem& p, const TileLayout& layout) {
+  const std::int64_t rows = layout.query_tiles(), all = rows * layout.key_tiles();
+  return p.G * rows >= 4 * p.multiprocessors &&
+         std::ranges::all_of(layout.patterns(), [&](const TilePattern& of) { return 8 * of.tiles() >= all; });
 }
 
 }  // namespace
@@ -224,7 +233,9 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
     const int rows = on_ring ? 64 : p.tile;
     const hopper::Maps maps{tensor_map(in.q, rows), tensor_map(in.k, rows), tensor_map(in.v, rows),
                             tensor_map(Heads::all(o_grad), rows)};
-    if (on_ring) return hopper::ring_gradients(context, p, maps, D, layout, data<std::int32_t>(tickets));
+    if (on_ring)
+      return hopper::ring_gradients(context, p, maps, D, layout, are_all_rows_long(p, *in.layout),
+                                    data<std::int32_t>(tickets));
     hopper::key_gradients(context, p, maps, D, layout.key_work);
     hopper::query_gradients(context, p, maps, D, layout.query_work);
   } else {

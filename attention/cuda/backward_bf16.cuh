@@ -72,7 +72,7 @@ struct Problem {
   int sharing, layout_heads;  // as in AttentionInput
   int tile, query_tiles, key_tiles;
   int multiprocessors;
-  const std::int32_t *head_pattern, *columns, *mask_id, *col_offsets, *rows, *tile_of;
+  const std::int32_t *head_pattern, *row_offsets, *columns, *mask_id, *col_offsets, *rows, *tile_of;
   const std::int64_t* gate_base;
   const std::uint64_t* masks;
   const MaskParts* mask_parts;
@@ -194,14 +194,17 @@ struct Tile {
   int head;      // query head
 };
 
+// Where the own key tile's column of a query head is among col_offsets.
+__device__ inline std::int64_t column_of(const Problem& p, const Place& at, int head) {
+  return static_cast<std::int64_t>(p.head_pattern[p.layout_head(at.b, head)]) * (p.key_tiles + 1) +
+         at.item.tile;
+}
+
 // Entry i of an item of key_work: the columns of the group's heads lie behind each other.
 __device__ inline Tile tile_of_column(const Problem& p, const Place& at, int i) {
   int head = at.item.head * (p.H / p.G);
   for (;; ++head) {
-    const std::int32_t* offsets =
-        p.col_offsets +
-        static_cast<std::int64_t>(p.head_pattern[p.layout_head(at.b, head)]) * (p.key_tiles + 1) +
-        at.item.tile;
+    const std::int32_t* offsets = p.col_offsets + column_of(p, at, head);
     const int begin = offsets[0], entries = offsets[1] - begin;
     if (i < entries) return {p.tile_of[begin + i], p.rows[begin + i], head};
     i -= entries;
@@ -304,10 +307,10 @@ struct Maps {  // of the tensors that are copied, T rows at a time
 };
 void key_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work);
 void query_gradients(Context context, const Problem& p, const Maps& maps, int D, const WorkList& work);
-// Both, for tiles of 128 and maps of 64 rows; p.constant_rows is a multiple of 128. `tickets`: two, 0 at
-// first.
+// Both, for tiles of 128 and maps of 64 rows; p.constant_rows is a multiple of 128. `keeps_rows`: those that
+// the layout's work cuts are not cut. `tickets`: two, 0 at first.
 void ring_gradients(Context context, const Problem& p, const Maps& maps, int D, const DeviceLayout& layout,
-                    int* tickets);
+                    bool keeps_rows, int* tickets);
 }  // namespace hopper
 
 // Sums the segments' results in order, into rows below `end`. `heads`: of a sequence in `gradient`.

@@ -109,22 +109,18 @@ struct Consumer {
 
   // --- steps ---
 
-  // The slot of the next step that the group wants. A group that keeps a stage may only look as far as the
-  // ring goes without it: further on, the other group's stages would wait for this one.
-  __device__ int next_step(bool keeps_one) {
-#pragma unroll 1
-    for (int skipped = 0; !keeps_one || skipped < R::kStages - 1; ++skipped) {
+  // The slot of the next step that the group wants; < 0 where the item ends.
+  __device__ int next_step() {
+    for (;;) {
       const int slot = place.slot;
       ring.full[slot].wait(place.parity);
       flags = static_cast<std::uint32_t>(warp_uniform(static_cast<int>(ring.steps[slot].flags)));
       place.advance();
       if (flags & (kWantedByFirst << group)) return slot;
       release(ring.empty[slot]);
-      if (flags & kEndsItem) return kItemEnds;
+      if (flags & kEndsItem) return -1;
     }
-    return kTooFar;
   }
-  static constexpr int kItemEnds = -1, kTooFar = -2;
 
   __device__ std::uint32_t streamed(int slot, int which) const {
     return shared_address(ring.stages[0][0]) / 16 +
@@ -163,13 +159,8 @@ struct Consumer {
 
   // ptxas keeps products under way only within a turn of the loop, not from one to the next.
   __device__ void add_steps() {
-    for (int next = kTooFar; next == kTooFar;) {
-      const int slot = next_step(false);
-      next = slot < 0 ? slot : add_steps_from(slot);
-    }
-  }
-  // Returns why there was no next step.
-  __device__ int add_steps_from(int slot) {
+    int slot = next_step();
+    if (slot < 0) return;
     std::uint32_t now = flags;
     fence_products();
     multiply(s, own_x, 0, slot);
@@ -180,8 +171,7 @@ struct Consumer {
     round_to_operand(s, rounded_p);
     wait_for_products<0>();
     pin(dp);
-    int next;
-    for (; (next = next_step(true)) >= 0; slot = next) {
+    for (int next; (next = next_step()) >= 0; slot = next) {
       fence_products();
       add_to_dy(slot);
       multiply(s, own_x, 0, next);
@@ -217,7 +207,6 @@ struct Consumer {
     pin(dx);
     if constexpr (kOwnsKeys) pin(dy);
     release(ring.empty[slot]);
-    return next;
   }
 
   // --- elements ---
@@ -443,7 +432,7 @@ __global__ void __launch_bounds__(kRingThreads, 1)
   const int group = warp_uniform(static_cast<int>(threadIdx.x) / kWarpgroup);
   if (group == kGroups) {
     give_registers<kMany ? 24 : kOwnsKeys ? 40 : 56>();
-    if (warp_id() == kConsumerWarps) list_items(p, work, ring);
+    if (warp_id() == kConsumerWarps) Lister<D, kOwnsKeys>{p, work, ring}.run();
     if (static_cast<int>(threadIdx.x) == kGroups * kWarpgroup + kWarpSize)
       Copier<D, kOwnsKeys>{p, maps, ring}.run();
   } else {
@@ -453,21 +442,23 @@ __global__ void __launch_bounds__(kRingThreads, 1)
 }
 
 template <int D, bool kOwnsKeys>
-void launch(Context context, const Problem& p, const Maps& maps, const WorkList& work, int* ticket) {
-  Tensor room = segment_room(context, p, D, work, kOwnsKeys ? 2 : 1);
+void launch(Context context, const Problem& p, const Maps& maps, const WorkList& work, bool keeps_rows,
+            int* ticket) {
+  Tensor room = keeps_rows ? Tensor() : segment_room(context, p, D, work, kOwnsKeys ? 2 : 1);
   const Segments segments{data_or_null<float>(room), kOwnsKeys ? 2 : 1};
   const std::int64_t n = work.n_items * p.sharing;
+  check(n <= std::numeric_limits<std::int32_t>::max() / 2, "attention: too many work items for a launch");
   if (n > 0) {
-    check(n <= std::numeric_limits<std::int32_t>::max() / 2, "attention: too many work items for a launch");
     constexpr int kBytes = sizeof(Ring<D, kOwnsKeys>);
     check_cuda(
         cudaFuncSetAttribute(ring_kernel<D, kOwnsKeys>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+    const RingWork ring{static_cast<const WorkItem*>(work.items.raw_data()), static_cast<int>(n), ticket,
+                        keeps_rows};
     ring_kernel<D, kOwnsKeys><<<static_cast<unsigned>(std::min<std::int64_t>(n, p.multiprocessors)),
-                                kRingThreads, kBytes, stream(context)>>>(
-        p, maps, {static_cast<const WorkItem*>(work.items.raw_data()), static_cast<int>(n), ticket},
-        segments);
+                                kRingThreads, kBytes, stream(context)>>>(p, maps, ring, segments);
     check_launch();
   }
+  if (keeps_rows) return;
   add_segments(context, p, D, work, segments, 0, kOwnsKeys ? p.k_grad : p.q_grad, kOwnsKeys ? p.G : p.H,
                kOwnsKeys ? p.M : p.N);
   if (kOwnsKeys) add_segments(context, p, D, work, segments, 1, p.v_grad, p.G, p.M);
@@ -475,19 +466,19 @@ void launch(Context context, const Problem& p, const Maps& maps, const WorkList&
 
 template <int D>
 void launch_both(Context context, const Problem& p, const Maps& maps, const DeviceLayout& layout,
-                 int* tickets) {
-  launch<D, true>(context, p, maps, layout.key_work, tickets);
-  launch<D, false>(context, p, maps, layout.query_work, tickets + 1);
+                 bool keeps_rows, int* tickets) {
+  launch<D, true>(context, p, maps, layout.key_work, keeps_rows, tickets);
+  launch<D, false>(context, p, maps, layout.query_work, keeps_rows, tickets + 1);
 }
 
 }  // namespace
 
 void ring_gradients(Context context, const Problem& p, const Maps& maps, int D, const DeviceLayout& layout,
-                    int* tickets) {
+                    bool keeps_rows, int* tickets) {
   check(p.tile == kOwnRows, "attention: the ring's kernels were given another tile");
-  if (D == 64) return launch_both<64>(context, p, maps, layout, tickets);
+  if (D == 64) return launch_both<64>(context, p, maps, layout, keeps_rows, tickets);
   check(D == 128, "attention: the Hopper kernels were given another head dim");
-  launch_both<128>(context, p, maps, layout, tickets);
+  launch_both<128>(context, p, maps, layout, keeps_rows, tickets);
 }
 
 }  // namespace filigree::cuda::backward16::hopper

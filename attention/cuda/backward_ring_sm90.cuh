@@ -18,8 +18,8 @@ constexpr int kOwnRows = kGroups * kGroupRows;
 constexpr int kConsumerWarps = kGroups * kWarpgroup / kWarpSize;
 constexpr int kRingThreads = (kGroups + 1) * kWarpgroup;
 constexpr int kRingPanel = kGroupRows * kPanelRowBytes;
-constexpr int kMostVisits = split_tiles(kOwnRows);
-constexpr int kGateSlots = 8;  // visits whose gates' gradients are being added up: more than stages
+constexpr int kMostVisits = 64;  // of a list
+constexpr int kGateSlots = 8;    // visits whose gates' gradients are being added up: more than stages
 
 // Beside kGeneral and kBounded of a visit.
 constexpr std::uint32_t kEndsVisit = 4, kEndsItem = 8, kWantedByFirst = 16;  // and by the second group: 32
@@ -33,7 +33,8 @@ struct Step {
 
 struct List {
   Place at;
-  int visits;  // < 0: there is no more work
+  int visits;        // < 0: there is no more work
+  bool first, last;  // of the item
   Visit visit[kMostVisits];
 };
 
@@ -86,44 +87,90 @@ struct RingPlace {
 
 struct RingWork {
   const WorkItem* items;
-  int n;        // items times the sequences that share them
-  int* ticket;  // 0 at first
+  int n;            // items times the sequences that share them
+  int* ticket;      // 0 at first
+  bool keeps_rows;  // whole: of a row that was cut, the first segment stands for all
 };
 
-// Lists one item after the other, by a warp.
+// Draws items and lists their visits, by a warp.
 template <int D, bool kOwnsKeys>
-__device__ void list_items(const Problem& p, const RingWork& work, Ring<D, kOwnsKeys>& ring) {
-  const int heads = kOwnsKeys ? p.G : p.H;
+struct Lister {
+  const Problem& p;
+  const RingWork& work;
+  Ring<D, kOwnsKeys>& ring;
   RingPlace<2> place;
-  for (bool more = true; more; place.advance()) {
-    const int number = warp_uniform(lane_id() == 0 ? atomicAdd(work.ticket, 1) : 0);
-    more = number < work.n;
-    List& list = ring.lists[place.slot];
-    ring.list_empty[place.slot].wait(place.parity ^ 1);
-    int n = more ? 0 : -1;
-    Place at{};
-    if (more) {
+
+  __device__ void run() {
+    for (;;) {
+      const int number = warp_uniform(lane_id() == 0 ? atomicAdd(work.ticket, 1) : 0);
+      if (number >= work.n) break;
+      constexpr bool kByKvHead = kOwnsKeys;
+      const int heads = kByKvHead ? p.G : p.H;
+      Place at{};
       at.item = work.items[number / p.sharing];
       at.b = number % p.sharing + at.item.head / heads;
       at.item.head %= heads;
       at.first = at.item.tile * kOwnRows;
-      for (int base = at.item.begin; base < at.item.end; base += kWarpSize) {
-        Visit visit;
-        const int i = base + lane_id();
-        const bool kept = i < at.item.end && consider_visit<!kOwnsKeys>(p, at, i, visit);
-        const unsigned all = __ballot_sync(kWholeWarp, kept);
-        if (kept) list.visit[n + __popc(all & ((1u << lane_id()) - 1u))] = visit;
-        n += __popc(all);
-      }
+      if (at.item.slot < 0 || !work.keeps_rows || make_whole(at)) list(at);
     }
+    begin_list();
+    end_list({}, -1, true, true);
+  }
+
+ private:
+  // Whether the segment is its row's first; then it is the row.
+  __device__ bool make_whole(Place& at) const {
+    WorkItem& item = at.item;
+    item.slot = -1;
+    if constexpr (kOwnsKeys) {
+      if (item.begin != 0) return false;
+      item.end = 0;
+      for (int i = 0; i < p.H / p.G; ++i) {
+        const std::int32_t* offsets = p.col_offsets + column_of(p, at, item.head * (p.H / p.G) + i);
+        item.end += offsets[1] - offsets[0];
+      }
+      return true;
+    } else {
+      const std::int64_t pattern = p.head_pattern[p.layout_head(at.b, item.head)];
+      const std::int32_t* offsets = p.row_offsets + pattern * (p.query_tiles + 1) + item.tile;
+      item.end = offsets[1];
+      return item.begin == offsets[0];
+    }
+  }
+  __device__ void begin_list() { ring.list_empty[place.slot].wait(place.parity ^ 1); }
+  __device__ void end_list(const Place& at, int visits, bool first, bool last) {
     if (lane_id() == 0) {
+      List& list = ring.lists[place.slot];
       list.at = at;
-      list.visits = n;
+      list.visits = visits;
+      list.first = first;
+      list.last = last;
     }
     __syncwarp();
     if (lane_id() == 0) ring.list_full[place.slot].arrive();
+    place.advance();
   }
-}
+  __device__ void list(const Place& at) {
+    bool first = true;
+    int n = 0;
+    begin_list();
+    for (int base = at.item.begin; base < at.item.end; base += kWarpSize) {
+      if (n + kWarpSize > kMostVisits) {
+        end_list(at, n, first, false);
+        first = false;
+        n = 0;
+        begin_list();
+      }
+      Visit visit;
+      const int i = base + lane_id();
+      const bool kept = i < at.item.end && consider_visit<!kOwnsKeys>(p, at, i, visit);
+      const unsigned all = __ballot_sync(kWholeWarp, kept);
+      if (kept) ring.lists[place.slot].visit[n + __popc(all & ((1u << lane_id()) - 1u))] = visit;
+      n += __popc(all);
+    }
+    end_list(at, n, first, true);
+  }
+};
 
 // Starts the copies, by one thread. own: maps of x and y of own rows; streamed likewise.
 template <int D, bool kOwnsKeys>
@@ -134,19 +181,22 @@ struct Copier {
   R& ring;
   RingPlace<R::kStages> place;
   int gate_slot = 0;
+  int unwanted[kGroups] = {};  // steps since the last that the group wanted
 
   __device__ void run() {
     RingPlace<2> list_place;
-    for (int number = 0;; ++number, list_place.advance()) {
+    for (int number = 0;; list_place.advance()) {
       ring.list_full[list_place.slot].wait(list_place.parity);
       const List& list = ring.lists[list_place.slot];
-      ring.own_empty.wait((number & 1) ^ 1);
+      if (list.first) ring.own_empty.wait((number & 1) ^ 1);
       if (list.visits < 0) break;
-      copy_own(list.at, number);
+      if (list.first) copy_own(list.at, number++);
       for (int v = 0; v < list.visits; ++v) add_visit(list.at, list.visit[v]);
-      begin_step().flags = kEndsItem;
-      ring.full[place.slot].arrive();
-      place.advance();
+      if (list.last) {
+        begin_step().flags = kEndsItem;
+        ring.full[place.slot].arrive();
+        place.advance();
+      }
       ring.list_empty[list_place.slot].arrive();
     }
     ring.is_over = true;
@@ -177,10 +227,17 @@ struct Copier {
     const bool wants_all = !kOwnsKeys && p.gate_grad;
     const int end = min(kOwnRows, (kOwnsKeys ? p.N : p.M) - visit.first);
     for (int row = 0; row < end; row += kGroupRows) {
-      const std::uint32_t parts = wants_all ? ~0u : visit.parts >> (row / kGroupRows * 16);
-      const std::uint32_t wanted =
-          (parts & 0x3333u ? kWantedByFirst : 0u) | (parts & 0xccccu ? 2 * kWantedByFirst : 0u);
-      if (!wanted) continue;
+      std::uint32_t parts = visit.parts >> (row / kGroupRows * 16) & 0xffffu;
+      if (parts == 0 && !wants_all) continue;
+      std::uint32_t wanted = 0;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g, parts >>= 2) {
+        // A group keeps a stage until it has its next, for which the ring must have room beside what the
+        // other group wants.
+        const bool is_wanted = (parts & 0x3333u) || wants_all || unwanted[g] == R::kStages - 2;
+        unwanted[g] = is_wanted ? 0 : unwanted[g] + 1;
+        if (is_wanted) wanted |= kWantedByFirst << g;
+      }
       Step& step = begin_step();
       step.visit = visit;
       step.streamed = row;
