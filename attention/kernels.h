@@ -45,6 +45,14 @@ struct AttentionInput {
   // layout_heads() + h of the layout.
   std::int64_t sharing() const { return layout->n_heads() == q.count ? q.batch() : 1; }
   std::int64_t layout_heads() const { return layout->n_heads() == q.count ? 0 : q.count; }
+  // True if rows are all so long, and so many, that none need be cut for the launch to end soon. It does not
+  // depend on the batch, so that a sequence has the same bits in each.
+  bool has_long_rows() const {
+    const std::int64_t rows = layout->query_tiles(), all = rows * layout->key_tiles();
+    return k.count * rows >= 512 && std::ranges::all_of(layout->patterns(), [&](const TilePattern& p) {
+             return 8 * p.tiles() >= all;
+           });
+  }
   // The kv heads that the layout's heads have.
   int layout_kv_heads() const { return static_cast<int>(layout->n_heads() / q.count * k.count); }
 };

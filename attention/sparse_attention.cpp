@@ -83,10 +83,14 @@ class CountedWorkspaces {
       return key_gradients();
     }
     constexpr std::int64_t kBoundsWords = 4;
-    const std::int64_t query_tiles = in_.q.batch() * in_.layout->query_tiles();
-    const Tensor sums = take(in_.q.batch() * in_.q.count * in_.q.rows()),
+    const std::int64_t query_tiles = in_.q.batch() * in_.layout->query_tiles(), D = in_.q.dim();
+    const bool on_ring = (D == 64 || D == 128) && in_.layout->tile() == 128;  // as on Hopper
+    const std::int64_t constants = in_.q.count * (on_ring ? query_tiles * 128 : in_.q.batch() * in_.q.rows());
+    const bool padded = constants != in_.q.count * in_.q.batch() * in_.q.rows();
+    const Tensor sums = take(constants), tickets = take(2), deltas = padded ? take(constants) : Tensor{},
                  parts = take(2 * layout_->masks.dim(0)),
                  bounds = in_.row_bounds.defined() ? take(kBoundsWords * query_tiles) : Tensor{};
+    if (on_ring && in_.has_long_rows()) return;
     key_gradients();
     query_gradients(0);
   }

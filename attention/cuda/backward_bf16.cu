@@ -174,14 +174,6 @@ Problem make_problem(Context context, const AttentionInput& in, const DeviceLayo
   return p;
 }
 
-// Whether there are so many long rows that none holds the launch up. It does not depend on the batch, so that
-// a sequence has the same bits in each.
-bool are_all_rows_long(const Problem& p, const TileLayout& layout) {
-  const std::int64_t rows = layout.query_tiles(), all = rows * layout.key_tiles();
-  return p.G * rows >= 4 * p.multiprocessors &&
-         std::ranges::all_of(layout.patterns(), [&](const TilePattern& of) { return 8 * of.tiles() >= all; });
-}
-
 }  // namespace
 
 void add_segments(Context context, const Problem& p, int D, const WorkList& work, const Segments& segments,
@@ -234,7 +226,7 @@ void backward_bf16(Context context, const AttentionInput& in, const Tensor& o, c
     const hopper::Maps maps{tensor_map(in.q, rows), tensor_map(in.k, rows), tensor_map(in.v, rows),
                             tensor_map(Heads::all(o_grad), rows)};
     if (on_ring)
-      return hopper::ring_gradients(context, p, maps, D, layout, are_all_rows_long(p, *in.layout),
+      return hopper::ring_gradients(context, p, maps, D, layout, in.has_long_rows(),
                                     data<std::int32_t>(tickets));
     hopper::key_gradients(context, p, maps, D, layout.key_work);
     hopper::query_gradients(context, p, maps, D, layout.query_work);
