@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 
 #include <regex>
+#include <stdexcept>
 
 #include "core/kernels.h"
 #include "core/tensor_ops.h"
@@ -11,9 +12,14 @@ namespace filigree {
 namespace {
 
 OptimizerRule rule_of(const OptimizerConfig& config) {
-  if (config.optimizer == OptimizerType::adamw) return AdamW{config.betas[0], config.betas[1], config.eps};
-  if (config.momentum != 0) return MomentumSgd{config.momentum};
-  return Sgd{};
+  switch (config.optimizer) {  // without a default: the compiler names a forgotten optimizer
+    case OptimizerType::adamw:
+      return AdamW{config.betas[0], config.betas[1], config.eps};
+    case OptimizerType::sgd:
+      if (config.momentum != 0) return MomentumSgd{config.momentum};
+      return Sgd{};
+  }
+  throw std::logic_error("no such optimizer");
 }
 
 std::span<const char* const> state_names(const OptimizerRule& rule) {
