@@ -60,7 +60,7 @@ std::int64_t bytes_beside_tensors(Device device, std::int64_t largest);
 
 [[noreturn]] void fail_without_cuda();  // Error(usage): this build has no CUDA
 
-// core/cuda/backend.cu; to be called only where kCudaBuilt (cuda_built.h).
+// core/cuda/backend.cu; to be called only where kCudaBuilt.
 namespace cuda {
 
 // Each has one stream. Error(usage) for a device that cannot be used, saying why; a failed call of ours is a
